@@ -1,0 +1,68 @@
+/**
+ * Time as an argument: the one clock the shell asks, and durations as people and headers write them.
+ *
+ * Everything that decides is given `now` (epoch milliseconds). A test hands the engine a clock of its own and
+ * moves it by hand, so no test ever sleeps to wait for time.
+ */
+
+/** Ends a timer. Safe to call more than once and after the timer has fired. */
+export type CancelTimer = () => void;
+
+/** What the shell needs of time. */
+export interface Clock {
+  /** Epoch milliseconds. */
+  now(): number;
+  /** Calls `action` once after `delayMs`. */
+  after(delayMs: number, action: () => void): CancelTimer;
+}
+
+/** `setTimeout` fires at once for a longer delay than this one (24.8 days). */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  after(delayMs, action) {
+    const timer = setTimeout(action, Math.min(Math.max(0, delayMs), LONGEST_TIMER_MS));
+    return () => clearTimeout(timer);
+  },
+};
+
+/** Whole seconds, rounded up, at least 1: a `Retry-After` must never be too early. */
+export function retryAfterSec(waitMs: number): number {
+  return Math.max(1, Math.ceil(waitMs / 1000));
+}
+
+/** A duration for people: `850ms`, `42s`, `3m20s`, `2h05m`. */
+export function formatDuration(durationMs: number): string {
+  if (durationMs < 1000) return `${Math.round(durationMs)}ms`;
+  const sec = Math.ceil(durationMs / 1000);
+  if (sec < 120) return `${sec}s`;
+  const min = Math.floor(sec / 60);
+  if (min < 120) return sec % 60 === 0 ? `${min}m` : `${min}m${String(sec % 60).padStart(2, "0")}s`;
+  return `${Math.floor(min / 60)}h${String(min % 60).padStart(2, "0")}m`;
+}
+
+const GO_UNIT_MS: Record<string, number> = {
+  ns: 1e-6,
+  us: 1e-3,
+  µs: 1e-3,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
+
+/**
+ * A Go or protobuf duration (`1h2m3.4s`, `6m0s`, `370ms`, `34.07s`) in milliseconds, or null where the text is
+ * anything else. A bare number is not a duration: its unit depends on where it stood.
+ */
+export function parseDuration(text: string): number | null {
+  const trimmed = text.trim();
+  if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+$/.test(trimmed)) return null;
+  let totalMs = 0;
+  for (const [, amount, unit] of trimmed.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)/g)) {
+    totalMs += Number(amount) * (GO_UNIT_MS[unit ?? ""] ?? 0);
+  }
+  return totalMs;
+}
