@@ -66,3 +66,38 @@ export function parseDuration(text: string): number | null {
   }
   return totalMs;
 }
+
+/** How far a zone's wall clock is ahead of UTC at an instant, in milliseconds. */
+function zoneOffsetMs(zone: string, at: number): number {
+  const parts = new Intl.DateTimeFormat("en-US", {
+    timeZone: zone,
+    hourCycle: "h23",
+    year: "numeric",
+    month: "numeric",
+    day: "numeric",
+    hour: "numeric",
+    minute: "numeric",
+    second: "numeric",
+  }).formatToParts(at);
+  const part = (type: string) => Number(parts.find((candidate) => candidate.type === type)?.value);
+  const wall = Date.UTC(
+    part("year"),
+    part("month") - 1,
+    part("day"),
+    part("hour"),
+    part("minute"),
+    part("second"),
+  );
+  return wall - Math.floor(at / 1000) * 1000;
+}
+
+const DAY_MS = 86_400_000;
+
+/** The next midnight in an IANA zone after `now`, as epoch milliseconds. Days of 23 and 25 hours are met. */
+export function nextMidnight(zone: string, now: number): number {
+  const wallNow = now + zoneOffsetMs(zone, now);
+  const wallMidnight = (Math.floor(wallNow / DAY_MS) + 1) * DAY_MS;
+  // The offset that holds at midnight may differ from today's: ask for it at the first guess.
+  const guess = wallMidnight - zoneOffsetMs(zone, now);
+  return wallMidnight - zoneOffsetMs(zone, guess);
+}

@@ -1,87 +1,263 @@
 /**
- * What an upstream's answer means and whose fault it was. Pure: facts and `now` in, a verdict out.
+ * What an upstream's answer means and whose fault it was; where each provider lives and how its key goes.
+ * Pure: facts and `now` in, a verdict out.
  *
- * A status code is judged here, once, and nowhere else. The rest of the program only knows verdicts.
+ * A status code is judged here, once, and nowhere else. The rest of the program only knows verdicts. What is known
+ * of each provider is data, in `lib/dialects.ts`; this file applies it.
  */
+import {
+  type Answer,
+  type JsonObject,
+  type StreamEvent,
+  field,
+  fieldText,
+  isObject,
+  parseJson,
+  readAnswer,
+  readEvent,
+} from "./answer.ts";
+import {
+  PROVIDERS,
+  type Proof,
+  type Provider,
+  type Rule,
+  type Ruling,
+  type Wait,
+  asNamed,
+  sharedRules,
+} from "./dialects.ts";
+import { namedWaitMs } from "./hints.ts";
+import { DIALECTS, type Dialect, type Evidence, type Verdict } from "./verdict.ts";
 
-export const DIALECTS = [
-  "openai",
-  "azure",
-  "anthropic",
-  "gemini",
-  "vertex",
-  "openrouter",
-  "nvidia",
-  "groq",
-  "together",
-  "mistral",
-  "cerebras",
-  "deepseek",
-  "fireworks",
-  "cohere",
-  "sambanova",
-  "github",
-  "huggingface",
-  "xai",
-  "perplexity",
-  "cloudflare",
-  "moonshot",
-  "zhipu",
-  "dashscope",
-  "siliconflow",
-  "modelscope",
-  "ollama",
-  "generic",
-] as const;
+export { DIALECTS };
+export type { Dialect, Evidence, Pause, Scope, Verdict } from "./verdict.ts";
 
-export type Dialect = (typeof DIALECTS)[number];
+// ---------------------------------------------------------------- catalogue
+
+/** The provider's address; null where it depends on the account (azure, vertex, cloudflare) or is unknown. */
+export function defaultBaseUrl(dialect: Dialect): string | null {
+  return PROVIDERS[dialect].baseUrl;
+}
+
+/** The IANA zone in which the provider's daily quotas start anew. */
+export function resetZone(dialect: Dialect): string {
+  return PROVIDERS[dialect].resetZone;
+}
+
+/** Whose address this is, by its host; `generic` where nobody's we know. */
+export function dialectFromUrl(url: URL): Dialect {
+  const host = url.hostname.replace(/\.$/, "");
+  const knows = (pattern: string) =>
+    host === pattern || host.endsWith(pattern.startsWith("-") ? pattern : `.${pattern}`);
+  return DIALECTS.find((dialect) => PROVIDERS[dialect].hosts.some(knows)) ?? "generic";
+}
+
+/** The header that carries the key. Runs for every attempt: no pattern matching, nothing kept. */
+export function authHeader(
+  dialect: Dialect,
+  baseUrl: URL,
+  upstreamPath: string,
+  key: string,
+): [name: string, value: string] {
+  switch (PROVIDERS[dialect].keyHeader) {
+    case "bearer":
+      return bearer(key);
+    case "anthropic":
+      // OAuth tokens, and the OpenAI-compatible path, go as everywhere else.
+      if (key.startsWith("sk-ant-oat") || upstreamPath.includes("/chat/completions")) return bearer(key);
+      return ["x-api-key", key];
+    case "azure":
+      // An Entra token is a JWT.
+      return key.startsWith("eyJ") ? bearer(key) : ["api-key", key];
+    case "google":
+      if (key.startsWith("ya29.") || isCompatPath(upstreamPath) || isCompatPath(baseUrl.pathname))
+        return bearer(key);
+      return ["x-goog-api-key", key];
+  }
+}
+
+function bearer(key: string): [name: string, value: string] {
+  return ["authorization", `Bearer ${key}`];
+}
+
+/** Gemini's OpenAI-compatible path, `/v1beta/openai/…`. */
+function isCompatPath(path: string): boolean {
+  return path.includes("/openai/") || path.endsWith("/openai");
+}
+
+/** A request that tells a live key from a dead one, as `Proof`, with its address made whole. */
+export interface Probe {
+  method: Proof["method"];
+  url: URL;
+  headers: Readonly<Record<string, string>>;
+  proves: Proof["proves"];
+}
+
+/** The cheapest proof of a key, or null where none is known that is free and certain. The key goes on as always. */
+export function probeFor(dialect: Dialect, baseUrl: URL): Probe | null {
+  const { proof, baseUrl: usual } = PROVIDERS[dialect];
+  if (proof === null) return null;
+  const { method, target, proves, headers = {} } = proof;
+  if (target.startsWith("https:")) return { method, url: new URL(target), headers, proves };
+  if (target.startsWith("origin:")) {
+    return { method, url: new URL(target.slice("origin:".length), baseUrl), headers, proves };
+  }
+  // A base that is only an origin gets whole paths from its clients: the API's root is the usual one.
+  const root = baseUrl.pathname === "/" ? new URL(usual ?? "https://host/v1").pathname : baseUrl.pathname;
+  return { method, url: new URL(root.replace(/\/+$/, "") + target, baseUrl), headers, proves };
+}
+
+// ----------------------------------------------------------------- verdicts
+
+/** What an answer with a status means. */
+export function classify(dialect: Dialect, evidence: Evidence, now: number): Verdict {
+  if (evidence.status < 400) return { kind: "served" };
+  return judge(dialect, readAnswer(evidence.status, evidence.headers, evidence.body), now);
+}
+
+/** Fits every first event worth reading: most streams begin with an event that has none of these. */
+const MAYBE_ERROR =
+  /"errors?"\s*:(?!\s*(?:null|false|""|\{\s*\}|\[\s*\]))|"(?:type|object)"\s*:\s*"(?:error|response\.failed)"|"(?:code|title)"\s*:|^event: ?error/m;
+
+const NO_HEADERS = new Headers();
 
 /**
- * What a limit or a refusal holds for: the key with all its models, or one model on that key. Keys of one
- * account share either (the pool knows which keys those are).
+ * What an error means that came as the first event of a 200 stream, or as bare JSON in place of one; null where it
+ * is none. `event` is that event's text, framing and all.
  */
-export type Scope = "key" | "key+model";
+export function classifyStreamError(dialect: Dialect, event: string, now: number): Verdict | null {
+  if (!MAYBE_ERROR.test(event)) return null;
+  const { name, data, status } = readFirstEvent(event);
+  if (name !== "error" && !saysError(parseJson(data))) return null;
+  const answer = readAnswer(0, NO_HEADERS, data);
+  return judge(dialect, { ...answer, status: status ?? impliedStatus(answer) }, now);
+}
 
-/** When a key may be asked again. */
-export type Pause =
-  /** The provider named a time: milliseconds from now, not yet clamped to `MAX_COOLDOWN_SEC`. */
-  | { kind: "for"; ms: number }
-  /** A daily quota without a named time: until the next midnight in this IANA zone. */
-  | { kind: "until_midnight"; zone: string }
-  /** No hint at all: the pool's ladder for this reason decides. */
-  | { kind: "unknown" };
+/** A server-sent event, or bare JSON: pretty-printed over many lines (Gemini), or one object a line (Ollama). */
+function readFirstEvent(event: string): StreamEvent {
+  if (!/^\s*[[{]/.test(event)) return readEvent(event);
+  const isWhole = parseJson(event) !== undefined;
+  const data = isWhole ? event : (event.trimStart().split("\n", 1)[0] ?? "");
+  return { name: "", data, status: null };
+}
 
-/**
- * What an attempt came to, grouped by whose fault it was.
- * `said` is what upstream gave as its reason, one line, at most 300 characters, for messages and logs; the
- * caller redacts keys from it. Empty where upstream gave none.
- */
-export type Verdict =
-  /** An answer: relay it, the key is innocent. */
-  | { kind: "served" }
-  /** An answer too: the request's own fault (or nobody's). Relay it unchanged, the key is innocent. */
-  | { kind: "rejected"; said: string }
-  /** The key's own: too fast. `concurrency`: too many at once, one in flight fewer rather than a pause. */
-  | { kind: "rate_limited"; scope: Scope; pause: Pause; reason: "rate_limit" | "concurrency"; said: string }
-  /** The key's own: its day (or week, or month) is used up, or its money is. */
-  | { kind: "exhausted"; scope: Scope; pause: Pause; reason: "quota_day" | "billing"; said: string }
-  /**
-   * The key's own: dead for good. `certain`: the provider stated that this key is invalid, revoked or disabled.
-   * Not `certain`: a bare refusal that was seen on good keys too; ask a probe before believing it.
-   */
-  | { kind: "revoked"; certain: boolean; said: string }
-  /** This key cannot serve this request (model, region, entitlement): next key now, no punishment. */
-  | { kind: "unsuited"; scope: Scope; said: string }
-  /**
-   * The upstream's: overloaded, down, or refusing everyone. Back off or fall back, keys untouched.
-   * `maybeBilled`: the provider may have done the work (500, 502, 504, 520, 524).
-   */
-  | { kind: "overloaded"; pauseMs: number | null; maybeBilled: boolean; said: string };
+/** Whether the JSON is an error and nothing else: chunks of good streams have `"error": null`, or speak of errors. */
+function saysError(value: unknown): boolean {
+  if (Array.isArray(value)) return value.some(saysError);
+  if (!isObject(value)) return false;
+  const error = field(value, "error");
+  if ((isObject(error) && Object.keys(error).length > 0) || (typeof error === "string" && error !== ""))
+    return true;
+  if (ERROR_TYPES.has(fieldText(value, "type")) || fieldText(value, "object") === "error") return true;
+  const errors = field(value, "errors");
+  if (Array.isArray(errors) && errors.length > 0) return true;
+  return !ANSWER_FIELDS.some((name) => Object.hasOwn(value, name)) && isBareError(value);
+}
 
-/** What `classify` may look at. */
-export interface Evidence {
-  status: number;
-  headers: Headers;
-  /** The answer's body, decompressed, as text: at most its first 64 KiB. Empty for a 2xx that was not read. */
-  body: string;
+const ERROR_TYPES: ReadonlySet<string> = new Set(["error", "response.failed"]);
+const ANSWER_FIELDS = ["choices", "candidates", "output", "content", "response", "delta", "done"];
+
+/** An error without `error`: DashScope's and SiliconFlow's `{code, message}`, NVIDIA's `{status, title}`. */
+function isBareError(value: JsonObject): boolean {
+  const status = field(value, "status");
+  if (typeof status === "number" && status >= 400 && fieldText(value, "title") !== "") return true;
+  return fieldText(value, "message") !== "" && !["", "0", "200", "20000"].includes(fieldText(value, "code"));
+}
+
+/** The status an error in a stream would have had: a number it carries, else what its words stand for. */
+function impliedStatus(answer: Answer): number {
+  for (const layer of answer.layers) {
+    for (const name of STATUS_FIELDS) {
+      const status = Number(fieldText(layer, name));
+      if (Number.isInteger(status) && status >= 400 && status <= 599) return status;
+    }
+  }
+  const byCode = STATUS_OF_CODE.find(([pattern]) => answer.codes.some((code) => pattern.test(code)));
+  const byText = STATUS_OF_TEXT.find(([pattern]) => pattern.test(answer.text));
+  return (byCode ?? byText)?.[1] ?? 500;
+}
+
+const STATUS_FIELDS = ["code", "http_status", "status", "status_code", "raw_status_code"];
+
+/** Order matters: OpenAI's `invalid_request_error` is the type of half of all codes. */
+const STATUS_OF_CODE: readonly (readonly [RegExp, number])[] = [
+  [/overloaded|slow_down|unavailable|capacity|server_busy/, 503],
+  [/rate_?limit|too_many_requests|resource_exhausted|throttl|^insufficient_quota$|usage_limit/, 429],
+  [/billing|payment|insufficient_(?:balance|credits?|funds)/, 402],
+  [/authentication|unauthenticated|unauthorized|api_?key/, 401],
+  [/permission|forbidden|access_?denied/, 403],
+  [/not_found/, 404],
+  [/too_large/, 413],
+  [/timeout|deadline/, 504],
+  [/server_error|internal|^api_error$/, 500],
+  [/invalid|bad_request|precondition|context_length|content_|policy|inspection|arrearage|validation/, 400],
+];
+
+const STATUS_OF_TEXT: readonly (readonly [RegExp, number])[] = [
+  [/\brate.?limit|\btoo many requests\b/i, 429],
+  [/\boverloaded\b|\bcapacity\b|\btoo busy\b|\bunavailable\b/i, 503],
+];
+
+/** The first rule that holds decides: the provider's own, then the shared ones, then the status alone. */
+function judge(dialect: Dialect, answer: Answer, now: number): Verdict {
+  const provider = PROVIDERS[dialect];
+  const namedMs = namedWaitMs(answer, provider.clockOffset, now);
+  const holdsHere = (rule: Rule) => holds(rule, answer, namedMs);
+  const rule = provider.rules().find(holdsHere) ?? sharedRules().find(holdsHere);
+  return verdictOf(rule?.then ?? byStatus(answer.status), provider, answer, namedMs, now);
+}
+
+function byStatus(status: number): Ruling {
+  return status >= 500 ? { kind: "overloaded" } : { kind: "rejected" };
+}
+
+function holds(rule: Rule, answer: Answer, namedMs: number | null): boolean {
+  const { status, code, text, field: wanted, header, page, namedAtLeastMs } = rule;
+  if (status !== undefined && !(typeof status === "number" ? [status] : status).includes(answer.status))
+    return false;
+  if (page !== undefined && !answer.isPage) return false;
+  if (header !== undefined && !header[1].test(answer.headers.get(header[0]) ?? "")) return false;
+  if (namedAtLeastMs !== undefined && (namedMs ?? -1) < namedAtLeastMs) return false;
+  if (wanted !== undefined && !answer.layers.some((layer) => wanted[1].test(fieldText(layer, wanted[0]))))
+    return false;
+  if (code !== undefined && !answer.codes.some((word) => code.test(word))) return false;
+  return text === undefined || [text].flat().some((pattern) => pattern.test(answer.text));
+}
+
+/** Failures after which the provider may have done the work, and may charge for it. */
+const MAYBE_BILLED: ReadonlySet<number> = new Set([500, 502, 504, 520, 524]);
+
+function verdictOf(
+  ruling: Ruling,
+  provider: Provider,
+  answer: Answer,
+  namedMs: number | null,
+  now: number,
+): Verdict {
+  const { said, status } = answer;
+  const pauseAfter = (wait: Wait) => wait(namedMs, now, provider.resetZone);
+  switch (ruling.kind) {
+    case "rejected":
+      return { kind: "rejected", said };
+    case "rate_limited": {
+      const wait = ruling.wait ?? provider.limitWait ?? asNamed;
+      const scope = ruling.scope ?? provider.limitScope;
+      return { kind: "rate_limited", scope, pause: pauseAfter(wait), reason: ruling.reason, said };
+    }
+    case "exhausted": {
+      const scope = ruling.scope ?? provider.limitScope;
+      return { kind: "exhausted", scope, pause: pauseAfter(ruling.wait), reason: ruling.reason, said };
+    }
+    case "revoked":
+      return { kind: "revoked", certain: ruling.certain, said };
+    case "unsuited":
+      return { kind: "unsuited", scope: ruling.scope, said };
+    case "overloaded":
+      return {
+        kind: "overloaded",
+        pauseMs: namedMs ?? ruling.elseMs ?? null,
+        maybeBilled: MAYBE_BILLED.has(status),
+        said,
+      };
+  }
 }

@@ -1,0 +1,380 @@
+/**
+ * What the tests stand on: a false clock, a provider that answers by script down to the last byte, and a proxy in
+ * front of it. Only tests import this.
+ */
+import { startProxy } from "../proxy.ts";
+import type { Engine, Proxy } from "../proxy.ts";
+import { systemClock } from "./clock.ts";
+import type { CancelTimer, Clock } from "./clock.ts";
+import { parseConfig } from "./config.ts";
+import type { Config } from "./config.ts";
+import { startDemoProvider } from "./demo.ts";
+import type { DemoOptions, DemoProvider } from "./demo.ts";
+import { createLog } from "./log.ts";
+
+/** A clock that stands still until a test moves it. */
+export class FalseClock implements Clock {
+  #now: number;
+  #timers = new Set<{ at: number; action: () => void }>();
+
+  /** Begins at noon UTC, so that a test of minutes meets no midnight. */
+  constructor(now = Date.UTC(2026, 10, 20, 12)) {
+    this.#now = now;
+  }
+
+  now(): number {
+    return this.#now;
+  }
+
+  after(delayMs: number, action: () => void): CancelTimer {
+    const timer = { at: this.#now + Math.max(0, delayMs), action };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+
+  /** How many timers are set. */
+  get timers(): number {
+    return this.#timers.size;
+  }
+
+  /** Moves the time on, firing what falls due in order, and lets sockets and promises catch up after each. */
+  async advance(durationMs: number): Promise<void> {
+    const end = this.#now + durationMs;
+    await settled();
+    for (;;) {
+      const due = [...this.#timers].filter((timer) => timer.at <= end).sort((a, b) => a.at - b.at)[0];
+      if (due === undefined) break;
+      this.#timers.delete(due);
+      this.#now = Math.max(this.#now, due.at);
+      due.action();
+      await settled();
+    }
+    this.#now = end;
+    await settled();
+  }
+}
+
+/** Gives the event loop a few turns, so that what is on loopback sockets arrives. */
+export async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/** Waits until something is so, in real time; fails with `what` after `withinMs`. */
+export async function until(what: string, isSo: () => boolean, withinMs = 3000): Promise<void> {
+  const deadline = Date.now() + withinMs;
+  while (!isSo()) {
+    if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
+    await Bun.sleep(2);
+  }
+}
+
+/** The lines that a proxy logged, parsed. */
+export type LogLine = Record<string, unknown> & { event: string; level: string };
+
+export interface Stage {
+  /** `http://127.0.0.1:PORT`, no path. */
+  readonly url: string;
+  readonly proxy: Proxy;
+  readonly engine: Engine;
+  readonly config: Config;
+  logged(): LogLine[];
+  /** The first key's (or another's) state as `/health` shows it. */
+  health(): Promise<{ status: string; pool: string; providers: HealthProvider[] }>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+interface HealthProvider {
+  state: string;
+  paused_sec: number;
+  waiting: number;
+  keys: {
+    state: string;
+    reason: string | null;
+    cooldown_sec: number;
+    in_flight: number;
+    [name: string]: unknown;
+  }[];
+}
+
+export interface StageOptions {
+  /** Variables as in the environment; PORT, HOST and LOG_LEVEL have defaults for tests. */
+  settings: Record<string, string>;
+  clock?: Clock;
+  /** What jitter is made of; 0.5 unless told. */
+  random?: () => number;
+}
+
+/** A proxy on a free port of loopback. Throws with the problems of unusable settings. */
+export function stage({ settings, clock = systemClock, random = () => 0.5 }: StageOptions): Stage {
+  const parsed = parseConfig({ HOST: "127.0.0.1", PORT: "0", LOG_LEVEL: "debug", ...settings });
+  if (!parsed.ok) throw new Error(parsed.problems.join("\n"));
+  let text = "";
+  const log = createLog({
+    level: parsed.config.logLevel,
+    format: "json",
+    clock,
+    write: (line) => (text += line),
+  });
+  const proxy = startProxy(parsed.config, { clock, random, log });
+  return {
+    url: proxy.url,
+    proxy,
+    engine: proxy.engine,
+    config: parsed.config,
+    logged() {
+      log.flush();
+      return text
+        .split("\n")
+        .filter((line) => line !== "")
+        .map((line): LogLine => JSON.parse(line));
+    },
+    health: async () => (await fetch(`${proxy.url}/health`)).json(),
+    [Symbol.asyncDispose]: () => proxy.stop(),
+  };
+}
+
+/** A proxy in front of the demo provider, whose keys it has. */
+export async function stageDemo(
+  options: DemoOptions = {},
+  staging: Partial<StageOptions> = {},
+): Promise<Stage & { provider: DemoProvider }> {
+  const clock = options.clock ?? staging.clock;
+  const provider = startDemoProvider({ tokenDelayMs: 0, ...options, ...(clock ? { clock } : {}) });
+  const settings = {
+    API_KEYS: provider.keys.join(","),
+    TARGET_BASE_URL: `${provider.url}/v1`,
+    PROVIDER: "openai",
+    ...staging.settings,
+  };
+  const staged = stage({ ...staging, settings });
+  return {
+    ...staged,
+    provider,
+    async [Symbol.asyncDispose]() {
+      await staged[Symbol.asyncDispose]();
+      await provider.stop();
+    },
+  };
+}
+
+/** One request as a raw provider read it off the wire. */
+export interface RawRequest {
+  /** Request line and fields as they were sent. */
+  head: string;
+  method: string;
+  target: string;
+  /** Lower-case names; a repeated field's values in order. */
+  fields: Map<string, string[]>;
+  /** Decoded where it was chunked. */
+  body: Buffer;
+  /** The pool key it came with, or null. */
+  key: string | null;
+}
+
+/** The provider's end of one connection. */
+export interface RawConnection {
+  write(bytes: string | Uint8Array): void;
+  /** Ends with FIN. */
+  end(): void;
+  /** Ends with RST. */
+  reset(): void;
+  readonly isClosed: boolean;
+  /** Epoch ms of the real clock; null while open. */
+  readonly closedAt: number | null;
+}
+
+export interface RawProvider {
+  readonly url: string;
+  readonly requests: RawRequest[];
+  readonly connections: RawConnection[];
+  /** Connections that are open now. */
+  readonly openConnections: number;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/**
+ * A provider that speaks in bytes: `answer` is called for each whole request and writes what it likes. It need not
+ * end; nothing is added.
+ */
+export function startRawProvider(
+  answer: (request: RawRequest, connection: RawConnection, nth: number) => void | Promise<void>,
+): RawProvider {
+  const requests: RawRequest[] = [];
+  const connections: RawConnection[] = [];
+  interface State {
+    buffered: Buffer;
+    connection: RawConnection & { closedAt: number | null };
+  }
+  const listener = Bun.listen<State>({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open(socket) {
+        const connection = {
+          write: (bytes: string | Uint8Array) => void socket.write(bytes),
+          end: () => void socket.end(),
+          reset: () => void socket.terminate(),
+          closedAt: null as number | null,
+          get isClosed() {
+            return this.closedAt !== null;
+          },
+        };
+        socket.data = { buffered: Buffer.alloc(0), connection };
+        connections.push(connection);
+      },
+      data(socket, chunk) {
+        const state = socket.data;
+        state.buffered = Buffer.concat([state.buffered, chunk]);
+        for (;;) {
+          const parsed = parseRequest(state.buffered);
+          if (parsed === null) return;
+          state.buffered = state.buffered.subarray(parsed.length);
+          requests.push(parsed.request);
+          void answer(parsed.request, state.connection, requests.length);
+        }
+      },
+      close(socket) {
+        socket.data.connection.closedAt = Date.now();
+      },
+      error() {},
+    },
+  });
+  return {
+    url: `http://127.0.0.1:${listener.port}`,
+    requests,
+    connections,
+    get openConnections() {
+      return connections.filter((connection) => !connection.isClosed).length;
+    },
+    async [Symbol.asyncDispose]() {
+      listener.stop(true);
+    },
+  };
+}
+
+/** The first whole request in some bytes and how long it is, or null while more must come. */
+function parseRequest(bytes: Buffer): { request: RawRequest; length: number } | null {
+  const headEnd = bytes.indexOf("\r\n\r\n");
+  if (headEnd < 0) return null;
+  const head = bytes.toString("latin1", 0, headEnd);
+  const [requestLine = "", ...lines] = head.split("\r\n");
+  const [method = "", target = ""] = requestLine.split(" ");
+  const fields = new Map<string, string[]>();
+  for (const line of lines) {
+    const name = line.slice(0, line.indexOf(":")).toLowerCase();
+    fields.set(name, [...(fields.get(name) ?? []), line.slice(line.indexOf(":") + 1).trim()]);
+  }
+  const bodyStart = headEnd + 4;
+  const key =
+    fields.get("authorization")?.[0]?.replace(/^Bearer /, "") ??
+    fields.get("x-api-key")?.[0] ??
+    fields.get("x-goog-api-key")?.[0] ??
+    fields.get("api-key")?.[0] ??
+    null;
+  const request = { head, method, target, fields, key };
+  if (fields.has("transfer-encoding")) {
+    const chunked = parseChunked(bytes.subarray(bodyStart));
+    return chunked && { request: { ...request, body: chunked.body }, length: bodyStart + chunked.length };
+  }
+  const length = Number(fields.get("content-length")?.[0] ?? 0);
+  if (bytes.length < bodyStart + length) return null;
+  const body = Buffer.from(bytes.subarray(bodyStart, bodyStart + length));
+  return { request: { ...request, body }, length: bodyStart + length };
+}
+
+function parseChunked(bytes: Buffer): { body: Buffer; length: number } | null {
+  const chunks: Buffer[] = [];
+  let at = 0;
+  for (;;) {
+    const lineEnd = bytes.indexOf("\r\n", at);
+    if (lineEnd < 0) return null;
+    const size = parseInt(bytes.toString("latin1", at, lineEnd), 16);
+    const next = lineEnd + 2 + size + 2;
+    if (bytes.length < next) return null;
+    if (size === 0) return { body: Buffer.concat(chunks), length: next };
+    chunks.push(Buffer.from(bytes.subarray(lineEnd + 2, lineEnd + 2 + size)));
+    at = next;
+  }
+}
+
+/** An HTTP/1.1 answer with a content-length, as bytes. */
+export function httpAnswer(
+  status: number,
+  body: string | Uint8Array,
+  fields: Record<string, string> = {},
+): Buffer {
+  const bytes = Buffer.from(typeof body === "string" ? Buffer.from(body) : body);
+  const all = { "content-type": "application/json", ...fields, "content-length": String(bytes.length) };
+  return Buffer.concat([Buffer.from(answerHead(status, all)), bytes]);
+}
+
+/** The head of an answer; the caller writes what follows. */
+export function answerHead(status: number, fields: Record<string, string>): string {
+  const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.1 ${status} Status\r\n${lines.join("")}\r\n`;
+}
+
+/** One chunk of a chunked body; `LAST_CHUNK` ends it. */
+export function chunk(bytes: string | Uint8Array): Buffer {
+  const body = Buffer.from(typeof bytes === "string" ? Buffer.from(bytes) : bytes);
+  return Buffer.concat([Buffer.from(`${body.length.toString(16)}\r\n`), body, Buffer.from("\r\n")]);
+}
+
+export const LAST_CHUNK = "0\r\n\r\n";
+export const EVENT_STREAM_HEAD = answerHead(200, {
+  "content-type": "text/event-stream",
+  "transfer-encoding": "chunked",
+});
+
+/** A client that speaks in bytes, for what `fetch` cannot send or would hide. */
+export interface RawClient {
+  write(bytes: string | Uint8Array): void;
+  /** All that has come back. */
+  received(): Buffer;
+  /** True once the proxy has closed the connection; `wasReset`: with RST, or an error. */
+  readonly isClosed: boolean;
+  end(): void;
+  reset(): void;
+  pause(): void;
+  resume(): void;
+}
+
+export async function connectRaw(url: string): Promise<RawClient> {
+  const { hostname, port } = new URL(url);
+  const chunks: Buffer[] = [];
+  let isClosed = false;
+  const socket = await Bun.connect({
+    hostname,
+    port: Number(port),
+    socket: {
+      data: (_, bytes) => void chunks.push(Buffer.from(bytes)),
+      close: () => void (isClosed = true),
+      error: () => void (isClosed = true),
+    },
+  });
+  return {
+    write: (bytes) => void socket.write(bytes),
+    received: () => Buffer.concat(chunks),
+    get isClosed() {
+      return isClosed;
+    },
+    end: () => void socket.end(),
+    reset: () => void socket.terminate(),
+    pause: () => void socket.pause(),
+    resume: () => void socket.resume(),
+  };
+}
+
+/** A chat request as SDKs send it. */
+export function chat(
+  url: string,
+  extra: Record<string, unknown> = {},
+  init: RequestInit = {},
+): Promise<Response> {
+  return fetch(`${url}/v1/chat/completions`, {
+    method: "POST",
+    body: JSON.stringify({ model: "gpt-4o-mini", messages: [{ role: "user", content: "hello" }], ...extra }),
+    ...init,
+    headers: { "content-type": "application/json", ...init.headers },
+  });
+}

@@ -1,0 +1,90 @@
+/**
+ * Which upstream URL a client's path means, and which paths are refused because they could leave the base.
+ *
+ * Bun hands us `request.url` already resolved by the URL standard (`/v1/../admin` arrives as `/admin`), but only
+ * where the `Host` header was readable; and an escape that is percent-encoded is left as it is. What an upstream
+ * would make of such a path is its own affair, so it is not sent at all.
+ */
+
+/** The client's path and query, as they go on. `query` is empty or begins with `?`. */
+export interface Target {
+  path: string;
+  query: string;
+}
+
+/** Reads `request.url`. Null: no origin, so the `Host` was unreadable and nothing was resolved. */
+export function targetOf(requestUrl: string): Target | null {
+  if (!requestUrl.startsWith("http")) return null;
+  const pathStart = requestUrl.indexOf("/", requestUrl.indexOf("//") + 2);
+  if (pathStart < 0) return null;
+  const fragmentStart = requestUrl.indexOf("#", pathStart);
+  const end = fragmentStart < 0 ? requestUrl.length : fragmentStart;
+  const queryStart = requestUrl.indexOf("?", pathStart);
+  if (queryStart < 0 || queryStart > end) return { path: requestUrl.slice(pathStart, end), query: "" };
+  return { path: requestUrl.slice(pathStart, queryStart), query: requestUrl.slice(queryStart, end) };
+}
+
+/** Whether a `Host` header is one that the URL standard can read. With any other, nothing was resolved. */
+export function readableHost(host: string): boolean {
+  return /^[\w.:[\]-]+$/.test(host) && URL.canParse(`http://${host}/`);
+}
+
+/** How often a path is decoded at most while looking for `..`: deeper nesting is refused as it stands. */
+const DECODE_DEPTH = 4;
+
+/** Whether the path still holds a `..` behind percent-encoding, at any depth, or a NUL. */
+export function escapesBase(path: string): boolean {
+  if (!path.includes("%")) return false; // plain dots have been resolved already
+  let text = path;
+  for (let depth = 0; depth < DECODE_DEPTH; depth++) {
+    const decoded = text.replace(/%(?:2[ef5]|5c|00)/gi, (escape) =>
+      String.fromCharCode(parseInt(escape.slice(1), 16)),
+    );
+    if (decoded === text) break;
+    text = decoded;
+  }
+  return /(?:^|[/\\])\.\.(?:[/\\]|$)/.test(text) || text.includes("\0") || /%25(?:2[ef5]|5c)/i.test(text);
+}
+
+/** Where an upstream's paths begin. */
+export interface Base {
+  origin: string;
+  /** Path of the API root without its last slash; empty where the base is only an origin. */
+  root: string;
+}
+
+export function baseOf(url: URL): Base {
+  return { origin: url.origin, root: url.pathname.replace(/\/+$/, "") };
+}
+
+/**
+ * The upstream URL of a client's path. A base with a path is the API root: a leading `/v1` of the client (or the
+ * base's own path, where the client repeats it) is replaced by it. A base that is only an origin gets the path
+ * unchanged.
+ */
+export function joinBase({ origin, root }: Base, { path, query }: Target): string {
+  if (root === "") return origin + path + query;
+  const rest = withoutPrefix(path, root) ?? withoutPrefix(path, "/v1") ?? path;
+  return origin + root + rest + query;
+}
+
+/** `path` after a prefix of whole segments, or null where it does not begin with it. */
+export function withoutPrefix(path: string, prefix: string): string | null {
+  if (!path.startsWith(prefix)) return null;
+  const rest = path.slice(prefix.length);
+  return rest === "" || rest.startsWith("/") ? rest : null;
+}
+
+/** The value of the `key` parameter of a query, or null. */
+export function keyParameter(query: string): string | null {
+  return query.includes("key=") ? new URLSearchParams(query).get("key") : null;
+}
+
+/** The query without its `key` parameters; every other byte stays as it was. */
+export function withoutKeyParameter(query: string): string {
+  const rest = query
+    .slice(1)
+    .split("&")
+    .filter((pair) => pair !== "key" && !pair.startsWith("key="));
+  return rest.length === 0 || (rest.length === 1 && rest[0] === "") ? "" : `?${rest.join("&")}`;
+}

@@ -1,0 +1,103 @@
+/**
+ * The proxy's own answers: JSON that OpenAI and Anthropic SDKs both read, and sentences that say what happened and
+ * what to do about it.
+ */
+import { formatDuration, retryAfterSec } from "./clock.ts";
+import type { NoKey } from "./decision.ts";
+
+/** `type` and `code` of the proxy's own errors. */
+export type RefusalType =
+  | "all_keys_cooling"
+  | "bad_request"
+  | "body_too_large"
+  | "connect_timeout"
+  | "draining"
+  | "first_byte_timeout"
+  | "forbidden_origin"
+  | "internal_error"
+  | "invalid_proxy_key"
+  | "no_usable_keys"
+  | "not_found"
+  | "overloaded"
+  | "protected_mode"
+  | "provider_disabled"
+  | "provider_paused"
+  | "stream_idle_timeout"
+  | "upgrade_required"
+  | "upstream_protocol_error"
+  | "upstream_unreachable";
+
+export interface Refusal {
+  status: number;
+  type: RefusalType;
+  message: string;
+  /** When asking again can help; null: not known, or never. */
+  retryAfterMs: number | null;
+}
+
+export function refuse(
+  status: number,
+  type: RefusalType,
+  message: string,
+  retryAfterMs: number | null = null,
+): Refusal {
+  return { status, type, message, retryAfterMs };
+}
+
+export function refusalResponse({ status, type, message, retryAfterMs }: Refusal): Response {
+  const error: Record<string, unknown> = { type, code: type, message, param: null };
+  const response = Response.json({ type: "error", error }, { status });
+  if (retryAfterMs === null) return response;
+  const retryAfter = retryAfterSec(retryAfterMs);
+  const headers = { "retry-after": String(retryAfter) };
+  return Response.json({ type: "error", error: { ...error, retry_after: retryAfter } }, { status, headers });
+}
+
+/** What a message about keys needs to know. */
+export interface KeyTrouble {
+  none: NoKey;
+  provider: string;
+  /** Of each key, why it cannot serve. */
+  reasons: readonly string[];
+  /** What upstream said last; empty where nothing. */
+  said: string;
+  maxWaitMs: number;
+  exhaustedStatus: number;
+  now: number;
+}
+
+/** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
+export function refuseForKeys(trouble: KeyTrouble): Refusal {
+  const { none, provider, reasons, said, maxWaitMs, now } = trouble;
+  const quote = said === "" ? "" : ` Upstream said: "${said}".`;
+  const waitMs = Math.max(0, none.readyAt - now);
+  const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
+  const keys =
+    reasons.length === 1 ? `The only key of ${provider} is` : `All ${reasons.length} keys of ${provider} are`;
+  switch (none.why) {
+    case "unsuited":
+      return refuse(503, "no_usable_keys", `No key of ${provider} may serve this request.${quote}`);
+    case "none_usable": {
+      const list = reasons.map((reason, index) => `[${index}] ${reason}`).join(", ");
+      return refuse(
+        503,
+        "no_usable_keys",
+        `${keys} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each key.`,
+      );
+    }
+    case "paused":
+      return refuse(
+        503,
+        "provider_paused",
+        `${provider} failed several times in a row and is left alone for ${inTime}.${quote} Try again then.`,
+        waitMs,
+      );
+    case "cooling":
+      return refuse(
+        trouble.exhaustedStatus,
+        "all_keys_cooling",
+        `${keys} cooling down; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
+        waitMs,
+      );
+  }
+}

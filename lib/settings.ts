@@ -1,0 +1,173 @@
+/**
+ * Which settings there are, what each is when it is not set, and which of them somebody probably meant. Pure.
+ *
+ * A default is written here as a person would write it, and read by the same rule: there is no second place that
+ * states it. `.env.example` is compared with these tables by a test.
+ */
+import { DIALECTS } from "./providers.ts";
+import { folded, nearest, slipsAllowed, vocabularyOf } from "./wording.ts";
+
+/** Every setting and its default; null: there is none, or it depends on something else. */
+export const SETTINGS = {
+  API_KEYS: null,
+  API_KEYS_FILE: null,
+  TARGET_BASE_URL: "https://integrate.api.nvidia.com/v1",
+  PROVIDER: null,
+  PORT: "3000",
+  HOST: "0.0.0.0",
+  PROXY_API_KEY: null,
+  COOLDOWN_SEC: "60",
+  MAX_COOLDOWN_SEC: "86400",
+  RPM: "auto",
+  DAILY_LIMIT: null,
+  TIMEZONE: null,
+  STRATEGY: "round-robin",
+  MAX_ATTEMPTS: "10",
+  MAX_WAIT_SEC: "100",
+  EXHAUSTED_STATUS: "503",
+  RETRY_STATUS: "429,500,502-504,520-524,529",
+  CONNECT_TIMEOUT_SEC: "10",
+  FIRST_BYTE_TIMEOUT_SEC: "300",
+  STREAM_IDLE_TIMEOUT_SEC: "120",
+  MAX_BODY_MB: "32",
+  MAX_IN_FLIGHT: "2048",
+  MAX_BUFFERED_MB: "256",
+  DRAIN_SEC: "30",
+  FALLBACK: null,
+  ROUTES: null,
+  STATE: "keywheel.db",
+  ADMIN_PASSWORD: null,
+  CORS_ORIGINS: null,
+  LOG_LEVEL: "info",
+  LOG_FORMAT: null,
+  LOG_DIR: null,
+  LOG_RETENTION_DAYS: "14",
+  WEBHOOK_URL: null,
+  TELEGRAM_BOT_TOKEN: null,
+  TELEGRAM_ALLOWED_USERS: null,
+} as const satisfies Record<string, string | null>;
+
+export type SettingName = keyof typeof SETTINGS;
+
+/** The settings that have a default. */
+export type DefaultedSetting = {
+  [Name in SettingName]: (typeof SETTINGS)[Name] extends string ? Name : never;
+}[SettingName];
+
+/** What a named provider may set under its prefix: `GROQ_RPM`. */
+export const PROVIDER_SETTINGS = [
+  "API_KEYS",
+  "API_KEYS_FILE",
+  "BASE_URL",
+  "PROVIDER",
+  "RPM",
+  "DAILY_LIMIT",
+  "TIMEZONE",
+  "STRATEGY",
+  "COOLDOWN_SEC",
+  "RETRY_STATUS",
+  "DISABLED",
+] as const;
+
+/** Any setting, by its name without a prefix. */
+export type Setting = SettingName | (typeof PROVIDER_SETTINGS)[number];
+
+/** Path segments that mean something else. */
+const RESERVED_PROVIDERS = new Set(["v1", "health", "metrics", "admin", "default"]);
+
+/** What this version does not do yet. Delete a row, and the setting (or its value) takes effect. */
+const NOT_YET: readonly NotYet[] = [
+  { setting: "STRATEGY", only: "sticky", unless: null, instead: "the keys take turns (round-robin)" },
+  { setting: "STRATEGY", only: "lru", unless: null, instead: "the keys take turns (round-robin)" },
+  { setting: "STRATEGY", only: "quota", unless: null, instead: "the keys take turns (round-robin)" },
+  { setting: "STRATEGY", only: "affinity", unless: null, instead: "the keys take turns (round-robin)" },
+  { setting: "FALLBACK", only: null, unless: null, instead: "a request stays with its provider" },
+  { setting: "ROUTES", only: null, unless: null, instead: "model names go to the provider as they are" },
+  { setting: "STATE", only: null, unless: "off", instead: "cooldowns and counts are lost at a restart" },
+  { setting: "ADMIN_PASSWORD", only: null, unless: null, instead: "there is no /admin" },
+  { setting: "LOG_DIR", only: null, unless: null, instead: "no log files are written" },
+  { setting: "LOG_RETENTION_DAYS", only: null, unless: null, instead: "no log files are written" },
+  { setting: "WEBHOOK_URL", only: null, unless: null, instead: "nobody is notified" },
+  { setting: "TELEGRAM_BOT_TOKEN", only: null, unless: null, instead: "there is no Telegram bot" },
+  { setting: "TELEGRAM_ALLOWED_USERS", only: null, unless: null, instead: "there is no Telegram bot" },
+];
+
+interface NotYet {
+  setting: Setting;
+  /** The one value that is not supported; null: the setting as a whole. */
+  only: string | null;
+  /** The value that asks for what happens anyway. */
+  unless: string | null;
+  instead: string;
+}
+
+/** The warning that `setting` (written as `name`, which may have a prefix) has no effect yet, or null. */
+export function notYet(name: string, setting: Setting, value: string): string | null {
+  const row = NOT_YET.find(
+    (row) => row.setting === setting && value !== row.unless && (row.only === null || row.only === value),
+  );
+  if (row === undefined) return null;
+  // Without `only` the value may be a secret, and is not needed.
+  const written = row.only === null ? name : `${name}=${row.only}`;
+  return `${written} is not supported yet: ${row.instead}. It has no effect in this version.`;
+}
+
+/** The prefix under which `name` gives keys to a named provider (`GROQ_API_KEYS` to `GROQ`), or null. */
+export function providerPrefix(name: string): string | null {
+  return /^([A-Z0-9][A-Z0-9_]*)_API_KEYS(?:_FILE)?$/.exec(name)?.[1] ?? null;
+}
+
+/** Why no provider can have this prefix, or null. */
+export function whyNotPrefix(prefix: string): string | null {
+  const segment = prefix.toLowerCase();
+  if (RESERVED_PROVIDERS.has(segment)) return `the path /${segment}/ is taken`;
+  // MAX_COOLDOWN_SEC and TARGET_BASE_URL would each mean two things.
+  const clash = settingsUnder(prefix).find((name) => Object.hasOwn(SETTINGS, name));
+  return clash === undefined ? null : `${clash} is a setting of its own`;
+}
+
+/** Which setting `name` is, as it stands or under the prefix of a configured provider; null: none of ours. */
+export function settingOf(name: string, prefixes: ReadonlySet<string>): Setting | null {
+  if (isSettingName(name)) return name;
+  for (const prefix of prefixes) {
+    const setting = PROVIDER_SETTINGS.find((setting) => name === `${prefix}_${setting}`);
+    if (setting !== undefined) return setting;
+  }
+  return null;
+}
+
+function isSettingName(name: string): name is SettingName {
+  return Object.hasOwn(SETTINGS, name);
+}
+
+function settingsUnder(prefix: string): string[] {
+  return PROVIDER_SETTINGS.map((setting) => `${prefix}_${setting}`);
+}
+
+/** Where a variable stands: the file is ours, the environment belongs to everyone. */
+export type Source = "environment" | "file";
+
+/** Names (without separators) that many programs use: in the environment they are not about us. */
+const COMMON = new Set(["HOST", "PORT", "STATE", "RPM", "LOGLEVEL", "LOGDIR", "LOGFORMAT", "TIMEZONE"]);
+
+/**
+ * Tells which setting an unknown variable was probably meant to be, or null.
+ * `prefixes` are those of the named providers that are configured.
+ */
+export function spellingOf(prefixes: ReadonlySet<string>): (name: string, source: Source) => string | null {
+  const known = [...Object.keys(SETTINGS), ...[...prefixes].flatMap(settingsUnder)];
+  const catalogue = DIALECTS.map((dialect) => dialect.toUpperCase());
+  const inEnvironment = vocabularyOf(known);
+  const inFile = vocabularyOf([...known, ...catalogue.map((prefix) => `${prefix}_API_KEYS`)]);
+  return (name, source) => {
+    if (source === "environment") {
+      // OPENAI_API_KEY is set on many machines, for other programs.
+      if (COMMON.has(folded(name)) || /._API_KEY$/.test(name)) return null;
+      return nearest(name, inEnvironment, (word) => Math.min(1, slipsAllowed(word)));
+    }
+    // OPENAI_BASE_URL in a file without OPENAI_API_KEYS is for another program, not a slip.
+    const prefix = catalogue.find((prefix) => name.startsWith(`${prefix}_`));
+    if (prefix !== undefined && settingsUnder(prefix).includes(name)) return null;
+    return nearest(name, inFile);
+  };
+}

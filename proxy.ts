@@ -1,0 +1,1581 @@
+#!/usr/bin/env bun
+/**
+ * keywheel: stands between LLM agents and their provider, holds a pool of API keys, and hides rate limits.
+ *
+ * A request's road, top to bottom: `handle` lets it in, `relay` leases keys and tries until there is an answer,
+ * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and
+ * effects (everything that awaits) are kept apart: a status code is judged in lib/providers.ts and nowhere else,
+ * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
+ */
+import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
+import { findTopLevelString } from "./lib/body.ts";
+import { Breaker } from "./lib/breaker.ts";
+import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
+import { formatDuration, nextMidnight, systemClock } from "./lib/clock.ts";
+import type { CancelTimer, Clock } from "./lib/clock.ts";
+import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
+import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
+import { cooldownAfter } from "./lib/cooldowns.ts";
+import type { Cooldown, CooldownRules, KeyReason, KeyRefusal } from "./lib/cooldowns.ts";
+import { decide } from "./lib/decision.ts";
+import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
+import { authorize, hasCredentialField, isClientKey, isLoopback } from "./lib/door.ts";
+import {
+  decoded,
+  discard,
+  evidenceOf,
+  isJson,
+  joined,
+  readUpTo,
+  readerOf,
+  textOf,
+  withoutSecret,
+} from "./lib/evidence.ts";
+import type { ByteReader, Bytes, ReadResult } from "./lib/evidence.ts";
+import {
+  addCors,
+  forwardedFields,
+  isPreflight,
+  keepEndToEnd,
+  preflight,
+  RETRY_STATUS_FIELD,
+} from "./lib/fields.ts";
+import { healthResponse } from "./lib/health.ts";
+import type { KeyReport, ProviderReport } from "./lib/health.ts";
+import { createLog } from "./lib/log.ts";
+import type { Log, LogFields } from "./lib/log.ts";
+import {
+  baseOf,
+  escapesBase,
+  joinBase,
+  keyParameter,
+  readableHost,
+  targetOf,
+  withoutKeyParameter,
+  withoutPrefix,
+} from "./lib/paths.ts";
+import type { Base, Target } from "./lib/paths.ts";
+import { authHeader, classify, classifyStreamError, resetZone } from "./lib/providers.ts";
+import type { Verdict } from "./lib/providers.ts";
+import { refusalResponse, refuse, refuseForKeys } from "./lib/refusals.ts";
+import type { Refusal } from "./lib/refusals.ts";
+import { redact } from "./lib/secret.ts";
+import type { Secret } from "./lib/secret.ts";
+import { beginsLikeError, errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
+import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
+import { canConnect, Clocks } from "./lib/watch.ts";
+import type { Reachable, Watch } from "./lib/watch.ts";
+import packageFile from "./package.json";
+
+// ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Everything that is known of one key. Instants are epoch milliseconds. */
+export interface Key extends ConfiguredKey {
+  readonly index: number;
+  cooldown: Cooldown | null;
+  readonly modelCooldowns: Map<string, Cooldown>;
+  disabled: { reason: KeyReason; at: number; said: string } | null;
+  /**
+   * How many attempts may be undecided at once since the last rate refusal; 0: any number. A key that wakes is
+   * asked once, then twice, then four times: else all who waited for it would get it refused again.
+   */
+  probation: number;
+  /** Attempts whose answer has not begun. */
+  undecided: number;
+  inFlight: number;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  /** Requests of the day that ends at the pool's `dayEndsAt`. */
+  today: number;
+  /** When an answer last began; 0: never. */
+  admittedAt: number;
+  /** 0: never. */
+  lastUsedAt: number;
+  /** When the last `RPM` requests were sent, a ring whose oldest is at `sentNext`; null where no number is set. */
+  readonly sentAt: Float64Array | null;
+  sentNext: number;
+}
+
+/** The right to use a key for one attempt. It ends once, by `Pool.settle`. */
+export interface Lease {
+  readonly kind: "lease";
+  readonly key: Key;
+  readonly need: Need;
+  readonly at: number;
+  /** This attempt tries whether the upstream is back. */
+  readonly isProbe: boolean;
+  admitted: boolean;
+  settled: boolean;
+}
+
+/** What the pool must know of a request to choose a key for it. */
+export interface Need {
+  /** Place in the queue: the number of the request. */
+  readonly arrival: number;
+  /** It does not wait for a key beyond this. */
+  readonly waitUntil: number;
+  readonly model: string | null;
+  readonly signal: AbortSignal;
+  /** Keys that were asked already: again only when no other is ready, and not before `reuseAt`. */
+  readonly tried: ReadonlySet<Key>;
+  readonly reuseAt: number;
+  /** Keys that cannot serve this request at all. */
+  readonly unsuited: ReadonlySet<Key>;
+}
+
+interface Waiter {
+  readonly need: Need;
+  resolve(result: Lease | NoKey): void;
+}
+
+const RATE_WINDOW_MS = 60_000;
+/** A key that has been asked this many times at once without a refusal has proven itself. */
+const PROBATION_ENDS_AT = 64;
+
+/** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
+export class Pool {
+  readonly keys: readonly Key[];
+  readonly breaker = new Breaker();
+  readonly #config: ProviderConfig;
+  readonly #rules: CooldownRules;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #log: Log;
+  #cursor = 0;
+  #dayEndsAt = 0;
+  /** In order of arrival. */
+  #waiters: Waiter[] = [];
+  #wakeAt = Infinity;
+  #cancelWake: CancelTimer = () => {};
+
+  constructor(config: ProviderConfig, maxCooldownMs: number, { clock, random, log }: Dependencies) {
+    const { cooldownMs, timezone } = config;
+    this.#config = config;
+    this.#rules = { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(config.dialect) };
+    this.#clock = clock;
+    this.#random = random;
+    this.#log = log;
+    this.keys = config.keys.map((key, index) => newKey(key, index, config));
+  }
+
+  get waiting(): number {
+    return this.#waiters.length;
+  }
+
+  /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
+  acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
+    const now = this.#clock.now();
+    if (this.#waiters.length > 0) this.#serveWaiters(now); // nobody overtakes: a key may have woken this instant
+    const result = this.lease(need, now);
+    return result.kind === "lease" || isHopeless(result, need, now) ? result : this.#enqueue(need, now);
+  }
+
+  /** The next ready key in turn; one that was not tried for this request before one that was. */
+  lease(need: Need, now: number): Lease | NoKey {
+    const state = this.breaker.state(now);
+    if (state === "open") return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
+    if (state === "probing") return { kind: "no_key", readyAt: now, why: "paused" };
+
+    const count = this.keys.length;
+    let again: Key | null = null;
+    let earliest = Infinity;
+    let usable = 0;
+    for (let step = 0; step < count; step++) {
+      const key = this.keys[(this.#cursor + step) % count]!;
+      if (key.disabled !== null) continue;
+      usable += 1;
+      if (need.unsuited.has(key)) continue;
+      const readyAt = this.#readyAt(key, need, now);
+      if (readyAt > now || isBusy(key)) earliest = Math.min(earliest, Math.max(readyAt, now));
+      else if (!need.tried.has(key)) return this.#take(key, need, now, state === "half_open");
+      else again ??= key;
+    }
+    if (again !== null) return this.#take(again, need, now, state === "half_open");
+    const why = usable === 0 ? "none_usable" : earliest === Infinity ? "unsuited" : "cooling";
+    return { kind: "no_key", readyAt: earliest, why };
+  }
+
+  #readyAt(key: Key, need: Need, now: number): number {
+    let readyAt = key.cooldown?.until ?? 0;
+    if (key.modelCooldowns.size > 0 && need.model !== null) {
+      readyAt = Math.max(readyAt, key.modelCooldowns.get(need.model)?.until ?? 0);
+    }
+    if (need.tried.has(key)) readyAt = Math.max(readyAt, need.reuseAt);
+    if (this.#isSpent(key, now)) readyAt = Math.max(readyAt, this.#dayEndsAt);
+    // Full while the oldest of the last `RPM` requests is within the window.
+    if (key.sentAt !== null) readyAt = Math.max(readyAt, (key.sentAt[key.sentNext] ?? 0) + RATE_WINDOW_MS);
+    return readyAt;
+  }
+
+  /** Whether the key has had its day's requests. */
+  #isSpent(key: Key, now: number): boolean {
+    if (key.dailyLimit === null) return false;
+    this.#turnDay(now);
+    return key.today >= key.dailyLimit;
+  }
+
+  #turnDay(now: number): void {
+    if (now < this.#dayEndsAt) return;
+    this.#dayEndsAt = nextMidnight(this.#rules.timezone ?? this.#rules.resetZone, now);
+    for (const key of this.keys) key.today = 0;
+  }
+
+  #take(key: Key, need: Need, now: number, isProbe: boolean): Lease {
+    this.#cursor = (key.index + 1) % this.keys.length;
+    this.#turnDay(now);
+    key.today += 1;
+    key.requests += 1;
+    key.inFlight += 1;
+    key.undecided += 1;
+    key.lastUsedAt = now;
+    if (key.sentAt !== null) {
+      key.sentAt[key.sentNext] = now;
+      key.sentNext = (key.sentNext + 1) % key.sentAt.length;
+    }
+    if (isProbe) this.breaker.probe();
+    return { kind: "lease", key, need, at: now, isProbe, admitted: false, settled: false };
+  }
+
+  /** The answer has begun: neither the key's limit nor the upstream stands in its way. */
+  admit(lease: Lease, now: number): void {
+    if (lease.admitted || lease.settled) return;
+    lease.admitted = true;
+    const { key } = lease;
+    key.undecided -= 1;
+    key.admittedAt = now;
+    if (key.probation > 0) key.probation = key.probation * 2 < PROBATION_ENDS_AT ? key.probation * 2 : 0;
+    this.breaker.answered();
+    if (this.#waiters.length > 0) this.#serveWaiters(now);
+  }
+
+  /** Ends a lease with what came of it. A second call for the same lease does nothing. */
+  settle(lease: Lease, outcome: Outcome, now: number): void {
+    if (lease.settled) return;
+    lease.settled = true;
+    const { key } = lease;
+    key.inFlight -= 1;
+    if (!lease.admitted) key.undecided -= 1;
+    this.#tellBreaker(lease, outcome, now);
+    if (!isCounted(lease, outcome)) key.today = Math.max(0, key.today - 1);
+    switch (outcome.kind) {
+      case "served":
+        this.#forgive(key, lease);
+        break;
+      case "rate_limited":
+        key.rateLimited += 1;
+        this.#cool(key, outcome, lease, now);
+        break;
+      case "exhausted":
+        this.#cool(key, outcome, lease, now);
+        break;
+      case "revoked":
+        key.errors += 1;
+        this.#retire(key, outcome, now);
+        break;
+      case "overloaded":
+      case "unreachable":
+        key.errors += 1; // shown, but never held against the key
+        break;
+      case "rejected":
+      case "unsuited":
+      case "abandoned":
+        break;
+    }
+    if (this.#waiters.length > 0) this.#serveWaiters(now);
+  }
+
+  #tellBreaker(lease: Lease, outcome: Outcome, now: number): void {
+    switch (outcome.kind) {
+      case "overloaded":
+      case "unreachable": {
+        const openMs = this.breaker.failed(now, lease.isProbe);
+        if (openMs > 0) this.#tell("warn", "provider_paused", { for: formatDuration(openMs) });
+        return;
+      }
+      case "abandoned":
+        if (lease.isProbe && !lease.admitted) this.breaker.probeAbandoned();
+        return;
+      case "served":
+      case "rejected":
+      case "rate_limited":
+      case "exhausted":
+      case "revoked":
+      case "unsuited":
+        this.breaker.answered();
+    }
+  }
+
+  /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
+  #forgive(key: Key, lease: Lease): void {
+    if (key.cooldown !== null && key.cooldown.beganAt <= lease.at) key.cooldown = null;
+    if (key.modelCooldowns.size === 0 || lease.need.model === null) return;
+    const cooldown = key.modelCooldowns.get(lease.need.model);
+    if (cooldown !== undefined && cooldown.beganAt <= lease.at) key.modelCooldowns.delete(lease.need.model);
+  }
+
+  /** Rests the key, or the model on it, and with it every key of the same account: they share the limit. */
+  #cool(refused: Key, refusal: KeyRefusal, lease: Lease, now: number): void {
+    const model = refusal.scope === "key+model" ? lease.need.model : null;
+    const sharing = (key: Key) =>
+      key === refused || (key.account !== null && key.account === refused.account);
+    for (const key of this.keys.filter(sharing)) {
+      const previous = model === null ? key.cooldown : (key.modelCooldowns.get(model) ?? null);
+      const facts = { previous, sentAt: lease.at, admittedAt: key.admittedAt };
+      const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#random());
+      if (model === null) key.cooldown = cooldown;
+      else key.modelCooldowns.set(model, cooldown);
+      key.probation = 1;
+      const { reason, said } = refusal;
+      this.#tell("info", "key_cooled", {
+        key: key.index,
+        model,
+        reason,
+        for: formatDuration(cooldown.until - now),
+        said,
+      });
+    }
+  }
+
+  /** A key that is said to be dead goes out of use; one that is only doubted rests, unless it is the last. */
+  #retire(key: Key, { certain, said }: Extract<Verdict, { kind: "revoked" }>, now: number): void {
+    if (certain) {
+      key.disabled = { reason: "invalid_key", at: now, said };
+    } else {
+      const isReady = (other: Key) => other.disabled === null && (other.cooldown?.until ?? 0) <= now;
+      if (!this.keys.some((other) => other !== key && isReady(other))) return;
+      const until = Math.max(key.cooldown?.until ?? 0, now + this.#rules.cooldownMs);
+      key.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes: 0 };
+    }
+    this.#tell("warn", certain ? "key_disabled" : "key_doubted", { key: key.index, said });
+  }
+
+  #tell(level: "info" | "warn", event: string, fields: LogFields): void {
+    this.#log.line(level, event, { provider: this.#config.name, ...fields });
+  }
+
+  #enqueue(need: Need, now: number): Promise<Lease | NoKey> {
+    const { promise, resolve } = Promise.withResolvers<Lease | NoKey>();
+    const leave = () => {
+      this.#waiters = this.#waiters.filter((other) => other !== waiter);
+      waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
+    };
+    const waiter: Waiter = {
+      need,
+      resolve(result) {
+        need.signal.removeEventListener("abort", leave);
+        resolve(result);
+      },
+    };
+    // A request that comes back after a refusal takes its old place, not the last one.
+    const place = this.#waiters.findLastIndex((other) => other.need.arrival < need.arrival) + 1;
+    this.#waiters.splice(place, 0, waiter);
+    need.signal.addEventListener("abort", leave);
+    if (need.signal.aborted) leave();
+    this.#serveWaiters(now);
+    return promise;
+  }
+
+  /** Gives ready keys to those who wait, sends away those for whom none can come in time, sets the one timer. */
+  #serveWaiters(now: number): void {
+    const waiters = this.#waiters;
+    const staying: Waiter[] = [];
+    let wakeAt = Infinity;
+    for (const waiter of waiters) {
+      const result = this.lease(waiter.need, now);
+      if (result.kind === "lease" || isHopeless(result, waiter.need, now)) {
+        waiter.resolve(result);
+        continue;
+      }
+      staying.push(waiter);
+      // Not in the future: an attempt under way decides, and its end brings us here again.
+      wakeAt = Math.min(wakeAt, result.readyAt > now ? result.readyAt : Infinity, waiter.need.waitUntil);
+    }
+    this.#waiters = staying;
+    if (wakeAt === this.#wakeAt) return;
+    this.#cancelWake();
+    this.#wakeAt = wakeAt;
+    if (wakeAt === Infinity) return;
+    this.#cancelWake = this.#clock.after(wakeAt - now, () => {
+      this.#wakeAt = Infinity;
+      this.#serveWaiters(this.#clock.now());
+    });
+  }
+
+  /** Why this need gets no key any more: when the first is free again, or that none ever is. */
+  forecast(need: Need, now: number): NoKey {
+    const usable = this.keys.filter((key) => key.disabled === null);
+    const suited = usable.filter((key) => !need.unsuited.has(key));
+    if (usable.length === 0) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
+    if (suited.length === 0) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
+    const keyAt = suited.reduce((first, key) => Math.min(first, this.#readyAt(key, need, now)), Infinity);
+    if (this.breaker.openUntil > keyAt)
+      return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
+    return { kind: "no_key", readyAt: Math.max(now, keyAt), why: "cooling" };
+  }
+
+  /** The keys as `/health` shows them. */
+  report(now: number): KeyReport[] {
+    return this.keys.map((key) => {
+      const spentMs = this.#isSpent(key, now) ? this.#dayEndsAt - now : 0;
+      const restMs = Math.max(0, (key.cooldown?.until ?? 0) - now);
+      const coolingMs = Math.max(spentMs, restMs);
+      const resting = spentMs > restMs ? "quota_day" : (key.cooldown?.reason ?? null);
+      const models = [...key.modelCooldowns].filter(([, { until }]) => until > now);
+      this.#turnDay(now);
+      return {
+        index: key.index,
+        id: key.secret.id,
+        account: key.account,
+        state: key.disabled !== null ? "disabled" : coolingMs > 0 ? "cooling" : "ready",
+        reason: key.disabled?.reason ?? (coolingMs > 0 ? resting : null),
+        coolingMs: key.disabled === null ? coolingMs : 0,
+        models: Object.fromEntries(
+          models.map(([model, { until, reason }]) => [model, { coolingMs: until - now, reason }]),
+        ),
+        requests: key.requests,
+        rateLimited: key.rateLimited,
+        errors: key.errors,
+        today: key.today,
+        dailyLimit: key.dailyLimit,
+        rpmLimit: key.sentAt?.length ?? null,
+        inFlight: key.inFlight,
+        lastUsedAt: key.lastUsedAt,
+      };
+    });
+  }
+}
+
+function newKey(configured: ConfiguredKey, index: number, config: ProviderConfig): Key {
+  return {
+    ...configured,
+    dailyLimit: configured.dailyLimit ?? config.dailyLimit,
+    index,
+    cooldown: null,
+    modelCooldowns: new Map(),
+    disabled: null,
+    probation: 0,
+    undecided: 0,
+    inFlight: 0,
+    requests: 0,
+    rateLimited: 0,
+    errors: 0,
+    today: 0,
+    admittedAt: 0,
+    lastUsedAt: 0,
+    sentAt: typeof config.rpm === "number" ? new Float64Array(config.rpm).fill(-RATE_WINDOW_MS) : null,
+    sentNext: 0,
+  };
+}
+
+/** Whether a key that has just woken has as many undecided attempts as it is trusted with. */
+function isBusy(key: Key): boolean {
+  return key.probation > 0 && key.undecided >= key.probation;
+}
+
+/** Whether waiting cannot help: no key comes free before this request has to be answered. */
+function isHopeless(result: NoKey, need: Need, now: number): boolean {
+  return now >= need.waitUntil || result.readyAt > need.waitUntil;
+}
+
+/** Whether the provider counts an attempt against the key's day: not one that it refused, or that never began. */
+function isCounted(lease: Lease, outcome: Outcome): boolean {
+  switch (outcome.kind) {
+    case "served":
+    case "rejected":
+      return true;
+    case "overloaded":
+    case "unreachable":
+      return lease.admitted || outcome.maybeBilled;
+    case "abandoned":
+      return lease.admitted;
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+      return false;
+  }
+}
+
+// ── 2 · The retry loop ──────────────────────────────────────────────────────────────────────────────────────────
+
+const DEFAULT_ATTEMPTS = 10;
+const ABANDONED: Abandoned = { kind: "abandoned" };
+
+/** Tries until there is an answer or a reason to stop. The client's answer in every case; it never throws. */
+async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Response> {
+  const { clock, random } = engine;
+  const { pool } = upstream;
+  const { progress, waitUntil } = call;
+  const maxAttempts = engine.config.maxAttempts ?? Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
+  let kept: KeptAnswer | null = null;
+  for (;;) {
+    const acquired = pool.acquire(call);
+    const lease = acquired instanceof Promise ? await acquired : acquired;
+    let setback: Setback;
+    if (lease.kind === "no_key") {
+      setback = call.signal.aborted ? ABANDONED : lease;
+    } else {
+      progress.attempts += 1;
+      const result = await attempt(call, upstream, lease, engine);
+      if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
+      setback = result.setback;
+      pool.settle(lease, setback, clock.now());
+      call.note(setback, upstream, lease.key);
+      if (result.answer !== null)
+        kept = moreInformative(kept, { answer: result.answer, said: call.lastSaid });
+    }
+
+    const decision = decide(setback, progress, { maxAttempts, waitUntil }, clock.now(), random());
+    switch (decision.do) {
+      case "rotate":
+        call.reuseAt = decision.reuseAt;
+        break;
+      case "back_off":
+        progress.upstreamFaults += 1;
+        if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
+        await pause(decision.pauseMs, call.signal, clock);
+        break;
+      case "give_up":
+        return giveUp(setback, kept, call, upstream, engine);
+    }
+  }
+}
+
+/** Resolves after `durationMs`, or at once when the signal fires. */
+function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const cancel = clock.after(durationMs, end);
+  signal.addEventListener("abort", end);
+  if (signal.aborted) end();
+  return promise;
+  function end() {
+    cancel();
+    signal.removeEventListener("abort", end);
+    resolve();
+  }
+}
+
+/** An answer of upstream that was not passed on, in case nothing better comes. */
+interface KeptAnswer {
+  readonly answer: WholeAnswer;
+  readonly said: string;
+}
+
+/** Of two failed answers the one that tells the client more: with a reason before without, later before earlier. */
+function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer {
+  return kept !== null && kept.said !== "" && next.said === "" ? kept : next;
+}
+
+/** The client's answer when none of upstream's may be passed on as an answer. */
+function giveUp(
+  setback: Setback,
+  kept: KeptAnswer | null,
+  call: Call,
+  upstream: Upstream,
+  engine: Engine,
+): Response {
+  // An upstream's refusal of a key would look to the client like a refusal of its own.
+  if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
+  if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
+    return relayKept(kept.answer, call, engine);
+  }
+  const refusal =
+    setback.kind === "unreachable"
+      ? refuse(setback.type.endsWith("_timeout") ? 504 : 502, setback.type, setback.message)
+      : refuseForKeys({
+          none: setback.kind === "no_key" ? setback : upstream.pool.forecast(call, engine.clock.now()),
+          provider: upstream.config.name === "default" ? "the provider" : upstream.config.name,
+          reasons: upstream.pool.keys.map((key) => key.disabled?.reason ?? key.cooldown?.reason ?? "busy"),
+          said: call.lastSaid,
+          maxWaitMs: engine.config.maxWaitMs,
+          exhaustedStatus: engine.config.exhaustedStatus,
+          now: engine.clock.now(),
+        });
+  const response = refusalResponse(refusal);
+  response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
+  return call.finish(refusal.status, refusal.type, response);
+}
+
+/** Statuses with which a provider refuses a key: passed on, they would look like a refusal of the client's own. */
+const REFUSES_KEYS: ReadonlySet<number> = new Set([401, 402, 403, 429]);
+
+// ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A whole answer in memory. */
+interface WholeAnswer {
+  readonly kind: "whole";
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Bytes | null;
+  /** What the pool is told when it goes out: an error that is passed on is still the upstream's failure. */
+  readonly outcome: Verdict;
+}
+
+/** An answer whose beginning has been read, and where the rest of it comes from. */
+interface OpenAnswer {
+  readonly kind: "open";
+  readonly status: number;
+  readonly headers: Headers;
+  readonly outcome: Verdict;
+  readonly first: Bytes | null;
+  readonly reader: ByteReader;
+  /** A read that is under way already. */
+  readonly pending: Promise<ReadResult> | null;
+  /** Whether the first event has come; false where only comments did. */
+  readonly begun: boolean;
+}
+
+/** No answer: why, and what upstream answered all the same where it did. */
+interface Failed {
+  readonly kind: "failed";
+  readonly setback: Failure;
+  readonly answer: WholeAnswer | null;
+}
+
+type Attempted = WholeAnswer | OpenAnswer | Failed;
+
+/** Answers up to this length are read whole: cheaper than a stream, and one that is cut can be asked for again. */
+const WHOLE_BYTES = 256 * 1024;
+/** How long comments before a stream's first event are held back. */
+const HELD_COMMENTS_MS = 15_000;
+
+const SERVED: Verdict = { kind: "served" };
+
+/** Asks upstream once, with one key. Never throws: whatever happens is an answer or a setback. */
+async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Engine): Promise<Attempted> {
+  const { dialect, baseUrl } = upstream.config;
+  const watch = engine.clocks.start(call, upstream);
+  call.watch = watch;
+  const [field, credential] = authHeader(dialect, baseUrl, call.target.path, lease.key.secret.reveal());
+  call.headers.set(field, credential);
+  let result: Attempted;
+  try {
+    const response = await engine.fetch(joinBase(upstream.base, call.target), {
+      method: call.method,
+      headers: call.headers,
+      body: call.body,
+      redirect: "manual", // a followed redirect would carry the key elsewhere
+      decompress: false, // the bytes, and content-encoding, stay as they were sent
+      signal: watch.signal,
+    });
+    watch.heard();
+    const { status } = response;
+    if (status < 200 || status > 599) result = failed(protocolError(`its status is ${status}`));
+    else if (status < 400) result = await readAnswer(response, call, upstream, engine);
+    else result = await readRefusal(response, call, upstream, lease, engine);
+  } catch (error) {
+    result = failed(watch.explain(error));
+  }
+  call.headers.delete(field);
+  if (result.kind === "failed") watch.abort(ABANDONED); // whatever of it is unread need not come
+  if (result.kind !== "open") watch.end();
+  return result;
+}
+
+function failed(setback: Failure, answer: WholeAnswer | null = null): Failed {
+  return { kind: "failed", setback, answer };
+}
+
+function protocolError(what: string): Unreachable {
+  const message = `The provider's answer cannot be used: ${what}.`;
+  return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
+}
+
+function whole(response: Response, body: Bytes | null, outcome: Verdict = SERVED): WholeAnswer {
+  return { kind: "whole", status: response.status, headers: response.headers, body, outcome };
+}
+
+function open(
+  response: Response,
+  opening: Pick<OpenAnswer, "first" | "reader" | "pending" | "begun">,
+): OpenAnswer {
+  return { kind: "open", status: response.status, headers: response.headers, outcome: SERVED, ...opening };
+}
+
+/** An answer below 400: all of it where it is short, else up to its first byte or event. */
+async function readAnswer(
+  response: Response,
+  call: Call,
+  upstream: Upstream,
+  engine: Engine,
+): Promise<Attempted> {
+  const { status, headers } = response;
+  if (call.method === "HEAD" || status === 204 || status === 205 || status === 304)
+    return whole(response, null);
+  const type = headers.get("content-type") ?? "";
+  const length = headers.get("content-length");
+  const isEvents = type.startsWith("text/event-stream");
+  if (length !== null && Number(length) <= WHOLE_BYTES && !isEvents) {
+    return judgeWhole(response, new Uint8Array(await response.arrayBuffer()), upstream, engine);
+  }
+  const reader = readerOf(response);
+  if (reader === null) return whole(response, null);
+  if (length === null && type.includes("json") && !headers.has("transfer-encoding")) {
+    // Only the connection's end tells that it is complete, and a reset looks the same: the JSON itself must say.
+    const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES);
+    if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
+    return isJson(bytes)
+      ? judgeWhole(response, bytes, upstream, engine)
+      : failed(protocolError("it was cut short"));
+  }
+  if (isEvents && !headers.has("content-encoding"))
+    return readFirstEvent(response, reader, call, upstream, engine);
+  const { done, value } = await reader.read();
+  if (done) return whole(response, new Uint8Array());
+  return open(response, { first: value, reader, pending: null, begun: true });
+}
+
+/** A short answer below 400 may still be an error that a gateway put in an answer's place. */
+function judgeWhole(response: Response, body: Bytes, upstream: Upstream, engine: Engine): Attempted {
+  const answer = whole(response, body);
+  if (!beginsLikeError(body, 0)) return answer;
+  const verdict = classifyStreamError(upstream.config.dialect, textOf(body), engine.clock.now());
+  return verdict === null || verdict.kind === "served" || verdict.kind === "rejected"
+    ? answer
+    : failed(verdict, answer);
+}
+
+/**
+ * Reads a stream up to its first event, so that an error in its place can still be answered with another key.
+ * Comments before it are held back, but not for ever.
+ */
+async function readFirstEvent(
+  response: Response,
+  reader: ByteReader,
+  call: Call,
+  upstream: Upstream,
+  engine: Engine,
+): Promise<Attempted> {
+  const { clock } = engine;
+  let first: Bytes | null = null;
+  let holdUntil = Infinity;
+  for (;;) {
+    const pending = reader.read();
+    const result: ReadResult | null =
+      first === null ? await pending : await readBefore(pending, holdUntil, clock);
+    if (result === null) return open(response, { first, reader, pending, begun: false });
+    if (result.done) {
+      if (call.streamDialect === "other") return whole(response, first ?? new Uint8Array());
+      return failed(protocolError("the stream ended before its first event"));
+    }
+    if (first === null) holdUntil = clock.now() + HELD_COMMENTS_MS;
+    first = first === null ? result.value : joined([first, result.value]);
+    const start = firstEventStart(first);
+    if (start < 0) continue;
+    if (beginsLikeError(first, start)) {
+      const event = first.subarray(start);
+      const text = textOf(event);
+      if (!/\r?\n\r?\n/.test(text) && !isJson(event) && first.length < WHOLE_BYTES) continue;
+      const verdict = classifyStreamError(upstream.config.dialect, text, clock.now());
+      if (verdict !== null && verdict.kind !== "served" && verdict.kind !== "rejected")
+        return failed(verdict);
+    }
+    return open(response, { first, reader, pending: null, begun: true });
+  }
+}
+
+/** The result of a read, or null when `deadline` (epoch ms) comes first; the read goes on. */
+function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): Promise<ReadResult | null> {
+  const { promise, resolve, reject } = Promise.withResolvers<ReadResult | null>();
+  const cancel = clock.after(deadline - clock.now(), () => resolve(null));
+  read.then(resolve, reject).finally(cancel);
+  return promise;
+}
+
+/** An answer of 400 and above, read as far as it is evidence, and judged. */
+async function readRefusal(
+  response: Response,
+  call: Call,
+  upstream: Upstream,
+  lease: Lease,
+  engine: Engine,
+): Promise<Attempted> {
+  const { status, headers } = response;
+  const { dialect, retryStatus } = upstream.config;
+  const { secret } = lease.key;
+  const reader = call.method === "HEAD" ? null : readerOf(response);
+  const { bytes, isWhole } = reader ? await readUpTo(reader, WHOLE_BYTES) : { bytes: null, isWhole: true };
+  const plain = bytes && (await decoded(bytes, headers.get("content-encoding")));
+  const evidence = { status, headers, body: plain ? evidenceOf(plain) : "" };
+  const verdict = withoutKey(classify(dialect, evidence, engine.clock.now()), secret);
+  const body = bytes && plain && withoutSecret(bytes, plain, headers, secret);
+  const answer = isWhole ? whole(response, body, verdict) : null;
+  const isAsked = call.retryStatus.has(status) || retryStatus.has(status);
+  const setback = setbackOf(verdict, isAsked);
+  if (setback !== null) return failed(setback, answer);
+  if (answer !== null || reader === null) return answer ?? whole(response, body, verdict);
+  return { ...open(response, { first: body, reader, pending: null, begun: true }), outcome: verdict };
+}
+
+function withoutKey(verdict: Verdict, secret: Secret): Verdict {
+  return verdict.kind === "served" ? verdict : { ...verdict, said: redact(verdict.said, [secret]) };
+}
+
+/** Why a verdict is no answer; null where it is one, or where nobody asked for this failure to be retried. */
+function setbackOf(verdict: Verdict, isAsked: boolean): Failure | null {
+  switch (verdict.kind) {
+    case "served":
+      return null;
+    case "rejected": // asked for by name: the client knows that this one passes
+      return isAsked ? { kind: "overloaded", pauseMs: null, maybeBilled: false, said: verdict.said } : null;
+    case "overloaded":
+      return isAsked ? verdict : null;
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+      return verdict;
+  }
+}
+
+/** Hands an answer on to the client. From here on nothing is retried. */
+function passThrough(
+  answer: WholeAnswer | OpenAnswer,
+  call: Call,
+  upstream: Upstream,
+  lease: Lease,
+  engine: Engine,
+): Response {
+  const now = engine.clock.now();
+  const { status, headers } = answer;
+  upstream.pool.admit(lease, now);
+  call.begins(upstream, lease.key, now);
+  if (answer.kind === "whole") {
+    upstream.pool.settle(lease, answer.outcome, now);
+    return relayKept(answer, call, engine);
+  }
+  addOurs(headers, call, engine);
+  headers.delete("content-length"); // the stream goes out chunked
+  const passage = new Passage(answer, call, upstream, lease, engine);
+  return new Response(new ReadableStream(passage, UNBUFFERED), { status, headers });
+}
+
+/** Nothing is read from upstream before the client has taken what was read: a slow reader costs no memory. */
+const UNBUFFERED = { highWaterMark: 0 };
+
+/** The end-to-end fields of an answer, and what the proxy adds to them. */
+function addOurs(headers: Headers, call: Call, engine: Engine): void {
+  keepEndToEnd(headers);
+  if (call.keyLabel !== null) headers.set("x-keywheel-key", call.keyLabel);
+  headers.set("x-keywheel-attempts", String(call.progress.attempts));
+  addCors(headers, call.request.headers, engine.config.corsOrigins);
+}
+
+/** Passes on an answer that is whole. */
+function relayKept({ status, headers, body, outcome }: WholeAnswer, call: Call, engine: Engine): Response {
+  addOurs(headers, call, engine);
+  return call.finish(status, outcome.kind, new Response(body, { status, headers }), body?.length);
+}
+
+type PassageController = ReadableStreamDefaultController<Bytes>;
+
+/** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
+class Passage {
+  readonly #answer: OpenAnswer;
+  readonly #call: Call;
+  readonly #upstream: Upstream;
+  readonly #lease: Lease;
+  readonly #engine: Engine;
+  readonly #watch: Watch;
+  /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
+  readonly #follower: StreamFollower | null;
+  #pending: Promise<ReadResult> | null;
+  #begun: boolean;
+  #bytes = 0;
+  #ended = false;
+
+  constructor(answer: OpenAnswer, call: Call, upstream: Upstream, lease: Lease, engine: Engine) {
+    this.#answer = answer;
+    this.#call = call;
+    this.#upstream = upstream;
+    this.#lease = lease;
+    this.#engine = engine;
+    this.#watch = call.watch!;
+    this.#pending = answer.pending;
+    this.#begun = answer.begun;
+    this.#follower = followerOf(call.streamDialect, answer.headers);
+    if (this.#begun) this.#watch.streams();
+  }
+
+  start(controller: PassageController): void {
+    if (this.#answer.first !== null) this.#pass(this.#answer.first, controller);
+  }
+
+  async pull(controller: PassageController): Promise<void> {
+    if (this.#ended) {
+      controller.error(CUT_SHORT);
+      return;
+    }
+    try {
+      this.#watch.resumes();
+      const { done, value } = await (this.#pending ?? this.#answer.reader.read());
+      this.#pending = null;
+      if (done) await this.#close(controller);
+      else this.#pass(value, controller);
+    } catch (error) {
+      this.#break(this.#watch.explain(error), controller);
+    }
+  }
+
+  /** The client left, or its connection broke. */
+  cancel(): void {
+    this.#finish(499, ABANDONED);
+    discard(this.#answer.reader);
+  }
+
+  #pass(chunk: Bytes, controller: PassageController): void {
+    this.#bytes += chunk.length;
+    this.#follower?.push(chunk);
+    if (!this.#begun && firstEventStart(chunk) >= 0) {
+      this.#begun = true;
+      this.#watch.streams();
+    }
+    this.#watch.rests();
+    controller.enqueue(chunk);
+  }
+
+  /** Upstream ended the body: but did the stream say that it was done? */
+  async #close(controller: PassageController): Promise<void> {
+    const end = this.#follower === null ? "complete" : await this.#follower.end();
+    if (end === "cut") {
+      this.#break(protocolError("the stream ended before its last event"), controller);
+      return;
+    }
+    this.#finish(this.#answer.status, end === "failed" ? STREAM_FAILED : this.#answer.outcome);
+    controller.close();
+  }
+
+  /** The answer cannot go on. The client is told in the stream's own words, and the connection is cut. */
+  #break(setback: Unreachable | Abandoned, controller: PassageController): void {
+    this.#watch.abort(setback);
+    this.#finish(setback.kind === "abandoned" ? 499 : this.#answer.status, setback);
+    if (setback.kind === "abandoned" || !this.#follower?.isPlain) {
+      controller.error(CUT_SHORT);
+      return;
+    }
+    const edge = this.#follower.atEdge ? "" : "\n\n";
+    const event = errorEvent(this.#call.streamDialect, setback.type, setback.message);
+    controller.enqueue(new TextEncoder().encode(edge + event)); // the pull after it breaks the connection off
+  }
+
+  #finish(status: number, outcome: Outcome): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#watch.end();
+    this.#upstream.pool.settle(this.#lease, outcome, this.#engine.clock.now());
+    this.#call.end(status, outcome.kind, this.#bytes);
+  }
+}
+
+const CUT_SHORT = new Error("the answer was cut short");
+
+/** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
+const STREAM_FAILED: Verdict = { kind: "overloaded", pauseMs: null, maybeBilled: true, said: "" };
+
+// ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A provider at work: its settings, its keys, and when it was last heard of. */
+export interface Upstream extends Reachable {
+  readonly config: ProviderConfig;
+  readonly isDefault: boolean;
+  readonly base: Base;
+  readonly pool: Pool;
+}
+
+/** What the engine needs from outside, so that a test can hold it. */
+export interface Dependencies {
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly log: Log;
+}
+
+/** Everything that runs, and nothing of it global. */
+export interface Engine extends Dependencies {
+  readonly config: Config;
+  /** The default one first. */
+  readonly upstreams: readonly [Upstream, ...Upstream[]];
+  readonly clocks: Clocks;
+  readonly fetch: Bun.FetchSession["fetch"];
+  readonly startedAt: number;
+  arrivals: number;
+  inFlight: number;
+  bufferedBytes: number;
+  draining: boolean;
+}
+
+/** How long an idle upstream connection is kept: less than common load balancers do, so that we close first. */
+const UPSTREAM_IDLE_SEC = 50;
+/** Without a byte for this long a request body is given up. */
+const BODY_IDLE_SEC = 30;
+/** Without a request for this long a client's connection is closed. */
+const CLIENT_IDLE_SEC = 60;
+export function createEngine(config: Config, dependencies: Dependencies): Engine {
+  const { clock } = dependencies;
+  const start = (provider: ProviderConfig, index: number): Upstream => {
+    const { protocol, hostname, port } = provider.baseUrl;
+    const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
+    return {
+      config: provider,
+      isDefault: index === 0,
+      base: baseOf(provider.baseUrl),
+      pool: new Pool(provider, config.maxCooldownMs, dependencies),
+      heardAt: 0,
+      canConnect: () => canConnect(hostname, portNumber, clock),
+    };
+  };
+  const [first, ...others] = config.providers;
+  const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
+  return {
+    ...dependencies,
+    config,
+    upstreams: [start(first, 0), ...others.map((provider, index) => start(provider, index + 1))],
+    clocks: new Clocks(config, clock),
+    fetch: session.fetch,
+    startedAt: clock.now(),
+    arrivals: 0,
+    inFlight: 0,
+    bufferedBytes: 0,
+    draining: false,
+  };
+}
+
+type Server = Bun.Server<undefined>;
+
+const NO_KEYS: ReadonlySet<Key> = new Set();
+
+/** One request of a client on its way through. */
+class Call implements Need {
+  readonly arrival: number;
+  readonly waitUntil: number;
+  readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
+  readonly streamDialect: StreamDialect;
+  reuseAt = 0;
+  /** The clocks of the attempt under way. */
+  watch: Watch | null = null;
+  /** What upstream said last, for the message when nothing helps. */
+  lastSaid = "";
+  /** Whose fault the last setback was. */
+  lastBlame: "nobody" | "key" | "upstream" = "nobody";
+  /** `x-keywheel-key`: the key of the last attempt. */
+  keyLabel: string | null = null;
+  #tried: Set<Key> | null = null;
+  #unsuited: Set<Key> | null = null;
+  #model: string | null | undefined;
+  #providerName: string | null = null;
+  #begunAt: number | null = null;
+  #isOver = false;
+  readonly #arrivedAt: number;
+
+  constructor(
+    readonly request: Request,
+    readonly target: Target,
+    /** The end-to-end fields of the request, without any key. */
+    readonly headers: Headers,
+    readonly body: Bytes | null,
+    readonly client: string | null,
+    /** Statuses that this request wants retried, beside those of the configuration. */
+    readonly retryStatus: ReadonlySet<number>,
+    readonly server: Server,
+    readonly engine: Engine,
+  ) {
+    this.#arrivedAt = engine.clock.now();
+    this.arrival = engine.arrivals++;
+    this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
+    this.streamDialect = streamDialectOf(target.path);
+  }
+
+  get method(): string {
+    return this.request.method;
+  }
+
+  get signal(): AbortSignal {
+    return this.request.signal;
+  }
+
+  get tried(): ReadonlySet<Key> {
+    return this.#tried ?? NO_KEYS;
+  }
+
+  get unsuited(): ReadonlySet<Key> {
+    return this.#unsuited ?? NO_KEYS;
+  }
+
+  /** The model that is asked for: looked up only where a limit or a log line needs it. */
+  get model(): string | null {
+    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.body);
+    return this.#model;
+  }
+
+  /** Remembers how an attempt failed. */
+  note(setback: Failure, upstream: Upstream, key: Key): void {
+    (this.#tried ??= new Set()).add(key);
+    if (setback.kind === "unsuited") (this.#unsuited ??= new Set()).add(key);
+    if (setback.kind === "unreachable") this.lastSaid = setback.message;
+    else if (setback.kind !== "abandoned") this.lastSaid = setback.said;
+    this.lastBlame = blameOf(setback);
+    this.#used(upstream, key);
+  }
+
+  /** The answer is here. */
+  begins(upstream: Upstream, key: Key, now: number): void {
+    this.#begunAt = now;
+    this.#used(upstream, key);
+  }
+
+  #used(upstream: Upstream, key: Key): void {
+    this.#providerName = upstream.config.name;
+    this.keyLabel = upstream.isDefault ? String(key.index) : `${upstream.config.name}/${key.index}`;
+  }
+
+  /** Ends the call and hands its response through. */
+  finish(status: number, outcome: string, response: Response, bytes = 0): Response {
+    this.end(status, outcome, bytes);
+    return response;
+  }
+
+  /** Ends the call, whichever way; a second time does nothing. */
+  end(status: number, outcome: string, bytes: number): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const { engine } = this;
+    engine.inFlight -= 1;
+    engine.bufferedBytes -= this.body?.length ?? 0;
+    this.server.timeout(this.request, CLIENT_IDLE_SEC);
+    if (!engine.log.enabled("info")) return;
+    engine.log.line("info", "request", {
+      method: this.method,
+      path: this.target.path,
+      status,
+      outcome,
+      provider: this.#providerName,
+      model: this.model,
+      key: this.keyLabel,
+      attempts: this.progress.attempts,
+      first_byte_ms: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
+      total_ms: engine.clock.now() - this.#arrivedAt,
+      bytes,
+      client: this.client,
+    });
+  }
+}
+
+function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
+  switch (setback.kind) {
+    case "abandoned":
+      return "nobody";
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+      return "key";
+    case "unsuited": // the key is fine, and what upstream says about the request may help the client
+    case "overloaded":
+    case "unreachable":
+      return "upstream";
+  }
+}
+
+/** The model a request asks for: Gemini names it in the path, everybody else in the body. */
+function modelOf(path: string, body: Bytes | null): string | null {
+  const inPath = /\/models\/([^/]+):\w+$/.exec(path)?.[1];
+  return inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
+}
+
+/** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
+async function handle(request: Request, server: Server, engine: Engine): Promise<Response> {
+  const { config } = engine;
+  const { headers } = request;
+  const host = headers.get("host");
+  const target = host === null || readableHost(host) ? targetOf(request.url) : null;
+  if (target === null || escapesBase(target.path)) {
+    return refusalResponse(
+      refuse(
+        400,
+        "bad_request",
+        "The Host header or the path cannot be read safely. Send a plain path, without '..' behind percent signs.",
+      ),
+    );
+  }
+  if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
+
+  const isHealth = target.path === "/health";
+  const asksPeer = isHealth || config.access.mode === "protected";
+  const peer =
+    asksPeer && config.listen.kind === "tcp" ? (server.requestIP(request)?.address ?? "unknown") : null;
+  const visitor = { peer, headers, keyParameter: keyParameter(target.query) };
+  const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
+  let response: Response;
+  if (isHealth) {
+    const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
+    response = health(engine, hasKey || isLoopback(peer));
+  } else if (admission.kind === "refused") {
+    response = refusalResponse(refuse(admission.status, admission.type, admission.message));
+  } else {
+    const { keyParameter: key } = visitor;
+    const holdsCredential = key !== null && (!hasCredentialField(headers) || isClientKey(key, config.access));
+    const query = holdsCredential ? withoutKeyParameter(target.query) : target.query;
+    const admitted = await admit(request, { path: target.path, query }, admission.client, server, engine);
+    if ("kind" in admitted) return relay(admitted.call, admitted.upstream, engine);
+    response = refusalResponse(admitted);
+  }
+  addCors(response.headers, headers, config.corsOrigins);
+  return response;
+}
+
+/** Takes a request in: its route, its caps, its body read once. A call, or why it is refused. */
+async function admit(
+  request: Request,
+  target: Target,
+  client: string | null,
+  server: Server,
+  engine: Engine,
+): Promise<Admitted | Refusal> {
+  const { headers } = request;
+  if (engine.draining)
+    return refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
+  if (/^\/(?:metrics|admin)(?:\/|$)/.test(target.path)) {
+    return refuse(404, "not_found", `${target.path} is not served by this version of keywheel.`);
+  }
+  if (headers.get("upgrade")?.toLowerCase() === "websocket") {
+    return refuse(
+      426,
+      "upgrade_required",
+      "WebSocket connections are not served. Send the request over plain HTTP.",
+    );
+  }
+  if (request.method === "CONNECT")
+    return refuse(400, "bad_request", "CONNECT is not served: this is no HTTP proxy for other hosts.");
+  const named = engine.upstreams.find(
+    ({ config: { name } }) => withoutPrefix(target.path, `/${name}`) !== null,
+  );
+  const upstream = named ?? engine.upstreams[0];
+  if (upstream.config.disabled) {
+    return refuse(
+      503,
+      "provider_disabled",
+      `Provider ${upstream.config.name} is switched off in the configuration.`,
+    );
+  }
+  const asked = headers.get(RETRY_STATUS_FIELD);
+  const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
+  if (retryStatus === null) {
+    return refuse(
+      400,
+      "bad_request",
+      `The header ${RETRY_STATUS_FIELD} cannot be read. Write statuses and ranges like 404-409,418.`,
+    );
+  }
+  const read = await readBody(request, server, engine);
+  if (!("kind" in read)) return read;
+  const path = named === undefined ? target.path : withoutPrefix(target.path, `/${named.config.name}`) || "/";
+  const fields = forwardedFields(headers, USER_AGENT);
+  const call = new Call(request, { ...target, path }, fields, read.body, client, retryStatus, server, engine);
+  return { kind: "admitted", call, upstream };
+}
+
+interface Admitted {
+  readonly kind: "admitted";
+  readonly call: Call;
+  readonly upstream: Upstream;
+}
+
+const NO_STATUSES: ReadonlySet<number> = new Set();
+
+/**
+ * The whole body of a request, null inside where it has none; counted as in flight from here on. It is read before
+ * anything is sent, so a broken upload never reaches an upstream, and every attempt sends the same bytes.
+ */
+async function readBody(
+  request: Request,
+  server: Server,
+  engine: Engine,
+): Promise<{ kind: "read"; body: Bytes | null } | Refusal> {
+  const { maxBodyBytes, maxInFlight, maxBufferedBytes } = engine.config;
+  const length = request.headers.get("content-length");
+  const announced = Number(length ?? 0);
+  if (announced > maxBodyBytes) return tooLarge(maxBodyBytes);
+  if (engine.inFlight >= maxInFlight || engine.bufferedBytes + announced > maxBufferedBytes) return NO_ROOM;
+
+  engine.inFlight += 1;
+  engine.bufferedBytes += announced;
+  let body: Bytes | null | Refusal = length === null || !request.body ? null : NO_BYTES;
+  try {
+    if (announced > 0 || request.headers.has("transfer-encoding")) {
+      server.timeout(request, BODY_IDLE_SEC);
+      body = announced > 0 ? new Uint8Array(await request.arrayBuffer()) : await readChunked(request, engine);
+    }
+    server.timeout(request, 0); // from here on our own clocks count
+  } catch {
+    // Broken off, or silent for too long: nobody reads this answer.
+    engine.bufferedBytes -= announced;
+    body = refuse(400, "bad_request", "The request body broke off.");
+  }
+  if (body === null || body instanceof Uint8Array) return { kind: "read", body };
+  engine.inFlight -= 1;
+  return body;
+}
+
+/** A body of unknown length, counted as it comes. */
+async function readChunked(request: Request, engine: Engine): Promise<Bytes | Refusal> {
+  const { maxBodyBytes, maxBufferedBytes } = engine.config;
+  const chunks: Bytes[] = [];
+  let length = 0;
+  let refusal: Refusal | null = null;
+  try {
+    for await (const chunk of request.body ?? []) {
+      length += chunk.length;
+      engine.bufferedBytes += chunk.length;
+      if (length > maxBodyBytes) refusal = tooLarge(maxBodyBytes);
+      else if (engine.bufferedBytes > maxBufferedBytes) refusal = NO_ROOM;
+      if (refusal !== null) break;
+      chunks.push(chunk);
+    }
+    if (refusal === null) {
+      const body = joined(chunks);
+      length = 0; // it stays counted until the call ends
+      return body;
+    }
+    return refusal;
+  } finally {
+    engine.bufferedBytes -= length;
+  }
+}
+
+const NO_BYTES: Bytes = new Uint8Array();
+
+const NO_ROOM = refuse(
+  503,
+  "overloaded",
+  "Too many requests, or too many bytes of request bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
+  1000,
+);
+
+function tooLarge(maxBodyBytes: number): Refusal {
+  return refuse(
+    413,
+    "body_too_large",
+    `The request body is larger than ${maxBodyBytes / 2 ** 20} MB (MAX_BODY_MB).`,
+  );
+}
+
+/** `GET /health`, and what a monitor or a person sees in it. */
+function health(engine: Engine, isKnownVisitor: boolean): Response {
+  const now = engine.clock.now();
+  const report = ({ config, pool }: Upstream): ProviderReport => ({
+    name: config.name,
+    dialect: config.dialect,
+    baseUrl: config.baseUrl.href.replace(/\/$/, ""),
+    pausedMs: Math.max(0, pool.breaker.openUntil - now),
+    waiting: pool.waiting,
+    keys: pool.report(now),
+  });
+  const [first, ...others] = engine.upstreams;
+  const providers: [ProviderReport, ...ProviderReport[]] = [report(first), ...others.map(report)];
+  return healthResponse({ version: VERSION, uptimeMs: now - engine.startedAt, providers, isKnownVisitor });
+}
+
+/** A proxy that listens. */
+export interface Proxy {
+  readonly engine: Engine;
+  /** Where it listens: `http://127.0.0.1:3000`, or `unix:/path`. */
+  readonly url: string;
+  /** Takes no new requests, lets those in flight finish for at most `DRAIN_SEC`, then cuts them. */
+  drain(): Promise<void>;
+  /** Ends everything at once. */
+  stop(): Promise<void>;
+}
+
+/** Starts to listen. Throws where the address cannot be listened on. */
+export function startProxy(config: Config, dependencies: Dependencies): Proxy {
+  const engine = createEngine(config, dependencies);
+  const { listen } = config;
+  const options = {
+    development: false, // else an error page would show our source and the error's text
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
+    fetch: (request: Request, bunServer: Server) => handle(request, bunServer, engine),
+    error(error: Error) {
+      engine.log.line("error", "bug", { error: `${error.name}: ${error.message}` });
+      return refusalResponse(
+        refuse(500, "internal_error", "keywheel failed on this request; its log says why."),
+      );
+    },
+  } as const;
+  const server: Server =
+    listen.kind === "unix"
+      ? Bun.serve({ ...options, unix: listen.path })
+      : Bun.serve({ ...options, hostname: listen.hostname, port: listen.port, idleTimeout: CLIENT_IDLE_SEC });
+  const stop = async () => {
+    engine.clocks.stop();
+    await server.stop(true);
+    engine.log.flush();
+  };
+  return {
+    engine,
+    url: listen.kind === "tcp" ? `http://${urlHost(listen.hostname)}:${server.port}` : `unix:${listen.path}`,
+    async drain() {
+      engine.draining = true;
+      const { promise: isLate, resolve } = Promise.withResolvers<void>();
+      const cancel = engine.clock.after(config.drainMs, resolve);
+      await Promise.race([server.stop(), isLate]);
+      cancel();
+      await stop();
+    },
+    stop,
+  };
+}
+
+/** The host to write into a URL for an address that is listened on: all addresses include this machine's own. */
+function urlHost(hostname: string): string {
+  if (hostname === "0.0.0.0" || hostname === "::") return "127.0.0.1";
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
+// ── 5 · Main ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Set by build.sh. */
+declare const KEYWHEEL_VERSION: string | undefined;
+export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
+const USER_AGENT = `keywheel/${VERSION}`;
+
+/**
+ * Bun's fetch keeps at most 256 requests under way unless this is in the environment when the process starts (1.4.5):
+ * the 257th stream would hang. So the process replaces itself once, with it set. The environment it passes on is the
+ * one it was given: from source, Bun has mixed the working directory's `.env` into its own copy.
+ */
+function liftFetchLimit(environment: Record<string, string>): void {
+  if (environment[FETCH_LIMIT] !== undefined || process.execve === undefined) return;
+  const own = Bun.isStandaloneExecutable
+    ? process.argv.slice(2)
+    : ["--no-env-file", ...process.argv.slice(1)];
+  process.execve(process.execPath, [process.argv0, ...own], { ...environment, [FETCH_LIMIT]: "65535" });
+}
+
+const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
+
+/** The environment as the process was given it. */
+function givenEnvironment(): Record<string, string> {
+  try {
+    const pairs = readFileSync("/proc/self/environ", "utf8")
+      .split("\0")
+      .filter((pair) => pair.includes("="));
+    return Object.fromEntries(
+      pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]),
+    );
+  } catch {
+    return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
+  }
+}
+
+/** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
+async function main(): Promise<number> {
+  const environment = givenEnvironment();
+  const command = parseCommand(Bun.isStandaloneExecutable ? process.argv.slice(2) : process.argv.slice(2));
+  switch (command.kind) {
+    case "help":
+      console.log(USAGE);
+      return EXIT_FINE;
+    case "version":
+      console.log(`keywheel ${VERSION}`);
+      return EXIT_FINE;
+    case "usage":
+      console.error(command.message);
+      return EXIT_USAGE;
+    case "demo":
+    case "serve":
+      liftFetchLimit(environment);
+      return command.kind === "demo" ? demo(environment) : serve(environment, command.envFile);
+  }
+}
+
+async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
+  const loaded = loadConfig({
+    environment,
+    envFile,
+    workingDirectory: process.cwd(),
+    programDirectory: Bun.isStandaloneExecutable ? dirname(process.execPath) : import.meta.dir,
+  });
+  for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
+  if (!loaded.ok) {
+    for (const problem of loaded.problems) console.error(problem);
+    return EXIT_USAGE;
+  }
+  const { config } = loaded;
+  const proxy = listenOrExplain(config);
+  if (proxy === null) return EXIT_FAILED;
+  console.log(banner(config, { version: VERSION, url: proxy.url, envFile: loaded.envFile }));
+  return untilSignalled(proxy);
+}
+
+/** The proxy in front of the built-in fake provider: everything can be tried without a key. */
+async function demo(environment: Record<string, string>): Promise<number> {
+  const { startDemoProvider } = await import("./lib/demo.ts");
+  const provider = startDemoProvider();
+  const settings = {
+    PORT: environment["PORT"] ?? "3000",
+    HOST: environment["HOST"] ?? "127.0.0.1",
+    LOG_LEVEL: environment["LOG_LEVEL"] ?? "info",
+    API_KEYS: provider.keys.join(","),
+    TARGET_BASE_URL: `${provider.url}/v1`,
+    PROVIDER: "openai",
+  };
+  const parsed = parseConfig(settings);
+  if (!parsed.ok) {
+    for (const problem of parsed.problems) console.error(problem);
+    return EXIT_USAGE;
+  }
+  const proxy = listenOrExplain(parsed.config);
+  if (proxy === null) return EXIT_FAILED;
+  console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
+  const code = await untilSignalled(proxy);
+  await provider.stop();
+  return code;
+}
+
+/** Starts the proxy, or says on stderr why it cannot listen. */
+function listenOrExplain(config: Config): Proxy | null {
+  const format = config.logFormat ?? (process.stdout.isTTY ? "text" : "json");
+  const write = (text: string) => void process.stdout.write(text);
+  const log = createLog({ level: config.logLevel, format, clock: systemClock, write });
+  try {
+    return startProxy(config, { clock: systemClock, random: Math.random, log });
+  } catch (error) {
+    console.error(whyNotListening(config.listen, error));
+    return null;
+  }
+}
+
+/** Serves until SIGTERM or SIGINT, then drains; a second signal ends at once. */
+function untilSignalled(proxy: Proxy): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  let isDraining = false;
+  const onSignal = () => {
+    if (isDraining) process.exit(EXIT_FINE);
+    isDraining = true;
+    const { inFlight, config } = proxy.engine;
+    proxy.engine.log.line("info", "draining", {
+      in_flight: inFlight,
+      at_most: formatDuration(config.drainMs),
+    });
+    proxy.engine.log.flush();
+    void proxy.drain().then(() => resolve(EXIT_FINE));
+  };
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  process.on("SIGHUP", () => {
+    proxy.engine.log.line("warn", "reload_not_supported", {
+      hint: "this version reads its settings at start: restart it",
+    });
+  });
+  return promise;
+}
+
+if (import.meta.main) {
+  process.on("unhandledRejection", (reason) => {
+    const what = reason instanceof Error ? `${reason.name}: ${reason.message}` : "not an Error";
+    console.error(`keywheel: a bug, and it goes on: ${what}`);
+  });
+  process.exit(await main());
+}
