@@ -128,7 +128,7 @@ export function stage({ settings, clock = systemClock, random = () => 0.5 }: Sta
         .filter((line) => line !== "")
         .map((line): LogLine => JSON.parse(line));
     },
-    health: async () => (await fetch(`${proxy.url}/health`)).json(),
+    health: async () => JSON.parse(await (await fetch(`${proxy.url}/health`)).text()),
     [Symbol.asyncDispose]: () => proxy.stop(),
   };
 }
