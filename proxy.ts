@@ -656,7 +656,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     const response = await engine.fetch(joinBase(upstream.base, call.target), {
       method: call.method,
       headers: call.headers,
-      body: call.body,
+      body: call.method === "GET" || call.method === "HEAD" ? null : call.body,
       redirect: "manual", // a followed redirect would carry the key elsewhere
       decompress: false, // the bytes, and content-encoding, stay as they were sent
       signal: watch.signal,
@@ -1301,7 +1301,7 @@ async function readBody(
 
   engine.inFlight += 1;
   engine.bufferedBytes += announced;
-  let body: Bytes | null | Refusal = length === null || !request.body ? null : NO_BYTES;
+  let body: Bytes | null | Refusal = length === null ? null : NO_BYTES;
   try {
     if (announced > 0 || request.headers.has("transfer-encoding")) {
       server.timeout(request, BODY_IDLE_SEC);

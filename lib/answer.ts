@@ -17,7 +17,7 @@ export interface Answer {
   codes: readonly string[];
   /** Its sentences, one a line, so that `^` and `$` of a multi-line pattern mean a whole sentence. */
   text: string;
-  /** Written by an edge or a web server, not by the provider's API: HTML, or `error code: 1015`. */
+  /** Written by an edge or a web server, not by the provider's API: then it has no codes and no text to judge by. */
   isPage: boolean;
   /** The most telling sentence, for people: one line, at most 300 characters. */
   said: string;
@@ -26,8 +26,8 @@ export interface Answer {
 const LONGEST_SAID = 300;
 /** Bodies echo prompts; what matters stands before that. */
 const LONGEST_TEXT = 8192;
-/** Hostile or absurd nesting ends here; the deepest real answer has 12 objects (Google, quoted in a message). */
-const MOST_VALUES = 64;
+/** Hostile nesting ends here; the richest real answer has some 20 values (Google, quoted in a gateway's message). */
+const MOST_VALUES = 256;
 
 /** Fields that hold a nested part of the error. */
 const NESTED_FIELDS = [
@@ -67,8 +67,8 @@ const SENTENCE_HEADERS = ["x-error-message", "x-ratelimit-type"];
 
 export function readAnswer(status: number, headers: Headers, body: string): Answer {
   const value = readBody(body);
-  const isPage = value === undefined && /^\s*(?:<|error code: \d)/.test(body);
   const layers = layersOf(value);
+  const isPage = value === undefined ? PAGE.test(body) : isEdgeJson(layers[0]);
   const fromHeaders = SENTENCE_HEADERS.map((name) => oneLine(headers.get(name) ?? ""));
   const sentences = [
     ...sentencesOf(value, layers),
@@ -81,12 +81,19 @@ export function readAnswer(status: number, headers: Headers, body: string): Answ
     status,
     headers,
     layers,
-    codes,
-    // The title of an edge's page is for `said` only: nothing is decided by what stands on a page.
+    codes: isPage ? [] : codes,
     text: isPage ? "" : told.join("\n").slice(0, LONGEST_TEXT),
     isPage,
     said: shorten(told.find((sentence) => !SAYS_NOTHING.test(sentence)) ?? told[0] ?? codes[0] ?? ""),
   };
+}
+
+/** HTML or XML, or the line that Cloudflare sends to clients that are no browsers. */
+const PAGE = /^\s*(?:<|error code: \d)/;
+
+/** Cloudflare's page for clients that ask for JSON, seen May 2026: RFC 9457, with `error_code: 1015`. */
+function isEdgeJson(envelope: JsonObject | undefined): boolean {
+  return envelope !== undefined && field(envelope, "cloudflare_error") === true;
 }
 
 /** OpenRouter's wrapper around what the provider behind it said. */
@@ -101,9 +108,9 @@ function readBody(body: string): unknown {
 
 /** The value, or undefined where `text` is not JSON. */
 export function parseJson(text: string): unknown {
-  if (!/^[\s\uFEFF]*["[{]/.test(text)) return undefined;
+  if (!/^\s*["[{]/.test(text)) return undefined;
   try {
-    const value: unknown = JSON.parse(text);
+    const value: unknown = JSON.parse(text.trimStart()); // A byte order mark counts as white space here only.
     return value;
   } catch {
     return undefined; // Not JSON, or nested deeper than the parser's stack: both say nothing readable.
@@ -123,20 +130,19 @@ export function field(object: JsonObject, name: string): unknown {
 function layersOf(root: unknown): JsonObject[] {
   const layers: JsonObject[] = [];
   const values: unknown[] = [root];
-  for (const value of values) {
+  for (let visited = 0; visited < Math.min(values.length, MOST_VALUES); visited += 1) {
+    const value = values[visited];
     if (Array.isArray(value)) values.push(...value.slice(0, MOST_VALUES));
-    if (isObject(value)) {
-      layers.push(value);
-      values.push(
-        ...NESTED_FIELDS.map((name) => field(value, name)).filter((part) => typeof part === "object"),
-      );
-      values.push(...QUOTING_FIELDS.map((name) => quoted(field(value, name))));
-    }
-    if (layers.length === MOST_VALUES || values.length > MOST_VALUES * MOST_VALUES) break;
+    if (!isObject(value)) continue;
+    layers.push(value);
+    const nested = NESTED_FIELDS.map((name) => field(value, name));
+    const quotes = QUOTING_FIELDS.map((name) => quoted(field(value, name)));
+    values.push(...[...nested, ...quotes].filter((part) => typeof part === "object"));
   }
   return layers;
 }
 
+/** The JSON that a text is, if it is. */
 function quoted(value: unknown): unknown {
   return typeof value === "string" ? parseJson(value) : undefined;
 }
@@ -164,13 +170,16 @@ export function fieldText(layer: JsonObject, name: string): string {
 
 /** The readable line of a body that is not JSON: an edge's line, a page's title. */
 function plainText(body: string): string {
-  if (!/^\s*</.test(body)) return oneLine(body.slice(0, LONGEST_TEXT));
+  if (!/^\s*</.test(body)) return oneLine(body);
   return oneLine(/<title[^>]{0,99}>([^<]{0,300})/i.exec(body)?.[1] ?? "");
 }
 
 /** White space and control characters (terminal escapes, lone surrogates) collapsed. */
 function oneLine(text: string): string {
-  return text.replace(/[\s\p{Cc}\p{Cf}\p{Cs}]+/gu, " ").trim();
+  return text
+    .slice(0, LONGEST_TEXT)
+    .replace(/[\s\p{Cc}\p{Cf}\p{Cs}]+/gu, " ")
+    .trim();
 }
 
 function shorten(line: string): string {

@@ -190,11 +190,7 @@ const googleRules = (): readonly Rule[] => [
   // Free tier only outside some countries; a project with billing may. "User location is not supported" is not here:
   // that is our own address, the same for every key.
   { status: 400, text: /^Gemini API free tier is not available in your country\b/m, then: UNSUITED_KEY },
-  { status: 400, text: /\bis not allowed to use Publisher Model\b/, then: UNSUITED_MODEL },
   { status: 403, code: /^(?:permission_denied|iam_permission_denied)$/, then: UNSUITED_MODEL },
-  { status: 429, code: /^model_capacity_exhausted$/, then: CAPACITY },
-  // Seen since Mar 2026, also on projects that had used nothing: asked again later like any empty account.
-  { status: 429, text: /\bcredits are depleted\b/, then: NO_MONEY },
   // No free quota for this model at all: a permission, and no wait helps.
   { status: 429, text: /\blimit: 0\b(?![.,]\d)/, then: UNSUITED_MODEL },
   // Liar: PerDay violations carry a `retryDelay` of 30 to 50 s (gemini-cli calls them terminal all the same).
@@ -203,8 +199,6 @@ const googleRules = (): readonly Rule[] => [
     code: /per_?day|daily/,
     then: { kind: "exhausted", reason: "quota_day", scope: "key+model", wait: untilMidnight },
   },
-  // Code Assist: QUOTA_EXHAUSTED with a reset that may be 161 hours away (gemini-cli#13004).
-  { status: 429, code: /^quota_exhausted$/, then: DAY_MODEL },
 ];
 
 // -------------------------------------------------------------- the catalogue
@@ -278,7 +272,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       // "You have reached your specified (workspace) API usage limits. You will regain access on DATE at 00:00 UTC."
       { status: [400, 429], text: /^You have reached your (?:\w+ ){0,3}API usage limits\b/m, then: NO_MONEY },
       { status: 429, code: /^enforced_spend_limit_reached$/, then: NO_MONEY },
-      { status: 429, text: /\benforced_spend_limit_reached\b/, then: NO_MONEY },
       { status: 400, text: /^This organization has been disabled\b/m, then: DOUBTED },
       { status: 401, text: /\bOAuth token has expired\b/i, then: DEAD },
       // Their edge refuses our address (often Cloudflare's); every key gets it.
@@ -294,12 +287,15 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
         header: ["anthropic-ratelimit-unified-status", /^rejected$/],
         then: { ...DAY_KEY, wait: asNamed },
       },
-      { status: 429, text: /\bdaily rate limit\b/, then: DAY_MODEL },
       { status: 429, text: /\byour account's rate limit\b/, then: TOO_FAST_KEY },
     ],
   },
 
-  /** Limits per Google project and model; several keys of a project share everything. No headers, all in `details`. */
+  /**
+   * Limits per Google project and model; several keys of a project share everything. No headers, all in `details`,
+   * unless the error comes bare ("check quota"); an array around it on the /openai path and in non-SSE streams.
+   * Used-up prepaid credits are a 429, seen in Aug 2026 also on projects that had used nothing.
+   */
   gemini: {
     ...BEARER,
     keyHeader: "google",
@@ -308,7 +304,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     hosts: ["generativelanguage.googleapis.com"],
     proof: { method: "GET", target: "/models?pageSize=1", proves: "key" },
     limitScope: "key+model",
-    // An error may also come bare ("check quota", no details) or wrapped in an array (/openai path, non-SSE streams).
     rules: googleRules,
   },
 
@@ -325,7 +320,10 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       // Dynamic shared quota: the region is full, no project's number (gemini-cli#14831).
       { status: 429, text: /\/error-code-429\b/, then: CAPACITY },
       { status: 401, then: DOUBTED },
+      { status: 400, text: /\bis not allowed to use Publisher Model\b/, then: UNSUITED_MODEL },
       { ...GATED_MODEL, text: /\bPublisher Model\b.{0,300}\baccess\b/ },
+      // Code Assist: QUOTA_EXHAUSTED with a reset that may be 161 hours away (gemini-cli#13004).
+      { status: 429, code: /^quota_exhausted$/, then: DAY_MODEL },
       ...googleRules(),
     ],
   },
@@ -345,7 +343,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       { code: /^openrouter_in_flight_budget$/, then: TOO_MANY_AT_ONCE }, // A 402 that passes.
       { code: /^openrouter_credits$/, then: NO_MONEY },
       { code: /^upstream_provider_shared_pool$/, then: CAPACITY },
-      { code: /^capacity_exhausted$/, then: CAPACITY },
       // The request is too big for what is left; a smaller one passes.
       { status: 402, text: /\bcan only afford\b|\bprompt tokens limit exceeded\b/i, then: UNSUITED_KEY },
       { status: 403, text: /\bkey limit exceeded \(daily\b/i, then: DAY },
@@ -355,34 +352,24 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       // Moderation (`reasons`), guardrails (`patterns`), management keys, regions. A bad key is 401.
       { status: 403, then: REJECTED },
       { status: 401, text: /^User not found\b/m, then: DEAD },
-      {
-        status: 401,
-        text: /\bno (?:auth credentials|cookie auth)|\bmissing authentication header\b/i,
-        then: REJECTED,
-      },
       // Data policy is a setting of the account; "No endpoints found" alone is the request's.
       { status: 404, code: /^privacy_restricted$/, then: UNSUITED_MODEL },
       { status: 404, text: /\bdata policy\b|\/settings\/privacy\b/i, then: UNSUITED_MODEL },
       { status: 429, text: /\bfree-models-per-day\b/, then: DAY },
-      // The wording of 2026 no longer names the window; only the reset's distance does.
-      {
-        status: 429,
-        field: ["error_type", /^rate_limit_exceeded$/],
-        namedAtLeastMs: 10 * MINUTE_MS,
-        then: DAY,
-      },
-      { status: 429, text: /\bfree-models-per-min\b/, then: TOO_FAST_KEY },
       // Bring your own key: the limit is that of this account's key at the provider.
       { status: 429, field: ["is_byok", /^true$/], then: TOO_FAST_MODEL },
       { status: 429, field: ["provider_name", /./], then: CAPACITY },
       // A chunk of a stream names its provider at the top: the request had been routed.
       { status: 429, field: ["provider", /./], then: CAPACITY },
+      // The wording of 2026 no longer names OpenRouter's own window; only the distance of its reset does.
+      { status: 429, namedAtLeastMs: 10 * MINUTE_MS, then: DAY },
     ],
   },
 
   /**
    * No headers and no hint; about 40 a minute, measured clear after 62 s, some models on an hour's scale. Bodies are
-   * RFC 7807 (`status`, `title`, `detail`).
+   * RFC 7807 (`status`, `title`, `detail`). 401 and 403 ("Authorization failed") are not believed: the same came to
+   * good keys with an odd User-Agent (OpenHarness#233).
    */
   nvidia: {
     ...BEARER,
@@ -393,8 +380,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       // `/v1/models` lists all, accounts have some: another account's key may serve it (houston#1243).
       { status: 404, text: /\bNot found for account\b/i, then: UNSUITED_MODEL },
-      // 403 "Authorization failed" also came to good keys with an odd User-Agent (OpenHarness#233).
-      { status: [401, 403], text: /\b(?:Authorization|Authentication) failed\b/, then: DOUBTED },
       // "ResourceExhausted: Worker local total request limit reached (16/16)": their worker's queue.
       { status: 429, text: /\bworker local\b/i, then: CAPACITY },
     ],
@@ -402,7 +387,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
 
   /**
    * Limits per organization and model. The `-requests` headers are per day, `-tokens` per minute; the requests per
-   * minute stand only in the sentence. Daily limits are rolling ("try again in 9m38s").
+   * minute stand only in the sentence. Daily limits are rolling ("try again in 9m38s"). Liar: a 413 with
+   * `rate_limit_exceeded` and a `retry-after`, for a request larger than the whole window; a 413 is the client's.
    */
   groq: {
     ...BEARER,
@@ -411,8 +397,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     proof: MODELS, // 200 also for a project whose models are all blocked.
     limitScope: "key+model",
     rules: () => [
-      // Liar: `rate_limit_exceeded` with a `retry-after`, for a request larger than the whole window.
-      { status: 413, then: REJECTED },
       { status: 498, then: CAPACITY }, // Flex tier.
       { status: 403, code: /^model_permission_blocked_/, then: UNSUITED_MODEL },
       { status: [400, 403], code: /^organization_restricted$/, then: DEAD }, // Seen 2026: an account shut by Groq.
@@ -432,7 +416,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
 
   /**
    * No `retry-after` on any of 163 measured refusals; the window is the wall-clock minute. The ceiling is per model
-   * (23 to 750 a minute on one key).
+   * (23 to 750 a minute on one key). "Service tier capacity exceeded for this model" is theirs, under 429 and 503.
    */
   mistral: {
     ...BEARER,
@@ -441,7 +425,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     proof: MODELS,
     limitScope: "key+model",
     limitWait: namedOrEndOfMinute,
-    rules: () => [{ text: /\bservice tier capacity exceeded\b/i, then: CAPACITY }],
+    rules: () => [],
   },
 
   /** `retry-after` about 60 is an upper bound (clears were measured at 11 s and 32 s). Tokens are reserved up front. */
@@ -507,7 +491,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     hosts: ["api.sambanova.ai"],
     proof: MODELS,
     limitScope: "key+model",
-    rules: () => [GATED_MODEL],
+    rules: () => [],
   },
 
   /**
@@ -545,7 +529,10 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ],
   },
 
-  /** `{code, error}`, where `error` is a sentence. A bad key is 400. Limits per team and model. */
+  /**
+   * `{code, error}`, where `error` is a sentence. A bad key is 400. Limits per team and model. "Used all available
+   * credits or reached its monthly spending limit" was a 429 in Feb 2026 and a 403 in Jul 2026 (continue#10373).
+   */
   xai: {
     ...BEARER,
     baseUrl: "https://api.x.ai/v1",
@@ -554,9 +541,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     limitScope: "key",
     rules: () => [
       { status: 400, text: /^Incorrect API key provided\b/m, then: DEAD },
-      { status: 401, code: /^unauthenticated:no-credentials$/, then: REJECTED },
-      // 429 in Feb 2026, 403 in Jul 2026 (continue#10373).
-      { status: [400, 403, 429], text: /\bhas either used all available credits\b/, then: NO_MONEY },
       { status: 429, text: /\bfree usage\b/i, then: DAY },
       // "Requests per Minute (actual/limit): 0/0": this team may not use this model.
       { status: 429, text: /\(actual\/limit\): \d+\/0\b/, then: UNSUITED_MODEL },
@@ -565,17 +549,14 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ],
   },
 
-  /** Thin evidence. Its 401 is a page of its web server, and is reported for used-up credits as well. */
+  /** Thin evidence. Its 401 is a page of its web server, reported for used-up credits as well: doubted. */
   perplexity: {
     ...BEARER,
     baseUrl: "https://api.perplexity.ai",
     hosts: ["api.perplexity.ai"],
     proof: null,
     limitScope: "key",
-    rules: () => [
-      { status: 401, page: true, then: DOUBTED },
-      { status: 429, page: true, then: TOO_FAST },
-    ],
+    rules: () => [{ status: 429, page: true, then: TOO_FAST }],
   },
 
   /** Numbers in `errors[0].code`. The daily neurons are the account's, until midnight UTC. */
@@ -592,16 +573,15 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { code: /^(?:3036|4006)$/, then: DAY }, // 3036 in the documentation, 4006 as seen.
       { code: /^3040$/, then: CAPACITY }, // The same 429, but out of capacity.
-      { code: /^3023$/, then: DOUBTED }, // "Service unavailable for account".
+      { code: /^(?:3023|10000)$/, then: DOUBTED }, // Account blocked; a bad token, or one without Workers AI.
       { code: /^(?:3041|5016|5018)$/, then: UNSUITED_MODEL },
       { code: /^(?:3006|3042|5007)$/, then: REJECTED }, // Too large, no such model.
-      { code: /^10000$/, then: DOUBTED }, // "Authentication error": a bad token, or one without Workers AI.
     ],
   },
 
   /**
-   * Limits per organization. One `type` for the account's limit and for a busy service: the sentence tells. Keys of
-   * .ai and of .com/.cn are worlds apart, and the wrong address looks like a dead key.
+   * Limits per organization. One `type` for the account's limit and for a busy service: the sentence tells, also on
+   * the Anthropic path (pi#3494). Keys of .ai and of .com/.cn are worlds apart: the wrong address looks like a dead key.
    */
   moonshot: {
     ...CHINESE,
@@ -612,15 +592,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { status: 401, then: DOUBTED },
       { status: [403, 429], code: /^exceeded_current_quota_error$/, then: NO_MONEY },
-      { status: 429, code: /^engine_overloaded_error$/, then: CAPACITY },
-      // On the Anthropic path the type becomes rate_limit_error (pi#3494).
-      {
-        status: 429,
-        text: /\bengine is currently overloaded\b|\bWe're receiving too many requests\b/i,
-        then: CAPACITY,
-      },
-      { status: 429, text: /\bmax organization concurrency\b/i, then: TOO_MANY_AT_ONCE },
-      { status: 429, text: /\bTPD\b/, then: { ...DAY, wait: untilMidnight } },
+      { status: 429, text: /\bWe're receiving too many requests\b/i, then: CAPACITY },
       { status: 403, code: /^permission_denied_error$/, then: UNSUITED_MODEL },
       GATED_MODEL,
     ],
@@ -636,10 +608,9 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { code: /^1001$/, then: REJECTED }, // No Authorization header came with the request.
       { code: /^100[23]$/, then: DEAD }, // Token invalid, token expired.
-      { code: /^100[04]$/, then: DOUBTED },
       { code: /^1113$/, then: NO_MONEY }, // Arrears.
       { code: /^1309$/, then: NO_MONEY }, // The plan has expired.
-      { code: /^111[0-2]$|^112[01]$/, then: DOUBTED }, // The account is inactive, locked or unknown.
+      { code: /^(?:1000|1004|111[0-2]|112[01])$/, then: DOUBTED }, // Refused; the account is locked or unknown.
       { code: /^(?:1220|1311)$/, then: UNSUITED_MODEL }, // No permission for the API; the plan lacks the model.
       { code: /^130[23]$/, then: TOO_MANY_AT_ONCE }, // Cleared in under 5 s: a cap on requests at once.
       { code: /^1304$/, then: { ...DAY_MODEL, wait: untilMidnight } },
@@ -665,9 +636,21 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     proof: MODELS,
     limitScope: "key+model",
     rules: () => [
-      { status: [400, 403], code: /^arrearage$/, then: NO_MONEY },
+      {
+        status: [400, 403],
+        code: /^(?:arrearage|(?:pre|post)paidbilloverdue|commoditynotpurchased)$/,
+        then: NO_MONEY,
+      },
       { status: [403, 429], code: /freetieronly$/, then: NO_MONEY_MODEL },
       { status: 429, text: /\bFree allocated quota exceeded\b/i, then: NO_MONEY_MODEL },
+      // Coding plans: windows of 5 hours, a week and a month, without a time.
+      { status: 429, text: /\bhour allocated quota\b/i, then: { ...DAY_KEY, wait: namedOr(HOUR_MS) } },
+      {
+        status: 429,
+        text: /\b(?:week|month) allocated quota\b/i,
+        then: { ...DAY_KEY, wait: namedOr(6 * HOUR_MS) },
+      },
+      { status: 429, text: /\bconcurrency allocated quota\b/i, then: TOO_MANY_AT_ONCE },
       { status: 403, code: /^(?:model\.)?accessdenied(?:\.\w+)?$|^access_denied$/, then: UNSUITED_MODEL },
       // Also what a key of another region gets.
       { status: 401, then: DOUBTED },
@@ -675,7 +658,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ],
   },
 
-  /** Limits per account and model, named after "Details:". `/models` is 200 with an empty balance. */
+  /** Limits per account and model, named after "Details:" (RPM, TPM, RPD). `/models` is 200 with an empty balance. */
   siliconflow: {
     ...CHINESE,
     baseUrl: "https://api.siliconflow.cn/v1",
@@ -685,7 +668,6 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { status: 403, code: /^30001$/, then: NO_MONEY }, // Also for models that cost nothing.
       { status: 403, code: /^30003$/, then: REJECTED }, // Model disabled, for everyone.
-      { status: 429, text: /\b[RT]PD limit reached\b/, then: DAY_MODEL },
     ],
   },
 
@@ -705,7 +687,10 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ],
   },
 
-  /** `error` is a string, in the skins of OpenAI and Anthropic too. Windows of hours, without a time. */
+  /**
+   * `error` is a string, in the skins of OpenAI and Anthropic too. Windows of hours, without a time; models for
+   * subscribers only (403).
+   */
   ollama: {
     ...BEARER,
     baseUrl: "https://ollama.com/v1",
@@ -715,12 +700,13 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { status: 429, text: /\bsession usage limit\b/, then: { ...DAY, wait: namedOr(HOUR_MS) } },
       { status: 429, text: /\bweekly usage limit\b/, then: { ...DAY, wait: namedOr(6 * HOUR_MS) } },
-      { status: 403, text: /\brequires a subscription\b/, then: UNSUITED_MODEL },
     ],
   },
 
-  /** Anything that speaks one of these languages: a gateway, a self-hosted server, a provider not listed. */
-  // Its list of models may be public: a refusal there says more than a success.
+  /**
+   * Anything that speaks one of these languages: a gateway, a self-hosted server, a provider not listed. Its list of
+   * models may be public, so a refusal there says more than a success.
+   */
   generic: { ...BEARER, baseUrl: null, hosts: [], proof: MODELS, limitScope: "key", rules: () => [] },
 };
 

@@ -52,6 +52,17 @@ export class FalseClock implements Clock {
     this.#now = end;
     await settled();
   }
+
+  /** Moves the time on at a stroke: what fell due on the way fires once and late, as after a machine's sleep. */
+  async jump(durationMs: number): Promise<void> {
+    await settled();
+    this.#now += durationMs;
+    const due = [...this.#timers].filter((timer) => timer.at <= this.#now).sort((a, b) => a.at - b.at);
+    for (const timer of due) {
+      if (this.#timers.delete(timer)) timer.action();
+    }
+    await settled();
+  }
 }
 
 /** Gives the event loop a few turns, so that what is on loopback sockets arrives. */
@@ -173,11 +184,14 @@ export interface RawRequest {
 
 /** The provider's end of one connection. */
 export interface RawConnection {
+  /** Never blocks: what the socket does not take yet goes out when it does. */
   write(bytes: string | Uint8Array): void;
-  /** Ends with FIN. */
+  /** Ends with FIN, after all that was written. */
   end(): void;
-  /** Ends with RST. */
+  /** Ends with RST, at once. */
   reset(): void;
+  /** Bytes written that the socket has not taken yet: not zero while the proxy does not read. */
+  readonly unsentBytes: number;
   readonly isClosed: boolean;
   /** Epoch ms of the real clock; null while open. */
   readonly closedAt: number | null;
@@ -204,22 +218,46 @@ export function startRawProvider(
   interface State {
     buffered: Buffer;
     connection: RawConnection & { closedAt: number | null };
+    flush(): void;
   }
   const listener = Bun.listen<State>({
     hostname: "127.0.0.1",
     port: 0,
     socket: {
       open(socket) {
+        // Bun's socket takes what fits and forgets the rest (1.4.5), so the rest waits here.
+        const unsent: Uint8Array[] = [];
+        let isEnding = false;
+        const flush = () => {
+          for (let first = unsent[0]; first !== undefined; first = unsent[0]) {
+            const taken = Math.max(0, socket.write(first));
+            if (taken < first.length) {
+              unsent[0] = first.subarray(taken);
+              return;
+            }
+            unsent.shift();
+          }
+          if (isEnding) socket.end();
+        };
         const connection = {
-          write: (bytes: string | Uint8Array) => void socket.write(bytes),
-          end: () => void socket.end(),
+          write(bytes: string | Uint8Array) {
+            if (bytes.length > 0) unsent.push(typeof bytes === "string" ? Buffer.from(bytes) : bytes);
+            if (unsent.length === 1) flush();
+          },
+          end() {
+            isEnding = true;
+            if (unsent.length === 0) socket.end();
+          },
           reset: () => void socket.terminate(),
+          get unsentBytes() {
+            return unsent.reduce((sum, bytes) => sum + bytes.length, 0);
+          },
           closedAt: null as number | null,
           get isClosed() {
             return this.closedAt !== null;
           },
         };
-        socket.data = { buffered: Buffer.alloc(0), connection };
+        socket.data = { buffered: Buffer.alloc(0), connection, flush };
         connections.push(connection);
       },
       data(socket, chunk) {
@@ -233,6 +271,7 @@ export function startRawProvider(
           void answer(parsed.request, state.connection, requests.length);
         }
       },
+      drain: (socket) => socket.data.flush(),
       close(socket) {
         socket.data.connection.closedAt = Date.now();
       },
@@ -365,6 +404,66 @@ export async function connectRaw(url: string): Promise<RawClient> {
   };
 }
 
+/** An answer as it comes off the wire, as far as it has come. */
+export interface WireAnswer {
+  readonly client: RawClient;
+  /** Status line and fields; empty until all of them are there. */
+  readonly head: string;
+  /** 0 until the head is there. */
+  readonly status: number;
+  /** The body so far, without its framing. */
+  readonly body: Buffer;
+  /** `cut`: the connection closed before the framing said that the body was over. Null while it is neither. */
+  readonly end: "clean" | "cut" | null;
+}
+
+/** Sends a request in bytes and watches what comes back; nothing is hidden, repeated or repaired. */
+export async function ask(
+  url: string,
+  target: string,
+  body = JSON.stringify({ model: "gpt-4o-mini", stream: true }),
+): Promise<WireAnswer> {
+  const client = await connectRaw(url);
+  const fields = `host: ${new URL(url).host}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}`;
+  client.write(`POST ${target} HTTP/1.1\r\n${fields}\r\n\r\n${body}`);
+  const parse = () => parseAnswer(client.received());
+  return {
+    client,
+    get head() {
+      return parse().head;
+    },
+    get status() {
+      return Number(parse().head.split(" ")[1] ?? 0);
+    },
+    get body() {
+      return parse().body;
+    },
+    get end() {
+      return parse().isWhole ? "clean" : client.isClosed ? "cut" : null;
+    },
+  };
+}
+
+/** As much of an answer as some bytes hold. A body without framing of its own is never known to be whole. */
+function parseAnswer(bytes: Buffer): { head: string; body: Buffer; isWhole: boolean } {
+  const headEnd = bytes.indexOf("\r\n\r\n");
+  if (headEnd < 0) return { head: "", body: Buffer.alloc(0), isWhole: false };
+  const head = bytes.toString("latin1", 0, headEnd);
+  const rest = bytes.subarray(headEnd + 4);
+  const length = /^content-length: *(\d+)/im.exec(head)?.[1];
+  if (length !== undefined) return { head, body: rest, isWhole: rest.length >= Number(length) };
+  if (!/^transfer-encoding: *chunked/im.test(head)) return { head, body: rest, isWhole: false };
+  const pieces: Buffer[] = [];
+  for (let at = 0; ;) {
+    const lineEnd = rest.indexOf("\r\n", at);
+    const size = lineEnd < 0 ? NaN : parseInt(rest.toString("latin1", at, lineEnd), 16);
+    if (size === 0) return { head, body: Buffer.concat(pieces), isWhole: true };
+    if (Number.isNaN(size)) return { head, body: Buffer.concat(pieces), isWhole: false };
+    pieces.push(rest.subarray(lineEnd + 2, lineEnd + 2 + size));
+    at = lineEnd + 2 + size + 2;
+  }
+}
+
 /** A chat request as SDKs send it. */
 export function chat(
   url: string,
@@ -377,4 +476,54 @@ export function chat(
     ...init,
     headers: { "content-type": "application/json", ...init.headers },
   });
+}
+
+/** An answer as a raw client read it off the wire. */
+export interface RawAnswer {
+  status: number;
+  /** Status line and fields as they were sent. */
+  head: string;
+  /** Lower-case names; a repeated field's values in order. */
+  fields: Map<string, string[]>;
+  /** Decoded where it was chunked. */
+  body: Buffer;
+}
+
+/** Sends bytes, and reads one whole answer: for requests that `fetch` cannot send, or would make tidy. */
+export async function exchange(url: string, bytes: string | Uint8Array): Promise<RawAnswer> {
+  const client = await connectRaw(url);
+  client.write(bytes);
+  const isHead = Buffer.from(bytes).subarray(0, 5).toString() === "HEAD ";
+  let answer: RawAnswer | null = null;
+  await until("an answer, or the end of the connection", () => {
+    answer = wholeAnswer(client.received(), isHead);
+    return answer !== null || client.isClosed;
+  });
+  client.end();
+  answer ??= wholeAnswer(client.received(), isHead);
+  if (answer === null) throw new Error("the connection was closed without a whole answer");
+  return answer;
+}
+
+/** The first whole answer in some bytes, 1xx left aside, or null while more must come. */
+function wholeAnswer(bytes: Buffer, isHead = false): RawAnswer | null {
+  const headEnd = bytes.indexOf("\r\n\r\n");
+  if (headEnd < 0) return null;
+  const head = bytes.toString("latin1", 0, headEnd);
+  const [statusLine = "", ...lines] = head.split("\r\n");
+  const status = Number(statusLine.split(" ")[1]);
+  const rest = bytes.subarray(headEnd + 4);
+  if (status < 200) return wholeAnswer(rest, isHead);
+  const fields = new Map<string, string[]>();
+  for (const line of lines) {
+    const name = line.slice(0, line.indexOf(":")).toLowerCase();
+    fields.set(name, [...(fields.get(name) ?? []), line.slice(line.indexOf(":") + 1).trim()]);
+  }
+  if (isHead || status === 204 || status === 304) return { status, head, fields, body: Buffer.alloc(0) };
+  if (fields.has("transfer-encoding")) {
+    const chunked = parseChunked(rest);
+    return chunked && { status, head, fields, body: chunked.body };
+  }
+  const length = Number(fields.get("content-length")?.[0] ?? 0);
+  return rest.length < length ? null : { status, head, fields, body: Buffer.from(rest.subarray(0, length)) };
 }

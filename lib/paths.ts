@@ -24,9 +24,17 @@ export function targetOf(requestUrl: string): Target | null {
   return { path: requestUrl.slice(pathStart, queryStart), query: requestUrl.slice(queryStart, end) };
 }
 
+/** Hosts that were found readable: parsing one costs more than all the rest that is done with a path. */
+const readableHosts = new Set<string>();
+/** Clients use one or two names; more are somebody trying. */
+const REMEMBERED_HOSTS = 64;
+
 /** Whether a `Host` header is one that the URL standard can read. With any other, nothing was resolved. */
 export function readableHost(host: string): boolean {
-  return /^[\w.:[\]-]+$/.test(host) && URL.canParse(`http://${host}/`);
+  if (readableHosts.has(host)) return true;
+  if (!/^[\w.:[\]-]+$/.test(host) || !URL.canParse(`http://${host}/`)) return false;
+  if (readableHosts.size < REMEMBERED_HOSTS) readableHosts.add(host);
+  return true;
 }
 
 /** How often a path is decoded at most while looking for `..`: deeper nesting is refused as it stands. */

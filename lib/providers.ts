@@ -70,8 +70,9 @@ export function authHeader(
       // An Entra token is a JWT.
       return key.startsWith("eyJ") ? bearer(key) : ["api-key", key];
     case "google":
-      if (key.startsWith("ya29.") || isCompatPath(upstreamPath) || isCompatPath(baseUrl.pathname))
-        return bearer(key);
+      // So do OAuth tokens and the OpenAI-compatible path here.
+      if (key.startsWith("ya29.")) return bearer(key);
+      if (isCompatPath(upstreamPath) || isCompatPath(baseUrl.pathname)) return bearer(key);
       return ["x-goog-api-key", key];
   }
 }
@@ -141,28 +142,33 @@ function readFirstEvent(event: string): StreamEvent {
   return { name: "", data, status: null };
 }
 
-/** Whether the JSON is an error and nothing else: chunks of good streams have `"error": null`, or speak of errors. */
+/** Whether the JSON is an error and nothing else; Google puts an array around it. */
 function saysError(value: unknown): boolean {
-  if (Array.isArray(value)) return value.some(saysError);
+  if (Array.isArray(value)) return value.some((item) => isObject(item) && saysError(item));
   if (!isObject(value)) return false;
-  const error = field(value, "error");
-  if ((isObject(error) && Object.keys(error).length > 0) || (typeof error === "string" && error !== ""))
-    return true;
-  if (ERROR_TYPES.has(fieldText(value, "type")) || fieldText(value, "object") === "error") return true;
+  const object = fieldText(value, "object");
+  if (object === "error" || ERROR_TYPES.has(fieldText(value, "type"))) return true;
+  // A resource that tells how it fares, such as a failed response or job that a client asks about, is an answer.
+  if (object !== "" && fieldText(value, "status") !== "") return false;
   const errors = field(value, "errors");
   if (Array.isArray(errors) && errors.length > 0) return true;
-  return !ANSWER_FIELDS.some((name) => Object.hasOwn(value, name)) && isBareError(value);
+  const error = field(value, "error");
+  if (isObject(error)) return Object.keys(error).length > 0;
+  return typeof error === "string" ? error !== "" : isBareError(value);
 }
 
 const ERROR_TYPES: ReadonlySet<string> = new Set(["error", "response.failed"]);
-const ANSWER_FIELDS = ["choices", "candidates", "output", "content", "response", "delta", "done"];
 
-/** An error without `error`: DashScope's and SiliconFlow's `{code, message}`, NVIDIA's `{status, title}`. */
+/** An error without `error`: NVIDIA's `{status, title}`, DashScope's and SiliconFlow's `{code, message}`. */
 function isBareError(value: JsonObject): boolean {
+  if (ANSWER_FIELDS.some((name) => fieldText(value, name) !== "")) return false;
   const status = field(value, "status");
   if (typeof status === "number" && status >= 400 && fieldText(value, "title") !== "") return true;
-  return fieldText(value, "message") !== "" && !["", "0", "200", "20000"].includes(fieldText(value, "code"));
+  return fieldText(value, "message") !== "" && !GOOD_CODES.has(fieldText(value, "code"));
 }
+
+const ANSWER_FIELDS = ["choices", "candidates", "output", "content", "response", "delta", "done", "data"];
+const GOOD_CODES: ReadonlySet<string> = new Set(["", "0", "200", "20000"]);
 
 /** The status an error in a stream would have had: a number it carries, else what its words stand for. */
 function impliedStatus(answer: Answer): number {
@@ -213,15 +219,17 @@ function byStatus(status: number): Ruling {
 
 function holds(rule: Rule, answer: Answer, namedMs: number | null): boolean {
   const { status, code, text, field: wanted, header, page, namedAtLeastMs } = rule;
-  if (status !== undefined && !(typeof status === "number" ? [status] : status).includes(answer.status))
-    return false;
+  if (status !== undefined && ![status].flat().includes(answer.status)) return false;
   if (page !== undefined && !answer.isPage) return false;
   if (header !== undefined && !header[1].test(answer.headers.get(header[0]) ?? "")) return false;
   if (namedAtLeastMs !== undefined && (namedMs ?? -1) < namedAtLeastMs) return false;
-  if (wanted !== undefined && !answer.layers.some((layer) => wanted[1].test(fieldText(layer, wanted[0]))))
-    return false;
+  if (wanted !== undefined && !answer.layers.some((layer) => says(layer, ...wanted))) return false;
   if (code !== undefined && !answer.codes.some((word) => code.test(word))) return false;
   return text === undefined || [text].flat().some((pattern) => pattern.test(answer.text));
+}
+
+function says(layer: JsonObject, name: string, value: RegExp): boolean {
+  return value.test(fieldText(layer, name));
 }
 
 /** Failures after which the provider may have done the work, and may charge for it. */

@@ -206,13 +206,20 @@ export function errorEvent(dialect: StreamDialect, type: string, message: string
   }
 }
 
+/** Fields that errors begin with, and hardly any answer. */
+const ERROR_BEGINNING =
+  /^(?:event: ?(?:error|response\.failed)|(?:data: ?)?[\s[]*\{\s*"(?:error|code|message|detail|status|type" ?: ?"error|object" ?: ?"error))/;
+const ERROR_BEGINNING_BYTES = 64;
+
 /**
  * Whether what begins at `start` could be an error in place of an answer: an `error` event, or JSON whose first
- * field is one that only errors begin with. Costs a few bytes for anything else.
+ * field is one that only errors begin with. Nearly every answer begins with its `id`, which costs a few bytes.
  */
 export function beginsLikeError(bytes: Uint8Array, start: number): boolean {
-  const head = String.fromCharCode(...bytes.subarray(start, start + 64));
-  return /^(?:event: ?(?:error|response\.failed)|(?:data: ?)?[\s[]*\{\s*"(?:error|code|message|detail|status|type" ?: ?"error|object" ?: ?"error))/.test(
-    head,
+  if (bytes[start] === 0x7b /* { */ && bytes[start + 1] === 0x22 /* " */ && bytes[start + 2] === 0x69 /* i */)
+    return false;
+  const end = Math.min(bytes.length, start + ERROR_BEGINNING_BYTES);
+  return ERROR_BEGINNING.test(
+    Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString("latin1"),
   );
 }

@@ -1,6 +1,6 @@
 /**
- * The words in which everything here speaks of upstream's answers. Types only; `lib/providers.ts` hands them on,
- * so the rest of the program imports them from there.
+ * The words in which everything here speaks of upstream's answers: types, and the list of dialects.
+ * `lib/providers.ts` hands them on, so the rest of the program imports them from there.
  */
 
 export const DIALECTS = [
