@@ -83,7 +83,11 @@ function open(script: Script, { keys = 2, settings = {}, clock, random }: SceneO
 }
 
 /** Moves the time on until `answer` is there; only while nothing is under way, so that no socket is outrun. */
-async function inTime<T>({ clock, engine }: Scene, answer: Promise<T>, stepMs = 250): Promise<T> {
+async function inTime<T>(
+  { clock, engine }: Pick<Scene, "clock" | "engine">,
+  answer: Promise<T>,
+  stepMs = 250,
+): Promise<T> {
   let isThere = false;
   const arrive = () => void (isThere = true);
   answer.then(arrive, arrive);
@@ -218,9 +222,7 @@ describe("once an answer has begun, keywheel", () => {
   test("P1 retries no long answer that is cut", async () => {
     const length = 600_000;
     await using scene = open((_key, _nth, connection) => {
-      connection.write(
-        answerHead(200, { "content-type": "audio/mpeg", "content-length": String(length) }),
-      );
+      connection.write(answerHead(200, { "content-type": "audio/mpeg", "content-length": String(length) }));
       connection.write("x".repeat(1000));
       setTimeout(() => connection.reset(), 20);
     });
@@ -293,7 +295,11 @@ describe("after a failed attempt, keywheel", () => {
   test("P2 asks no key of a refused pool twice while it cools", async () => {
     await using scene = open(() => limited({ "retry-after": "300" }), { keys: 3 });
     const response = await chat(scene.url);
-    expect(await ownError(response)).toMatchObject({ status: 503, type: "all_keys_cooling", retryAfter: 300 });
+    expect(await ownError(response)).toMatchObject({
+      status: 503,
+      type: "all_keys_cooling",
+      retryAfter: 300,
+    });
     expect(scene.keysAsked()).toEqual([0, 1, 2]);
   });
 
@@ -331,7 +337,10 @@ describe("after a failed attempt, keywheel", () => {
         connection.end();
       },
     ],
-    ["P3 replays an answer that is no HTTP once", (connection) => connection.write("SSH-2.0-OpenSSH\r\n\r\n")],
+    [
+      "P3 replays an answer that is no HTTP once",
+      (connection) => connection.write("SSH-2.0-OpenSSH\r\n\r\n"),
+    ],
   ])("%s, and never again", async (_, answer) => {
     await using scene = open((_key, _nth, connection) => answer(connection), { keys: 4 });
     const response = await inTime(scene, chat(scene.url));
@@ -543,7 +552,9 @@ describe("a request body", () => {
       expect(scene.provider.requests).toHaveLength(0);
       expect(scene.provider.connections).toHaveLength(0);
       expect(scene.engine.bufferedBytes).toBe(0);
-      expect(await scene.health()).toMatchObject({ providers: [{ keys: [{ requests: 0 }, { requests: 0 }] }] });
+      expect(await scene.health()).toMatchObject({
+        providers: [{ keys: [{ requests: 0 }, { requests: 0 }] }],
+      });
     });
   }
 
@@ -551,10 +562,7 @@ describe("a request body", () => {
     const body = Buffer.alloc(300_000, "0123456789abcdef\u00e4");
     const answers = [limited(), BUSY, FAILED, OK];
     await using scene = open((_key, nth) => answers[nth - 1], { keys: 4 });
-    const response = await inTime(
-      scene,
-      fetch(`${scene.url}/v1/files`, { method: "POST", body }),
-    );
+    const response = await inTime(scene, fetch(`${scene.url}/v1/files`, { method: "POST", body }));
     expect(response.status).toBe(200);
     expect(scene.provider.requests).toHaveLength(4);
     for (const request of scene.provider.requests) expect(request.body.equals(body)).toBeTrue();
@@ -584,11 +592,26 @@ describe("when all attempts failed, the client", () => {
   test.each<[sentence: string, steps: Step[], status: number, says: string]>([
     ["P8 gets the upstream's 503 and its body", [explained, explained, explained], 503, "Model is loading"],
     ["P8 gets the 500 that was not replayed again", [FAILED, FAILED], 500, "The server had an error"],
-    ["P8 gets the answer with a reason, not the later empty one", [explained, silent, silent], 503, "loading"],
+    [
+      "P8 gets the answer with a reason, not the later empty one",
+      [explained, silent, silent],
+      503,
+      "loading",
+    ],
     ["P8 gets the last of several with a reason", [explained, FAILED, FAILED], 500, "had an error"],
-    ["P8 gets what upstream said, not the reset after it", [explained, reset, reset], 503, "Model is loading"],
+    [
+      "P8 gets what upstream said, not the reset after it",
+      [explained, reset, reset],
+      503,
+      "Model is loading",
+    ],
     // It got "All 2 keys are cooling down; the first may be used in 1s", of a key that was ready.
-    ["P8 gets the upstream's failure, not the refusal of a key before it", [limited(), silent, silent], 502, ""],
+    [
+      "P8 gets the upstream's failure, not the refusal of a key before it",
+      [limited(), silent, silent],
+      502,
+      "",
+    ],
     ["P8 gets a 5xx that came after a refused key", [limited(), explained, explained], 503, "loading"],
   ])("%s", async (_, steps, status, says) => {
     await using scene = open(
@@ -636,7 +659,9 @@ describe("when all attempts failed, the client", () => {
       { keys: 3 },
     );
     const texts = await Promise.all(
-      Array.from({ length: count }, async (_, index) => (await chat(scene.url, { user: `u${index}` })).text()),
+      Array.from({ length: count }, async (_, index) =>
+        (await chat(scene.url, { user: `u${index}` })).text(),
+      ),
     );
     expect(texts).toEqual(Array.from({ length: count }, (_, index) => errorBody(`about u${index}`)));
   });
@@ -689,53 +714,63 @@ describe("a failing upstream", () => {
     expect((await scene.health()).providers[0]?.state).toBe("up");
   });
 
+  /** A provider that failed five times and then holds what it is asked; those who come now wait. */
+  async function openPaused(held: Held): Promise<Scene> {
+    const scene = open(
+      (_key, nth, connection) => {
+        if (nth <= 5) return BUSY;
+        held.keep(connection);
+      },
+      { settings: { MAX_ATTEMPTS: "1" } },
+    );
+    for (let request = 0; request < 5; request++) await (await chat(scene.url)).text();
+    return scene;
+  }
+
   test("P10 is asked again by those who wait, one probe first", async () => {
     const held = new Held();
-    await using scene = open((_key, nth, connection) => {
-      if (nth <= 5) return BUSY;
-      held.keep(connection);
-    });
-    for (let failure = 0; failure < 5; failure++) {
-      const headers = { "x-keywheel-retry-status": "" };
-      void headers;
-    }
-    const first = chat(scene.url);
-    void first;
-    await inTimeUntil(scene, () => scene.engine.upstreams[0].pool.waiting === 1);
-    const others = Array.from({ length: 3 }, () => chat(scene.url));
+    await using scene = await openPaused(held);
+    const asking = Array.from({ length: 4 }, () => chat(scene.url));
     await untilWaiting(scene, 4);
-    await scene.clock.advance(1900);
+    await scene.clock.advance(1999);
     expect(scene.provider.requests).toHaveLength(5);
-    await scene.clock.advance(200);
+    await scene.clock.advance(1);
     const probe = await held.take();
     await settled();
     expect(scene.provider.requests).toHaveLength(6);
-    expect(scene.engine.upstreams[0].pool.waiting).toBe(3);
+    await untilWaiting(scene, 3);
     probe.write(OK);
     for (let other = 0; other < 3; other++) (await held.take()).write(OK);
-    for (const response of await Promise.all([first, ...others])) expect(response.status).toBe(200);
+    for (const response of await Promise.all(asking)) expect(response.status).toBe(200);
+    expect((await scene.health()).providers[0]?.state).toBe("up");
   });
 
   test("P10 gets another probe when the client of the first one leaves", async () => {
     const held = new Held();
-    await using scene = open((_key, nth, connection) => {
-      if (nth <= 5) return BUSY;
-      held.keep(connection);
-    });
-    for (let request = 0; request < 5; request++) {
-      // Each has one attempt: the others of the default ten would be probes.
-      scene.engine.upstreams[0].pool.breaker.failed(scene.clock.now(), false);
-    }
+    await using scene = await openPaused(held);
     const leaving = new AbortController();
     const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
     await untilWaiting(scene, 1);
-    const stays = chat(scene.url);
+    const staying = chat(scene.url);
     await untilWaiting(scene, 2);
     await scene.clock.advance(2000);
-    expect(scene.provider.requests.length).toBeGreaterThan(0);
+    await held.take();
     leaving.abort();
-    await gone;
-    void stays;
+    expect(await gone).toBeNull();
+    await settled();
+    await scene.clock.advance(50);
+    (await held.take()).write(OK);
+    expect((await staying).status).toBe(200);
+    expect(scene.provider.requests).toHaveLength(7);
+  });
+
+  test("P10 tells how long it is paused where that is longer than a client may wait", async () => {
+    await using scene = open(() => BUSY, { settings: { MAX_ATTEMPTS: "1", MAX_WAIT_SEC: "1" } });
+    for (let request = 0; request < 5; request++) await (await chat(scene.url)).text();
+    await scene.clock.advance(300);
+    const error = await ownError(await chat(scene.url));
+    expect(error).toMatchObject({ status: 503, type: "provider_paused", retryAfter: 2 }); // 1.7 s, rounded up
+    expect(scene.provider.requests).toHaveLength(5);
   });
 
   test("P10 is paused for longer each time its probe fails", async () => {
@@ -748,5 +783,942 @@ describe("a failing upstream", () => {
       await scene.clock.advance(pausedSec * 1000);
     }
     expect(pauses).toEqual([2, 4, 8, 15, 15]);
+  });
+});
+
+describe("a key", () => {
+  test("P12 is never disabled by 429 alone, however many there are", async () => {
+    await using scene = open(() => limited(), { keys: 1, settings: { MAX_WAIT_SEC: "0" } });
+    for (let round = 0; round < 12; round++) {
+      await (await chat(scene.url)).text();
+      const [key] = (await scene.health()).providers[0]?.keys ?? [];
+      expect(key).toMatchObject({ state: "cooling", reason: "rate_limit" });
+      expect(key?.cooldown_sec).toBeWithin(60, 3961); // an hour and a tenth
+      await scene.clock.advance((key?.cooldown_sec ?? 0) * 1000);
+    }
+    expect(scene.provider.requests).toHaveLength(12);
+  });
+
+  test("P12 is disabled for a stated reason, which is shown with its time", async () => {
+    await using scene = open((key) => (key === 0 ? DEAD : OK));
+    expect((await chat(scene.url)).status).toBe(200);
+    const { status, pool, providers } = await scene.health();
+    expect(status).toBe("degraded");
+    expect(pool).toBe("[0]:disabled [1]:ready");
+    expect(providers[0]?.keys[0]).toMatchObject({
+      state: "disabled",
+      reason: "invalid_key",
+      cooldown_sec: 0,
+    });
+    expect(scene.logged()).toContainEqual(
+      expect.objectContaining({
+        event: "key_disabled",
+        time: new Date(scene.clock.now()).toISOString(),
+        key: 0,
+        said: "Incorrect API key provided.",
+      }),
+    );
+  });
+
+  test("P12 is disabled for a stated reason even if it is the last one, and the message names the reason", async () => {
+    await using scene = open(() => DEAD);
+    const error = await ownError(await chat(scene.url));
+    expect(error).toMatchObject({ status: 503, type: "no_usable_keys", retryAfter: null });
+    expect(error.message).toContain("[0] invalid_key, [1] invalid_key");
+    expect(error.message).toContain("Incorrect API key provided.");
+    expect(error.message).toContain("API_KEYS");
+    const health = await fetch(`${scene.url}/health`);
+    expect(health.status).toBe(503);
+    expect(JSON.parse(await health.text())).toMatchObject({
+      status: "down",
+      pool: "[0]:disabled [1]:disabled",
+    });
+    await (await chat(scene.url)).text();
+    expect(scene.provider.requests).toHaveLength(2);
+  });
+
+  test("P12 is not taken from the pool by an ambiguous answer where it is the last", async () => {
+    await using scene = open(() => DOUBTED, { keys: 3, settings: { MAX_WAIT_SEC: "0" } });
+    await (await inTime(scene, chat(scene.url))).text();
+    expect(await scene.health()).toMatchObject({
+      status: "degraded",
+      providers: [
+        {
+          keys: [
+            { state: "cooling", reason: "unconfirmed" },
+            { state: "cooling", reason: "unconfirmed" },
+            { state: "ready", reason: null },
+          ],
+        },
+      ],
+    });
+  });
+
+  test.each<[sentence: string, fields: Record<string, string>, body: string | null, cooldownSec: number]>([
+    ["P13 rests for seconds", { "retry-after": "7" }, null, 7],
+    ["P13 rests for a fraction of a second, shown rounded up", { "retry-after": "0.5" }, null, 1],
+    ["P13 rests for milliseconds", { "retry-after-ms": "2500" }, null, 3],
+    [
+      "P13 rests until an epoch second",
+      { "retry-after": String(Date.UTC(2026, 10, 20, 12, 2) / 1000) },
+      null,
+      120,
+    ],
+    [
+      "P13 rests until an epoch millisecond",
+      { "retry-after": String(Date.UTC(2026, 10, 20, 12, 3)) },
+      null,
+      180,
+    ],
+    ["P13 rests until an HTTP date", { "retry-after": "Fri, 20 Nov 2026 12:00:42 GMT" }, null, 42],
+    ["P13 rests until an RFC 3339 date", { "retry-after": "2026-11-20T12:05:00Z" }, null, 300],
+    ["P13 rests for 1h2m3.4s", { "retry-after": "1h2m3.4s" }, null, 3724],
+    [
+      "P13 rests for Google's RetryInfo",
+      {},
+      '{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota.","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.07s"}]}}',
+      35,
+    ],
+    [
+      "P13 rests for COOLDOWN_SEC after a date in the past",
+      { "retry-after": "Fri, 20 Nov 2020 12:00:42 GMT" },
+      null,
+      60,
+    ],
+    ["P13 rests for COOLDOWN_SEC after an epoch in the past", { "retry-after": "1700000000" }, null, 60],
+    ["P13 rests for COOLDOWN_SEC after a negative number", { "retry-after": "-5" }, null, 60],
+    ["P13 rests for COOLDOWN_SEC after garbage", { "retry-after": "soon" }, null, 60],
+    ["P13 rests for COOLDOWN_SEC after an empty hint", { "retry-after": "" }, null, 60],
+    ["P13 rests for COOLDOWN_SEC where nothing is said", {}, null, 60],
+    ["P13 rests for MAX_COOLDOWN_SEC at most", { "retry-after": "100000000" }, null, 7200],
+  ])("%s", async (_, fields, body, cooldownSec) => {
+    const refusal = httpAnswer(429, body ?? errorBody("No."), fields);
+    await using scene = open(() => refusal, {
+      keys: 1,
+      settings: { MAX_WAIT_SEC: "0", MAX_COOLDOWN_SEC: "7200" },
+    });
+    const error = await ownError(await chat(scene.url));
+    const [key] = (await scene.health()).providers[0]?.keys ?? [];
+    expect(key).toMatchObject({ state: "cooling", reason: "rate_limit", cooldown_sec: cooldownSec });
+    expect(error.retryAfter).toBe(cooldownSec);
+  });
+
+  test("P13 keeps the later end when two refusals come, whatever their order", async () => {
+    for (const hints of [
+      ["90", "5"],
+      ["5", "90"],
+    ]) {
+      const held = new Held();
+      await using scene = open((_key, _nth, connection) => held.keep(connection), {
+        keys: 1,
+        settings: { MAX_WAIT_SEC: "0" },
+      });
+      const asking = [chat(scene.url), chat(scene.url)];
+      await until("both are under way", () => held.count === 2);
+      for (const hint of hints) {
+        (await held.take()).write(limited({ "retry-after": hint }));
+        await settled();
+      }
+      for (const response of await Promise.all(asking)) expect(response.status).toBe(503);
+      expect((await scene.health()).providers[0]?.keys[0]?.cooldown_sec).toBe(90);
+    }
+  });
+
+  // COOLDOWN_SEC=60 beside MAX_COOLDOWN_SEC=10 rested a doubted key for 60 s.
+  test("P13 that is only doubted rests for no longer than MAX_COOLDOWN_SEC", async () => {
+    await using scene = open((key) => (key === 0 ? DOUBTED : OK), { settings: { MAX_COOLDOWN_SEC: "10" } });
+    await (await chat(scene.url)).text();
+    expect((await scene.health()).providers[0]?.keys[0]?.cooldown_sec).toBe(10);
+  });
+
+  /** A stream begun at noon, and a refusal of the same key `afterMs` later; then the stream ends well. */
+  async function lateSuccess(afterMs: number): Promise<unknown> {
+    const held = new Held();
+    await using scene = open(
+      (_key, nth, connection) => {
+        if (nth > 1) return limited({ "retry-after": "60" });
+        connection.write(EVENT_STREAM_HEAD + chunk(event("hel")).toString());
+        held.keep(connection);
+      },
+      { keys: 1, settings: { MAX_WAIT_SEC: "0" } },
+    );
+    const stream = await chat(scene.url, { stream: true });
+    await scene.clock.jump(afterMs);
+    await (await chat(scene.url)).text();
+    (await held.take()).write(STREAM_END);
+    expect((await readAll(stream)).wasCut).toBeFalse();
+    await until("the stream is over", () => scene.engine.inFlight === 0);
+    return (await scene.health()).providers[0]?.keys[0];
+  }
+
+  test("P14 keeps a cooldown that began after the request was sent that succeeds now", async () => {
+    expect(await lateSuccess(1000)).toMatchObject({ state: "cooling", cooldown_sec: 60 });
+  });
+
+  // Two requests in one millisecond: the one that went well threw away the Retry-After of the other.
+  test("P14 keeps a cooldown that began in the very millisecond in which that request was sent", async () => {
+    expect(await lateSuccess(0)).toMatchObject({ state: "cooling", cooldown_sec: 60 });
+  });
+
+  test("P14 begins its ladder anew after a success", async () => {
+    await using scene = open((_key, nth) => (nth === 2 ? OK : limited()), {
+      keys: 1,
+      settings: { MAX_WAIT_SEC: "0" },
+    });
+    const rests: (number | undefined)[] = [];
+    for (let request = 0; request < 4; request++) {
+      await (await chat(scene.url)).text();
+      const rest = (await scene.health()).providers[0]?.keys[0]?.cooldown_sec ?? 0;
+      rests.push(rest);
+      await scene.clock.advance(rest * 1000 + 1);
+    }
+    expect(rests).toEqual([60, 0, 60, 300]);
+  });
+
+  // A busy model's limit of hours was asked again every minute, because another model of the key was served.
+  test("P14 climbs the ladder of one model whatever another model does", async () => {
+    await using scene = open(
+      (_key, _nth, _connection, { body }) =>
+        body.includes("popular") ? httpAnswer(429, errorBody(LIMITED_SAID, "requests")) : OK,
+      { keys: 1, settings: { MAX_WAIT_SEC: "0", PROVIDER: "openai" } },
+    );
+    const rest = async () => {
+      const key: { models?: Record<string, { cooldown_sec: number }> } | undefined = (await scene.health())
+        .providers[0]?.keys[0];
+      return key?.models?.["popular"]?.cooldown_sec;
+    };
+    await (await chat(scene.url, { model: "popular" })).text();
+    expect(await rest()).toBe(60);
+    await scene.clock.advance(10_000);
+    expect((await chat(scene.url, { model: "other" })).status).toBe(200);
+    await scene.clock.advance(50_000);
+    await (await chat(scene.url, { model: "popular" })).text();
+    expect(await rest()).toBe(300);
+  });
+
+  test("of one account rests with the others of that account, and with no one else", async () => {
+    await using scene = open((key) => (key === 0 ? limited({ "retry-after": "30" }) : OK), {
+      settings: { API_KEYS: `team@${keyNamed(0)},team@${keyNamed(1)},${keyNamed(2)},other@${keyNamed(3)}` },
+    });
+    expect((await chat(scene.url)).status).toBe(200);
+    expect(scene.keysAsked()).toEqual([0, 2]);
+    expect(await scene.health()).toMatchObject({
+      pool: "[0]:cooling(30s) [1]:cooling(30s) [2]:ready [3]:ready",
+      providers: [
+        { keys: [{ account: "team" }, { account: "team" }, { account: null }, { account: "other" }] },
+      ],
+    });
+  });
+});
+
+describe("a client that leaves", () => {
+  /** What a key has been through, as `/health` shows it. */
+  const keysOf = async (scene: Scene) =>
+    ((await scene.health()).providers[0]?.keys ?? []).map(
+      ({ state, reason, cooldown_sec, errors, rate_limited, in_flight, today }) => ({
+        state,
+        reason,
+        cooldown_sec,
+        errors,
+        rate_limited,
+        in_flight,
+        today,
+      }),
+    );
+  const UNTOUCHED = {
+    state: "ready",
+    reason: null,
+    cooldown_sec: 0,
+    errors: 0,
+    rate_limited: 0,
+    in_flight: 0,
+    today: 0,
+  };
+
+  test("P15 before the answer changes nothing, is logged as 499 and closes the upstream", async () => {
+    await using scene = open(() => {});
+    const leaving = new AbortController();
+    const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
+    await until("it is under way", () => scene.provider.requests.length === 1);
+    await scene.clock.advance(50);
+    leaving.abort();
+    expect(await gone).toBeNull();
+    await until("the upstream is closed", () => scene.provider.openConnections === 0);
+    await until("the request is over", () => scene.engine.inFlight === 0);
+    expect(await keysOf(scene)).toEqual([UNTOUCHED, UNTOUCHED]);
+    expect(scene.logged()).toContainEqual(
+      expect.objectContaining({ event: "request", status: 499, outcome: "abandoned", attempts: 1 }),
+    );
+    expect(scene.provider.requests).toHaveLength(1);
+  });
+
+  test("P15 in the middle of a stream changes nothing, is logged as 499 and closes the upstream", async () => {
+    await using scene = open((_key, _nth, connection) => {
+      connection.write(EVENT_STREAM_HEAD + chunk(event("hel")).toString());
+    });
+    const leaving = new AbortController();
+    const response = await chat(scene.url, { stream: true }, { signal: leaving.signal });
+    leaving.abort();
+    expect((await readAll(response)).wasCut).toBeTrue();
+    await until("the upstream is closed", () => scene.provider.openConnections === 0);
+    await until("the request is over", () => scene.engine.inFlight === 0);
+    expect(await keysOf(scene)).toEqual([{ ...UNTOUCHED, today: 1 }, UNTOUCHED]);
+    expect(scene.logged()).toContainEqual(
+      expect.objectContaining({ event: "request", status: 499, outcome: "abandoned" }),
+    );
+  });
+
+  // Upstream got, and may have billed, one more request for somebody who was gone already.
+  test("P15 during a pause sends nothing any more", async () => {
+    await using scene = open(() => BUSY, { settings: { MAX_ATTEMPTS: "2" } });
+    const leaving = new AbortController();
+    const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
+    await until(
+      "it is pausing",
+      () => scene.provider.requests.length === 1 && scene.engine.clocks.running === 0,
+    );
+    await settled();
+    leaving.abort();
+    expect(await gone).toBeNull();
+    await until("the request is over", () => scene.engine.inFlight === 0);
+    await settled();
+    expect(scene.provider.requests).toHaveLength(1);
+    expect(scene.logged()).toContainEqual(
+      expect.objectContaining({ event: "request", status: 499, attempts: 1 }),
+    );
+  });
+
+  test("P15 while it waits for a key leaves the queue, and nobody behind it notices", async () => {
+    await using scene = open((_key, nth) => (nth === 1 ? limited({ "retry-after": "10" }) : OK), { keys: 1 });
+    const first = chat(scene.url);
+    await untilWaiting(scene, 1);
+    const leaving = new AbortController();
+    const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
+    await untilWaiting(scene, 2);
+    const last = chat(scene.url);
+    await untilWaiting(scene, 3);
+    leaving.abort();
+    expect(await gone).toBeNull();
+    await untilWaiting(scene, 2);
+    expect((await inTime(scene, first)).status).toBe(200);
+    expect((await inTime(scene, last)).status).toBe(200);
+    expect(scene.provider.requests).toHaveLength(3);
+    expect(scene.logged()).toContainEqual(
+      expect.objectContaining({ event: "request", status: 499, attempts: 0, outcome: "abandoned" }),
+    );
+  });
+
+  test("P15 is not made out of an upstream that speaks of aborts or resets the connection", async () => {
+    const said = "The operation was aborted: AbortError, client closed request (499).";
+    for (const answer of [httpAnswer(500, errorBody(said)), null]) {
+      await using scene = open((_key, _nth, connection) => answer ?? connection.reset());
+      const response = await inTime(scene, chat(scene.url));
+      expect(response.status).toBe(answer === null ? 502 : 500);
+      await response.text();
+      expect(scene.logged().find(({ event }) => event === "request")?.["status"]).toBe(response.status);
+    }
+  });
+
+  test("P15 gives its place in the day back to the key", async () => {
+    await using scene = open((_key, nth) => (nth === 1 ? undefined : OK), {
+      settings: { API_KEYS: `${keyNamed(0)}:1` },
+    });
+    const leaving = new AbortController();
+    const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
+    await until("it is under way", () => scene.provider.requests.length === 1);
+    await scene.clock.advance(50);
+    leaving.abort();
+    await gone;
+    await until("the request is over", () => scene.engine.inFlight === 0);
+    expect((await chat(scene.url)).status).toBe(200);
+  });
+});
+
+// ── Waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Counts how often somebody sets a timer. */
+class CountingClock extends FalseClock {
+  timersSet = 0;
+
+  override after(delayMs: number, action: () => void) {
+    this.timersSet += 1;
+    return super.after(delayMs, action);
+  }
+}
+
+describe("when all keys cool, a request", () => {
+  const nameOf = (request: RawRequest) => /"user":"(\w+)"/.exec(request.body.toString())?.[1];
+
+  test("P25 waits for the first key that comes free, and the client sees no error", async () => {
+    await using scene = open((key, nth) =>
+      nth <= 2 ? limited({ "retry-after": key === 0 ? "20" : "10" }) : OK,
+    );
+    const response = await inTime(scene, chat(scene.url));
+    expect(response.status).toBe(200);
+    expect(scene.keysAsked()).toEqual([0, 1, 1]);
+    expect(scene.arrivals).toEqual([0, 0, 10_000]);
+  });
+
+  test("P25 waits in order of arrival, and so does one that comes back after a refusal", async () => {
+    const order: (string | undefined)[] = [];
+    await using scene = open(
+      (_key, nth, _connection, request) => {
+        order.push(nameOf(request));
+        return nth <= 2 ? limited({ "retry-after": "10" }) : OK;
+      },
+      { keys: 1 },
+    );
+    const asking: Promise<Response>[] = [];
+    for (let index = 0; index < 5; index++) {
+      asking.push(chat(scene.url, { user: `u${index}` }));
+      await untilWaiting(scene, index + 1);
+    }
+    await scene.clock.advance(10_000);
+    await untilWaiting(scene, 5);
+    for (const response of await inTime(scene, Promise.all(asking))) expect(response.status).toBe(200);
+    expect(order).toEqual(["u0", "u0", "u0", "u1", "u2", "u3", "u4"]);
+  });
+
+  test("P25 is not overtaken by one that comes in the instant in which a key wakes", async () => {
+    const order: (string | undefined)[] = [];
+    const held = new Held();
+    await using scene = open(
+      (_key, nth, connection, request) => {
+        order.push(nameOf(request));
+        if (nth === 1) return limited({ "retry-after": "10" });
+        held.keep(connection);
+      },
+      { keys: 1 },
+    );
+    const first = chat(scene.url, { user: "first" });
+    await untilWaiting(scene, 1);
+    const second = chat(scene.url, { user: "second" });
+    await untilWaiting(scene, 2);
+    await scene.clock.advance(9_999);
+    const third = chat(scene.url, { user: "third" });
+    await untilWaiting(scene, 3);
+    await scene.clock.advance(1);
+    const fourth = chat(scene.url, { user: "fourth" });
+    for (let answer = 0; answer < 4; answer++) (await held.take()).write(OK);
+    for (const response of await Promise.all([first, second, third, fourth]))
+      expect(response.status).toBe(200);
+    expect(order.slice(0, 4)).toEqual(["first", "first", "second", "third"]);
+  });
+
+  test("P25 is answered at once where no key can come free in time, with a true Retry-After", async () => {
+    await using scene = open((key) => limited({ "retry-after": key === 0 ? "300.2" : "150.2" }));
+    const error = await ownError(await chat(scene.url)); // the clock is not moved
+    expect(error).toMatchObject({ status: 503, type: "all_keys_cooling", retryAfter: 151 });
+    expect(error.message).toContain("All 2 keys");
+    expect(error.message).toContain("MAX_WAIT_SEC");
+    expect(error.message).toContain(LIMITED_SAID);
+    await scene.clock.advance(40_000);
+    expect(await ownError(await chat(scene.url))).toMatchObject({ retryAfter: 111 });
+    await scene.clock.advance(20_000);
+    const waiting = chat(scene.url);
+    await untilWaiting(scene, 1);
+    await scene.clock.advance(1);
+    expect(scene.provider.requests).toHaveLength(2);
+    void waiting.catch(() => null);
+  });
+
+  test("P25 waits no longer than MAX_WAIT_SEC, also when the key that woke is refused again", async () => {
+    await using scene = open(() => limited({ "retry-after": "4" }), {
+      keys: 1,
+      settings: { MAX_WAIT_SEC: "10" },
+    });
+    const error = await ownError(await inTime(scene, chat(scene.url), 500));
+    expect(error).toMatchObject({ status: 503, type: "all_keys_cooling", retryAfter: 4 });
+    expect(scene.arrivals).toEqual([0, 4000, 8000]);
+  });
+
+  test("P25 wakes one at a time with the key, not all who wait", async () => {
+    await using scene = open(() => limited({ "retry-after": "10" }), { keys: 1 });
+    const asking = Array.from({ length: 30 }, () => chat(scene.url).catch(() => null));
+    await untilWaiting(scene, 30);
+    const before = scene.provider.requests.length;
+    await scene.clock.advance(10_000);
+    await untilWaiting(scene, 30);
+    expect(scene.provider.requests.length - before).toBe(1);
+    void asking;
+  });
+
+  test("P25 costs one timer a pool, and no time while nothing happens", async () => {
+    const clock = new CountingClock();
+    await using scene = open((_key, nth) => (nth === 1 ? limited({ "retry-after": "90" }) : OK), {
+      keys: 1,
+      clock,
+      settings: { LOG_LEVEL: "error" },
+    });
+    const first = chat(scene.url);
+    await untilWaiting(scene, 1);
+    await clock.advance(50); // the last tick of the attempt's own clocks
+    expect(clock.timers).toBe(1);
+    const set = clock.timersSet;
+    const others = Array.from({ length: 50 }, () => chat(scene.url));
+    await untilWaiting(scene, 51);
+    await clock.advance(80_000);
+    expect(clock.timers).toBe(1);
+    expect(clock.timersSet).toBe(set);
+    for (const response of await inTime(scene, Promise.all([first, ...others])))
+      expect(response.status).toBe(200);
+  });
+
+  test("is refused with EXHAUSTED_STATUS where that is set", async () => {
+    await using scene = open(() => limited({ "retry-after": "3600" }), {
+      settings: { EXHAUSTED_STATUS: "429" },
+    });
+    const response = await chat(scene.url);
+    expect(attemptsOf(response)).toBe("2");
+    expect(await ownError(response)).toMatchObject({
+      status: 429,
+      type: "all_keys_cooling",
+      retryAfter: 3600,
+    });
+  });
+});
+
+// ── Limits that are set ─────────────────────────────────────────────────────────────────────────────────────────
+
+describe("a limit of our own", () => {
+  test("RPM=3 lets a key be asked three times in any 60 s, and the fourth waits", async () => {
+    await using scene = open(() => OK, { keys: 1, settings: { RPM: "3" } });
+    await (await chat(scene.url)).text();
+    await scene.clock.advance(30_000);
+    for (let request = 0; request < 2; request++) await (await chat(scene.url)).text();
+    for (let request = 0; request < 2; request++)
+      expect((await inTime(scene, chat(scene.url))).status).toBe(200);
+    expect(scene.arrivals).toEqual([0, 30_000, 30_000, 60_000, 90_000]);
+    expect((await scene.health()).providers[0]?.keys[0]?.["rpm_limit"]).toBe(3);
+  });
+
+  test("RPM tells truly when the next request fits", async () => {
+    await using scene = open(() => OK, { keys: 2, settings: { RPM: "1", MAX_WAIT_SEC: "5" } });
+    await (await chat(scene.url)).text();
+    await scene.clock.advance(20_500);
+    await (await chat(scene.url)).text();
+    expect(await ownError(await chat(scene.url))).toMatchObject({ type: "all_keys_cooling", retryAfter: 40 });
+    expect(scene.keysAsked()).toEqual([0, 1]);
+  });
+
+  test("RPM holds for a burst of many at once", async () => {
+    await using scene = open(() => OK, { keys: 2, settings: { RPM: "5", MAX_WAIT_SEC: "1" } });
+    const responses = await Promise.all(Array.from({ length: 25 }, () => chat(scene.url)));
+    expect(responses.filter(({ status }) => status === 200)).toHaveLength(10);
+    expect(scene.provider.requests).toHaveLength(10);
+  });
+
+  const aDay = { API_KEYS: `${keyNamed(0)}:1,${keyNamed(1)}`, DAILY_LIMIT: "2", TIMEZONE: "UTC" };
+
+  test("of a day rests the key until midnight, and is its own before it is everyone's", async () => {
+    await using scene = open(() => OK, { settings: aDay });
+    for (let request = 0; request < 3; request++) expect((await chat(scene.url)).status).toBe(200);
+    expect(scene.keysAsked().sort()).toEqual([0, 1, 1]);
+    expect(await scene.health()).toMatchObject({
+      status: "degraded",
+      pool: "[0]:cooling(43200s) [1]:cooling(43200s)",
+      providers: [
+        {
+          keys: [
+            { reason: "quota_day", daily_limit: 1, today: 1 },
+            { reason: "quota_day", daily_limit: 2, today: 2 },
+          ],
+        },
+      ],
+    });
+    expect((await fetch(`${scene.url}/health`)).status).toBe(200);
+    expect(await ownError(await chat(scene.url))).toMatchObject({
+      status: 503,
+      type: "all_keys_cooling",
+      retryAfter: 43_200,
+    });
+    await scene.clock.advance(12 * 3_600_000);
+    expect((await chat(scene.url)).status).toBe(200);
+    expect(scene.provider.requests).toHaveLength(4);
+  });
+
+  test("of a day is not used up by what the provider refused", async () => {
+    await using scene = open((_key, nth) => (nth === 1 ? limited({ "retry-after": "1" }) : OK), {
+      settings: { API_KEYS: `${keyNamed(0)}:1`, TIMEZONE: "UTC" },
+    });
+    expect((await inTime(scene, chat(scene.url))).status).toBe(200);
+    expect((await scene.health()).providers[0]?.keys[0]).toMatchObject({ today: 1, state: "cooling" });
+  });
+
+  test("of a day holds for a burst of many at once", async () => {
+    await using scene = open(() => OK, { keys: 2, settings: { DAILY_LIMIT: "4" } });
+    const responses = await Promise.all(Array.from({ length: 20 }, () => chat(scene.url)));
+    expect(responses.filter(({ status }) => status === 200)).toHaveLength(8);
+    expect(scene.provider.requests).toHaveLength(8);
+  });
+
+  // A client that left after midnight gave back a request of yesterday, and the key made one too many today.
+  test("of a day counts for its own day only", async () => {
+    await using scene = open((_key, nth) => (nth === 1 ? undefined : OK), {
+      settings: { API_KEYS: `${keyNamed(0)}:1`, TIMEZONE: "UTC" },
+      clock: new FalseClock(Date.UTC(2026, 10, 20, 23, 59, 59)),
+    });
+    const leaving = new AbortController();
+    const gone = chat(scene.url, {}, { signal: leaving.signal }).catch(() => null);
+    await until("yesterday's is under way", () => scene.provider.requests.length === 1);
+    await scene.clock.jump(2000);
+    expect((await chat(scene.url)).status).toBe(200);
+    leaving.abort();
+    await gone;
+    await until("yesterday's is over", () => scene.engine.inFlight === 0);
+    expect((await scene.health()).providers[0]?.keys[0]).toMatchObject({ today: 1, state: "cooling" });
+  });
+});
+
+// ── What clients and monitors read ──────────────────────────────────────────────────────────────────────────────
+
+describe("an error of the proxy's own", () => {
+  const refusedBy = (settings: Record<string, string>) => open(() => OK, { settings });
+
+  test.each<
+    [
+      sentence: string,
+      settings: Record<string, string>,
+      ask: (url: string) => Promise<Response>,
+      status: number,
+      type: string,
+      does: string,
+    ]
+  >([
+    [
+      "says that a key is needed",
+      { PROXY_API_KEY: "client-key-0001" },
+      (url) => chat(url),
+      401,
+      "invalid_proxy_key",
+      "PROXY_API_KEY",
+    ],
+    [
+      "says that a key is wrong",
+      { PROXY_API_KEY: "client-key-0001" },
+      (url) => chat(url, {}, { headers: { authorization: "Bearer nonsense-key" } }),
+      401,
+      "invalid_proxy_key",
+      "PROXY_API_KEY",
+    ],
+    [
+      "says that a page of another site asked",
+      {},
+      (url) => chat(url, {}, { headers: { origin: "https://evil.example" } }),
+      403,
+      "forbidden_origin",
+      "CORS_ORIGINS",
+    ],
+    [
+      "says that a body is too large",
+      { MAX_BODY_MB: "1" },
+      (url) => fetch(`${url}/v1/files`, { method: "POST", body: "x".repeat(2 ** 20 + 1) }),
+      413,
+      "body_too_large",
+      "MAX_BODY_MB",
+    ],
+    [
+      "says that a path leaves the base",
+      {},
+      (url) => fetch(`${url}/v1/..%2f..%2fadmin`),
+      400,
+      "bad_request",
+      "plain path",
+    ],
+    [
+      "says that a provider is switched off",
+      { GROQ_API_KEYS: "gsk-canary-0", GROQ_DISABLED: "true" },
+      (url) => fetch(`${url}/groq/v1/models`),
+      503,
+      "provider_disabled",
+      "GROQ_DISABLED",
+    ],
+  ])("%s, and what to do: %#", async (_, settings, ask, status, type, does) => {
+    await using scene = refusedBy(settings);
+    const error = await ownError(await ask(scene.url));
+    expect(error).toMatchObject({ status, type, retryAfter: null });
+    expect(error.message).toContain(does);
+    expect(scene.provider.requests).toHaveLength(0);
+  });
+
+  test("says that a WebSocket is not served", async () => {
+    await using scene = refusedBy({});
+    const client = await connectRaw(scene.url);
+    client.write(
+      "GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    await until("it is answered", () => client.received().includes("upgrade_required"));
+    expect(client.received().toString()).toStartWith("HTTP/1.1 426 ");
+    client.end();
+  });
+
+  test("says that there are too many requests, and leaves the upstream alone", async () => {
+    const held = new Held();
+    await using scene = open((_key, _nth, connection) => held.keep(connection), {
+      settings: { MAX_IN_FLIGHT: "1" },
+    });
+    const first = chat(scene.url);
+    await until("the first is under way", () => held.count === 1);
+    const error = await ownError(await chat(scene.url));
+    expect(error).toMatchObject({ status: 503, type: "overloaded", retryAfter: 1 });
+    expect(error.message).toContain("MAX_IN_FLIGHT");
+    (await held.take()).write(OK);
+    expect((await first).status).toBe(200);
+    expect(scene.provider.requests).toHaveLength(1);
+  });
+
+  test("says that the connection to the provider could not be made in time", async () => {
+    await using scene = open(() => OK, {
+      settings: {
+        TARGET_BASE_URL: "http://127.0.0.1:1",
+        MAX_ATTEMPTS: "1",
+      },
+    });
+    const error = await ownError(await chat(scene.url));
+    expect(error).toMatchObject({ status: 502, type: "upstream_unreachable", retryAfter: null });
+    expect(error.message).toContain("cannot be reached");
+  });
+
+  test("never holds a key, nor do the answers of any other path", async () => {
+    await using scene = open(
+      () => httpAnswer(401, errorBody(`Incorrect API key provided: ${keyNamed(0)}.`, "invalid_api_key")),
+      { keys: 1 },
+    );
+    const texts = [await (await chat(scene.url)).text(), await (await chat(scene.url)).text()];
+    for (const path of ["/health", "/metrics", "/admin", "/v1/models", "/nothing"]) {
+      texts.push(await (await fetch(`${scene.url}${path}`)).text());
+    }
+    for (const text of texts) expect(text).not.toContain("canary");
+    expect(JSON.stringify(scene.logged())).not.toContain("canary");
+  });
+});
+
+describe("/health", () => {
+  test("shows what each key has been through", async () => {
+    const answers = [limited({ "retry-after": "18" }), OK, DEAD, OK];
+    await using scene = open((_key, nth) => answers[nth - 1], { keys: 4, settings: { RPM: "40" } });
+    await (await chat(scene.url)).text();
+    await scene.clock.advance(2500);
+    await (await chat(scene.url)).text();
+    const response = await fetch(`${scene.url}/health`);
+    expect(response.status).toBe(200);
+    const body: Record<string, unknown> = JSON.parse(await response.text());
+    expect(body).toMatchObject({
+      status: "degraded",
+      uptime_sec: 2,
+      keys: 4,
+      pool: "[0]:cooling(16s) [1]:ready [2]:disabled [3]:ready",
+    });
+    expect(body["version"]).toMatch(/^\d+\.\d+\.\d+/);
+    const idle = { account: null, models: {}, daily_limit: null, rpm_limit: 40, in_flight: 0 };
+    expect(body["providers"]).toEqual([
+      {
+        name: "default",
+        dialect: "generic",
+        base_url: scene.provider.url,
+        state: "up",
+        paused_sec: 0,
+        waiting: 0,
+        keys: [
+          {
+            ...idle,
+            index: 0,
+            id: expect.stringMatching(/^[0-9a-f]{8}$/),
+            state: "cooling",
+            reason: "rate_limit",
+            cooldown_sec: 16,
+            requests: 1,
+            rate_limited: 1,
+            errors: 0,
+            today: 0,
+            last_used: "2026-11-20T12:00:00Z",
+          },
+          {
+            ...idle,
+            index: 1,
+            id: expect.stringMatching(/^[0-9a-f]{8}$/),
+            state: "ready",
+            reason: null,
+            cooldown_sec: 0,
+            requests: 1,
+            rate_limited: 0,
+            errors: 0,
+            today: 1,
+            last_used: "2026-11-20T12:00:00Z",
+          },
+          {
+            ...idle,
+            index: 2,
+            id: expect.stringMatching(/^[0-9a-f]{8}$/),
+            state: "disabled",
+            reason: "invalid_key",
+            cooldown_sec: 0,
+            requests: 1,
+            rate_limited: 0,
+            errors: 1,
+            today: 0,
+            last_used: "2026-11-20T12:00:02Z",
+          },
+          {
+            ...idle,
+            index: 3,
+            id: expect.stringMatching(/^[0-9a-f]{8}$/),
+            state: "ready",
+            reason: null,
+            cooldown_sec: 0,
+            requests: 1,
+            rate_limited: 0,
+            errors: 0,
+            today: 1,
+            last_used: "2026-11-20T12:00:02Z",
+          },
+        ],
+      },
+    ]);
+  });
+
+  test("is 200 while keys only cool, and shows who waits and what is under way", async () => {
+    const held = new Held();
+    await using scene = open(
+      (key, _nth, connection) => {
+        if (key === 0) return limited({ "retry-after": "50" });
+        held.keep(connection);
+      },
+      { settings: { RPM: "1" } },
+    );
+    const first = chat(scene.url);
+    await until("it is under way", () => held.count === 1);
+    const second = chat(scene.url);
+    await untilWaiting(scene, 1);
+    const response = await fetch(`${scene.url}/health`);
+    expect(response.status).toBe(200);
+    expect(JSON.parse(await response.text())).toMatchObject({
+      status: "degraded",
+      providers: [{ waiting: 1, keys: [{ in_flight: 0 }, { in_flight: 1 }] }],
+    });
+    (await held.take()).write(OK);
+    expect((await first).status).toBe(200);
+    void second.catch(() => null);
+  });
+
+  test("shows a model that rests on a key that does not", async () => {
+    await using scene = open(
+      (_key, nth) =>
+        nth === 1 ? httpAnswer(429, errorBody("No.", "requests"), { "retry-after": "18" }) : OK,
+      {
+        settings: { PROVIDER: "openai" },
+      },
+    );
+    expect((await chat(scene.url, { model: "gpt-4o" })).status).toBe(200);
+    expect(await scene.health()).toMatchObject({
+      status: "ok",
+      providers: [
+        {
+          keys: [
+            {
+              state: "ready",
+              reason: null,
+              models: { "gpt-4o": { cooldown_sec: 18, reason: "rate_limit" } },
+            },
+            { models: {} },
+          ],
+        },
+      ],
+    });
+  });
+});
+
+describe("a named provider", () => {
+  test("is served under its name, with its own keys, path and label", async () => {
+    await using scene = open(() => OK);
+    await using named = open(() => OK, {
+      settings: {
+        GROQ_API_KEYS: "pool-key-7-canary",
+        GROQ_BASE_URL: `${scene.provider.url}/openai/v1`,
+      },
+    });
+    const response = await fetch(`${named.url}/groq/v1/models?limit=2`, {
+      headers: { "x-api-key": "anything" },
+    });
+    expect(response.status).toBe(200);
+    expect(keyOf(response)).toBe("groq/0");
+    expect(scene.provider.requests[0]).toMatchObject({
+      target: "/openai/v1/models?limit=2",
+      key: "pool-key-7-canary",
+    });
+    expect(keyOf(await chat(named.url))).toBe("0");
+    expect(named.keysAsked()).toEqual([0]);
+    expect((await named.health()).providers).toHaveLength(2);
+  });
+
+  test("cools its own keys by its own settings, and is not /groqqy", async () => {
+    await using scene = open(() => limited(), { keys: 1 });
+    await using named = open(() => OK, {
+      settings: {
+        GROQ_API_KEYS: "pool-key-7-canary",
+        GROQ_BASE_URL: scene.provider.url,
+        GROQ_COOLDOWN_SEC: "33",
+        MAX_WAIT_SEC: "0",
+      },
+    });
+    const error = await ownError(await fetch(`${named.url}/groq/v1/models`));
+    expect(error).toMatchObject({ type: "all_keys_cooling", retryAfter: 33 });
+    expect(error.message).toContain("groq");
+    expect((await fetch(`${named.url}/groqqy/v1/models`)).status).toBe(200);
+    expect(named.provider.requests[0]?.target).toBe("/groqqy/v1/models");
+    expect(await named.health()).toMatchObject({ status: "ok", pool: "[0]:ready [1]:ready" });
+  });
+
+  test("is the default one where there are no API_KEYS", async () => {
+    await using scene = open(() => OK);
+    await using named = stageNamed(scene);
+    expect((await chat(named.url)).status).toBe(200);
+    expect((await fetch(`${named.url}/groq/v1/models`)).headers.get("x-keywheel-key")).toBe("groq/0");
+    expect(scene.provider.requests.map(({ target }) => target)).toEqual([
+      "/v1/chat/completions",
+      "/v1/models",
+    ]);
+  });
+
+  function stageNamed({ provider }: Scene): Stage {
+    return stage({
+      settings: { GROQ_API_KEYS: "pool-key-7-canary", GROQ_BASE_URL: provider.url, LOG_LEVEL: "error" },
+    });
+  }
+});
+
+describe("a proxy with MAX_ATTEMPTS", () => {
+  test.each<[sentence: string, keys: number, settings: Record<string, string>, attempts: number]>([
+    ["not set asks ten times", 2, {}, 10],
+    ["not set asks every key of a large pool, and two more times", 12, {}, 14],
+    ["set to 3 asks three times, however large the pool is", 12, { MAX_ATTEMPTS: "3" }, 3],
+  ])("%s", async (_, keys, settings, attempts) => {
+    await using scene = open(() => limited({ "retry-after": "0" }), { keys, settings });
+    const response = await inTime(scene, chat(scene.url));
+    expect(response.status).toBe(503);
+    expect(scene.provider.requests).toHaveLength(attempts);
+    expect(attemptsOf(response)).toBe(String(attempts));
+  });
+});
+
+describe("three keys of 4 requests per 2 s each, and 60 requests at once", () => {
+  test.each<[sentence: string, announce: "retry-after" | "headers" | "nothing"]>([
+    ["end without an error at the client where Retry-After is announced", "retry-after"],
+    ["end without an error at the client where headers announce the reset", "headers"],
+    ["end without an error at the client where nothing is announced", "nothing"],
+  ])("%s", async (_, announce) => {
+    const clock = new FalseClock();
+    const settings = { COOLDOWN_SEC: "2", PROVIDER: "generic" };
+    await using staged = await stageDemo({ clock, limit: 4, windowMs: 2000, announce }, { clock, settings });
+    const beganAt = clock.now();
+    const all = Promise.all(Array.from({ length: 60 }, () => chat(staged.url)));
+    await until("all have come in", () => staged.engine.inFlight > 0);
+    const responses = await inTime({ clock, engine: staged.engine }, all);
+    const statuses = new Set(responses.map(({ status }) => status));
+    expect([...statuses]).toEqual([200]);
+    // 12 fit into each 2 s, so the least is 8 s; a wheel that turns well needs not much more.
+    expect(clock.now() - beganAt).toBeWithin(8000, 20_000);
+    const refused = staged.provider.seen.filter(({ status }) => status === 429).length;
+    expect(refused).toBeLessThan(60 + 3 * 20);
   });
 });

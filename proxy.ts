@@ -16,9 +16,9 @@ import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/c
 import { formatDuration, nextMidnight, systemClock } from "./lib/clock.ts";
 import type { CancelTimer, Clock } from "./lib/clock.ts";
 import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
-import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
+import type { Config, ProviderConfig } from "./lib/config.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
-import type { Cooldown, CooldownRules, KeyReason, KeyRefusal } from "./lib/cooldowns.ts";
+import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
 import { authorize, hasCredentialField, isClientKey, isLoopback } from "./lib/door.ts";
@@ -36,7 +36,7 @@ import {
 import type { ByteReader, Bytes, ReadResult } from "./lib/evidence.ts";
 import {
   addCors,
-  forwardedFields,
+  keepForwarded,
   isPreflight,
   keepEndToEnd,
   preflight,
@@ -44,60 +44,40 @@ import {
 } from "./lib/fields.ts";
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
+import { isBusy, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
+import type { Key, KeyNeed } from "./lib/keystate.ts";
 import { createLog } from "./lib/log.ts";
 import type { Log, LogFields } from "./lib/log.ts";
-import {
-  baseOf,
-  escapesBase,
-  joinBase,
-  keyParameter,
-  readableHost,
-  targetOf,
-  withoutKeyParameter,
-  withoutPrefix,
-} from "./lib/paths.ts";
+import { baseOf, joinBase, keyParameter, targetOf, withoutKeyParameter, withoutPrefix } from "./lib/paths.ts";
 import type { Base, Target } from "./lib/paths.ts";
 import { authHeader, classify, classifyStreamError, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
-import { refusalResponse, refuse, refuseForKeys } from "./lib/refusals.ts";
+import {
+  BODY_BROKE_OFF,
+  bodyTooLarge,
+  DRAINING,
+  NO_ROOM,
+  NO_TUNNELS,
+  NO_WEBSOCKETS,
+  notFound,
+  providerDisabled,
+  refusalOf,
+  refusalResponse,
+  refuse,
+  refuseForKeys,
+  UNREADABLE_TARGET,
+  unreadableRetryStatus,
+} from "./lib/refusals.ts";
 import type { Refusal } from "./lib/refusals.ts";
 import { redact } from "./lib/secret.ts";
 import type { Secret } from "./lib/secret.ts";
 import { beginsLikeError, errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
-import type { Reachable, Watch } from "./lib/watch.ts";
+import type { Client, Reachable, Watch } from "./lib/watch.ts";
 import packageFile from "./package.json";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
-
-/** Everything that is known of one key. Instants are epoch milliseconds. */
-export interface Key extends ConfiguredKey {
-  readonly index: number;
-  cooldown: Cooldown | null;
-  readonly modelCooldowns: Map<string, Cooldown>;
-  disabled: { reason: KeyReason; at: number; said: string } | null;
-  /**
-   * How many attempts may be undecided at once since the last rate refusal; 0: any number. A key that wakes is
-   * asked once, then twice, then four times: else all who waited for it would get it refused again.
-   */
-  probation: number;
-  /** Attempts whose answer has not begun. */
-  undecided: number;
-  inFlight: number;
-  requests: number;
-  rateLimited: number;
-  errors: number;
-  /** Requests of the day that ends at the pool's `dayEndsAt`. */
-  today: number;
-  /** When an answer last began; 0: never. */
-  admittedAt: number;
-  /** 0: never. */
-  lastUsedAt: number;
-  /** When the last `RPM` requests were sent, a ring whose oldest is at `sentNext`; null where no number is set. */
-  readonly sentAt: Float64Array | null;
-  sentNext: number;
-}
 
 /** The right to use a key for one attempt. It ends once, by `Pool.settle`. */
 export interface Lease {
@@ -111,29 +91,19 @@ export interface Lease {
   settled: boolean;
 }
 
-/** What the pool must know of a request to choose a key for it. */
-export interface Need {
+/** What the pool must know of a request to choose a key for it, and when. */
+export interface Need extends KeyNeed {
   /** Place in the queue: the number of the request. */
   readonly arrival: number;
   /** It does not wait for a key beyond this. */
   readonly waitUntil: number;
-  readonly model: string | null;
   readonly signal: AbortSignal;
-  /** Keys that were asked already: again only when no other is ready, and not before `reuseAt`. */
-  readonly tried: ReadonlySet<Key>;
-  readonly reuseAt: number;
-  /** Keys that cannot serve this request at all. */
-  readonly unsuited: ReadonlySet<Key>;
 }
 
 interface Waiter {
   readonly need: Need;
   resolve(result: Lease | NoKey): void;
 }
-
-const RATE_WINDOW_MS = 60_000;
-/** A key that has been asked this many times at once without a refusal has proven itself. */
-const PROBATION_ENDS_AT = 64;
 
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool {
@@ -179,6 +149,7 @@ export class Pool {
     if (state === "open") return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
     if (state === "probing") return { kind: "no_key", readyAt: now, why: "paused" };
 
+    this.#turnDay(now);
     const count = this.keys.length;
     let again: Key | null = null;
     let earliest = Infinity;
@@ -188,33 +159,14 @@ export class Pool {
       if (key.disabled !== null) continue;
       usable += 1;
       if (need.unsuited.has(key)) continue;
-      const readyAt = this.#readyAt(key, need, now);
-      if (readyAt > now || isBusy(key)) earliest = Math.min(earliest, Math.max(readyAt, now));
+      const keyAt = readyAt(key, need, this.#dayEndsAt);
+      if (keyAt > now || isBusy(key)) earliest = Math.min(earliest, Math.max(keyAt, now));
       else if (!need.tried.has(key)) return this.#take(key, need, now, state === "half_open");
       else again ??= key;
     }
     if (again !== null) return this.#take(again, need, now, state === "half_open");
     const why = usable === 0 ? "none_usable" : earliest === Infinity ? "unsuited" : "cooling";
     return { kind: "no_key", readyAt: earliest, why };
-  }
-
-  #readyAt(key: Key, need: Need, now: number): number {
-    let readyAt = key.cooldown?.until ?? 0;
-    if (key.modelCooldowns.size > 0 && need.model !== null) {
-      readyAt = Math.max(readyAt, key.modelCooldowns.get(need.model)?.until ?? 0);
-    }
-    if (need.tried.has(key)) readyAt = Math.max(readyAt, need.reuseAt);
-    if (this.#isSpent(key, now)) readyAt = Math.max(readyAt, this.#dayEndsAt);
-    // Full while the oldest of the last `RPM` requests is within the window.
-    if (key.sentAt !== null) readyAt = Math.max(readyAt, (key.sentAt[key.sentNext] ?? 0) + RATE_WINDOW_MS);
-    return readyAt;
-  }
-
-  /** Whether the key has had its day's requests. */
-  #isSpent(key: Key, now: number): boolean {
-    if (key.dailyLimit === null) return false;
-    this.#turnDay(now);
-    return key.today >= key.dailyLimit;
   }
 
   #turnDay(now: number): void {
@@ -225,16 +177,7 @@ export class Pool {
 
   #take(key: Key, need: Need, now: number, isProbe: boolean): Lease {
     this.#cursor = (key.index + 1) % this.keys.length;
-    this.#turnDay(now);
-    key.today += 1;
-    key.requests += 1;
-    key.inFlight += 1;
-    key.undecided += 1;
-    key.lastUsedAt = now;
-    if (key.sentAt !== null) {
-      key.sentAt[key.sentNext] = now;
-      key.sentNext = (key.sentNext + 1) % key.sentAt.length;
-    }
+    takeKey(key, now);
     if (isProbe) this.breaker.probe();
     return { kind: "lease", key, need, at: now, isProbe, admitted: false, settled: false };
   }
@@ -245,8 +188,7 @@ export class Pool {
     lease.admitted = true;
     const { key } = lease;
     key.undecided -= 1;
-    key.admittedAt = now;
-    if (key.probation > 0) key.probation = key.probation * 2 < PROBATION_ENDS_AT ? key.probation * 2 : 0;
+    trustKey(key, now);
     this.breaker.answered();
     if (this.#waiters.length > 0) this.#serveWaiters(now);
   }
@@ -410,7 +352,10 @@ export class Pool {
     const suited = usable.filter((key) => !need.unsuited.has(key));
     if (usable.length === 0) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
     if (suited.length === 0) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
-    const keyAt = suited.reduce((first, key) => Math.min(first, this.#readyAt(key, need, now)), Infinity);
+    const keyAt = suited.reduce(
+      (first, key) => Math.min(first, readyAt(key, need, this.#dayEndsAt)),
+      Infinity,
+    );
     if (this.breaker.openUntil > keyAt)
       return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
     return { kind: "no_key", readyAt: Math.max(now, keyAt), why: "cooling" };
@@ -418,61 +363,9 @@ export class Pool {
 
   /** The keys as `/health` shows them. */
   report(now: number): KeyReport[] {
-    return this.keys.map((key) => {
-      const spentMs = this.#isSpent(key, now) ? this.#dayEndsAt - now : 0;
-      const restMs = Math.max(0, (key.cooldown?.until ?? 0) - now);
-      const coolingMs = Math.max(spentMs, restMs);
-      const resting = spentMs > restMs ? "quota_day" : (key.cooldown?.reason ?? null);
-      const models = [...key.modelCooldowns].filter(([, { until }]) => until > now);
-      this.#turnDay(now);
-      return {
-        index: key.index,
-        id: key.secret.id,
-        account: key.account,
-        state: key.disabled !== null ? "disabled" : coolingMs > 0 ? "cooling" : "ready",
-        reason: key.disabled?.reason ?? (coolingMs > 0 ? resting : null),
-        coolingMs: key.disabled === null ? coolingMs : 0,
-        models: Object.fromEntries(
-          models.map(([model, { until, reason }]) => [model, { coolingMs: until - now, reason }]),
-        ),
-        requests: key.requests,
-        rateLimited: key.rateLimited,
-        errors: key.errors,
-        today: key.today,
-        dailyLimit: key.dailyLimit,
-        rpmLimit: key.sentAt?.length ?? null,
-        inFlight: key.inFlight,
-        lastUsedAt: key.lastUsedAt,
-      };
-    });
+    this.#turnDay(now);
+    return this.keys.map((key) => reportOf(key, this.#dayEndsAt, now));
   }
-}
-
-function newKey(configured: ConfiguredKey, index: number, config: ProviderConfig): Key {
-  return {
-    ...configured,
-    dailyLimit: configured.dailyLimit ?? config.dailyLimit,
-    index,
-    cooldown: null,
-    modelCooldowns: new Map(),
-    disabled: null,
-    probation: 0,
-    undecided: 0,
-    inFlight: 0,
-    requests: 0,
-    rateLimited: 0,
-    errors: 0,
-    today: 0,
-    admittedAt: 0,
-    lastUsedAt: 0,
-    sentAt: typeof config.rpm === "number" ? new Float64Array(config.rpm).fill(-RATE_WINDOW_MS) : null,
-    sentNext: 0,
-  };
-}
-
-/** Whether a key that has just woken has as many undecided attempts as it is trusted with. */
-function isBusy(key: Key): boolean {
-  return key.probation > 0 && key.undecided >= key.probation;
 }
 
 /** Whether waiting cannot help: no key comes free before this request has to be answered. */
@@ -510,9 +403,12 @@ async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Re
   const { pool } = upstream;
   const { progress, waitUntil } = call;
   const maxAttempts = engine.config.maxAttempts ?? Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
+  const refusal = await receive(call, engine);
+  if (refusal !== null) return refusalResponse(refusal);
   let kept: KeptAnswer | null = null;
   for (;;) {
     const acquired = pool.acquire(call);
+    if (acquired instanceof Promise) call.hold();
     const lease = acquired instanceof Promise ? await acquired : acquired;
     let setback: Setback;
     if (lease.kind === "no_key") {
@@ -536,6 +432,7 @@ async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Re
       case "back_off":
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
+        call.hold();
         await pause(decision.pauseMs, call.signal, clock);
         break;
       case "give_up":
@@ -656,7 +553,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     const response = await engine.fetch(joinBase(upstream.base, call.target), {
       method: call.method,
       headers: call.headers,
-      body: call.method === "GET" || call.method === "HEAD" ? null : call.body,
+      body: call.body,
       redirect: "manual", // a followed redirect would carry the key elsewhere
       decompress: false, // the bytes, and content-encoding, stay as they were sent
       signal: watch.signal,
@@ -664,7 +561,10 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     watch.heard();
     const { status } = response;
     if (status < 200 || status > 599) result = failed(protocolError(`its status is ${status}`));
-    else if (status < 400) result = await readAnswer(response, call, upstream, engine);
+    else if (status < 400 && isShort(response, call)) {
+      const body = new Uint8Array(await response.arrayBuffer());
+      result = judgeWhole(response, body, upstream, engine);
+    } else if (status < 400) result = await readAnswer(response, call, upstream, engine);
     else result = await readRefusal(response, call, upstream, lease, engine);
   } catch (error) {
     result = failed(watch.explain(error));
@@ -702,18 +602,13 @@ async function readAnswer(
   upstream: Upstream,
   engine: Engine,
 ): Promise<Attempted> {
-  const { status, headers } = response;
-  if (call.method === "HEAD" || status === 204 || status === 205 || status === 304)
-    return whole(response, null);
+  const { headers } = response;
+  if (isBodiless(response, call)) return whole(response, null);
   const type = headers.get("content-type") ?? "";
-  const length = headers.get("content-length");
   const isEvents = type.startsWith("text/event-stream");
-  if (length !== null && Number(length) <= WHOLE_BYTES && !isEvents) {
-    return judgeWhole(response, new Uint8Array(await response.arrayBuffer()), upstream, engine);
-  }
   const reader = readerOf(response);
   if (reader === null) return whole(response, null);
-  if (length === null && type.includes("json") && !headers.has("transfer-encoding")) {
+  if (type.includes("json") && !headers.has("content-length") && !headers.has("transfer-encoding")) {
     // Only the connection's end tells that it is complete, and a reset looks the same: the JSON itself must say.
     const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES);
     if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
@@ -726,6 +621,19 @@ async function readAnswer(
   const { done, value } = await reader.read();
   if (done) return whole(response, new Uint8Array());
   return open(response, { first: value, reader, pending: null, begun: true });
+}
+
+/** Whether HTTP says that no body follows, whatever the fields say (RFC 9110 6.4.1). */
+function isBodiless({ status }: Response, { method }: Call): boolean {
+  return method === "HEAD" || status === 204 || status === 205 || status === 304;
+}
+
+/** Whether an answer is known to be short, and no stream: then it is read whole. */
+function isShort(response: Response, call: Call): boolean {
+  const { headers } = response;
+  const length = headers.get("content-length");
+  if (length === null || Number(length) > WHOLE_BYTES || isBodiless(response, call)) return false;
+  return !headers.get("content-type")?.startsWith("text/event-stream");
 }
 
 /** A short answer below 400 may still be an error that a gateway put in an answer's place. */
@@ -981,6 +889,8 @@ const STREAM_FAILED: Verdict = { kind: "overloaded", pauseMs: null, maybeBilled:
 export interface Upstream extends Reachable {
   readonly config: ProviderConfig;
   readonly isDefault: boolean;
+  /** The path it is served under: `/groq`; null for the default provider where it has no name. */
+  readonly prefix: string | null;
   readonly base: Base;
   readonly pool: Pool;
 }
@@ -1009,10 +919,9 @@ export interface Engine extends Dependencies {
 
 /** How long an idle upstream connection is kept: less than common load balancers do, so that we close first. */
 const UPSTREAM_IDLE_SEC = 50;
-/** Without a byte for this long a request body is given up. */
-const BODY_IDLE_SEC = 30;
-/** Without a request for this long a client's connection is closed. */
-const CLIENT_IDLE_SEC = 60;
+/** Without a byte for this long a request body is given up, and a connection without a request is closed. */
+const IDLE_SEC = 30;
+
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock } = dependencies;
   const start = (provider: ProviderConfig, index: number): Upstream => {
@@ -1021,6 +930,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     return {
       config: provider,
       isDefault: index === 0,
+      prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
       pool: new Pool(provider, config.maxCooldownMs, dependencies),
       heardAt: 0,
@@ -1048,7 +958,12 @@ type Server = Bun.Server<undefined>;
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
-class Call implements Need {
+class Call implements Need, Client {
+  /** The fields of the request: from `receive` on only those that go upstream, without any key. */
+  readonly headers: Headers;
+  readonly method: string;
+  /** The whole body; null where there is none. */
+  body: Bytes | null = null;
   readonly arrival: number;
   readonly waitUntil: number;
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
@@ -1067,29 +982,26 @@ class Call implements Need {
   #model: string | null | undefined;
   #providerName: string | null = null;
   #begunAt: number | null = null;
+  #isHeld = false;
   #isOver = false;
   readonly #arrivedAt: number;
 
   constructor(
     readonly request: Request,
+    readonly server: Server,
+    readonly engine: Engine,
     readonly target: Target,
-    /** The end-to-end fields of the request, without any key. */
-    readonly headers: Headers,
-    readonly body: Bytes | null,
+    /** The client's name, where its key has one. */
     readonly client: string | null,
     /** Statuses that this request wants retried, beside those of the configuration. */
     readonly retryStatus: ReadonlySet<number>,
-    readonly server: Server,
-    readonly engine: Engine,
   ) {
+    this.headers = request.headers;
+    this.method = request.method;
     this.#arrivedAt = engine.clock.now();
     this.arrival = engine.arrivals++;
     this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
     this.streamDialect = streamDialectOf(target.path);
-  }
-
-  get method(): string {
-    return this.request.method;
   }
 
   get signal(): AbortSignal {
@@ -1108,6 +1020,13 @@ class Call implements Need {
   get model(): string | null {
     if (this.#model === undefined) this.#model = modelOf(this.target.path, this.body);
     return this.#model;
+  }
+
+  /** From here on only our own clocks end the connection, not the server's idle timer. */
+  hold(): void {
+    if (this.#isHeld || this.#isOver) return;
+    this.#isHeld = true;
+    this.server.timeout(this.request, 0);
   }
 
   /** Remembers how an attempt failed. */
@@ -1144,7 +1063,7 @@ class Call implements Need {
     const { engine } = this;
     engine.inFlight -= 1;
     engine.bufferedBytes -= this.body?.length ?? 0;
-    this.server.timeout(this.request, CLIENT_IDLE_SEC);
+    if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
     if (!engine.log.enabled("info")) return;
     engine.log.line("info", "request", {
       method: this.method,
@@ -1185,180 +1104,139 @@ function modelOf(path: string, body: Bytes | null): string | null {
 }
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
-async function handle(request: Request, server: Server, engine: Engine): Promise<Response> {
+function handle(request: Request, server: Server, engine: Engine): Response | Promise<Response> {
   const { config } = engine;
   const { headers } = request;
-  const host = headers.get("host");
-  const target = host === null || readableHost(host) ? targetOf(request.url) : null;
-  if (target === null || escapesBase(target.path)) {
-    return refusalResponse(
-      refuse(
-        400,
-        "bad_request",
-        "The Host header or the path cannot be read safely. Send a plain path, without '..' behind percent signs.",
-      ),
-    );
-  }
+  const target = targetOf(request.url, headers.get("host"));
+  if (target === null) return refusalResponse(UNREADABLE_TARGET);
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
 
-  const isHealth = target.path === "/health";
-  const asksPeer = isHealth || config.access.mode === "protected";
-  const peer =
-    asksPeer && config.listen.kind === "tcp" ? (server.requestIP(request)?.address ?? "unknown") : null;
-  const visitor = { peer, headers, keyParameter: keyParameter(target.query) };
+  const visitor = {
+    peer: peerOf(request, server, config),
+    headers,
+    keyParameter: keyParameter(target.query),
+  };
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
-  let response: Response;
-  if (isHealth) {
+  if (target.path === "/health") {
     const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
-    response = health(engine, hasKey || isLoopback(peer));
-  } else if (admission.kind === "refused") {
-    response = refusalResponse(refuse(admission.status, admission.type, admission.message));
-  } else {
-    const { keyParameter: key } = visitor;
-    const holdsCredential = key !== null && (!hasCredentialField(headers) || isClientKey(key, config.access));
-    const query = holdsCredential ? withoutKeyParameter(target.query) : target.query;
-    const admitted = await admit(request, { path: target.path, query }, admission.client, server, engine);
-    if ("kind" in admitted) return relay(admitted.call, admitted.upstream, engine);
-    response = refusalResponse(admitted);
+    return readable(health(engine, hasKey || isLoopback(visitor.peer)), request, engine);
   }
-  addCors(response.headers, headers, config.corsOrigins);
+  const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
+  if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
+  const { keyParameter: key } = visitor;
+  if (key !== null && (!hasCredentialField(headers) || isClientKey(key, config.access))) {
+    route.target.query = withoutKeyParameter(target.query);
+  }
+  const client = admission.kind === "admitted" ? admission.client : null;
+  return relay(
+    new Call(request, server, engine, route.target, client, route.retryStatus),
+    route.upstream,
+    engine,
+  );
+}
+
+/** The other end of the socket; null: surely this machine, because nothing else is listened on. */
+function peerOf(request: Request, server: Server, { listen }: Config): string | null {
+  if (listen.kind === "unix" || listen.hostname === "127.0.0.1") return null;
+  return server.requestIP(request)?.address ?? "unknown";
+}
+
+/** Lets the page of an allowed origin read one of our own answers. */
+function readable(response: Response, request: Request, { config }: Engine): Response {
+  addCors(response.headers, request.headers, config.corsOrigins);
   return response;
 }
 
-/** Takes a request in: its route, its caps, its body read once. A call, or why it is refused. */
-async function admit(
-  request: Request,
-  target: Target,
-  client: string | null,
-  server: Server,
-  engine: Engine,
-): Promise<Admitted | Refusal> {
-  const { headers } = request;
-  if (engine.draining)
-    return refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
-  if (/^\/(?:metrics|admin)(?:\/|$)/.test(target.path)) {
-    return refuse(404, "not_found", `${target.path} is not served by this version of keywheel.`);
-  }
-  if (headers.get("upgrade")?.toLowerCase() === "websocket") {
-    return refuse(
-      426,
-      "upgrade_required",
-      "WebSocket connections are not served. Send the request over plain HTTP.",
-    );
-  }
-  if (request.method === "CONNECT")
-    return refuse(400, "bad_request", "CONNECT is not served: this is no HTTP proxy for other hosts.");
-  const named = engine.upstreams.find(
-    ({ config: { name } }) => withoutPrefix(target.path, `/${name}`) !== null,
-  );
-  const upstream = named ?? engine.upstreams[0];
-  if (upstream.config.disabled) {
-    return refuse(
-      503,
-      "provider_disabled",
-      `Provider ${upstream.config.name} is switched off in the configuration.`,
-    );
-  }
-  const asked = headers.get(RETRY_STATUS_FIELD);
-  const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
-  if (retryStatus === null) {
-    return refuse(
-      400,
-      "bad_request",
-      `The header ${RETRY_STATUS_FIELD} cannot be read. Write statuses and ranges like 404-409,418.`,
-    );
-  }
-  const read = await readBody(request, server, engine);
-  if (!("kind" in read)) return read;
-  const path = named === undefined ? target.path : withoutPrefix(target.path, `/${named.config.name}`) || "/";
-  const fields = forwardedFields(headers, USER_AGENT);
-  const call = new Call(request, { ...target, path }, fields, read.body, client, retryStatus, server, engine);
-  return { kind: "admitted", call, upstream };
+interface Route {
+  readonly kind: "route";
+  readonly upstream: Upstream;
+  readonly target: Target;
+  readonly retryStatus: ReadonlySet<number>;
 }
 
-interface Admitted {
-  readonly kind: "admitted";
-  readonly call: Call;
-  readonly upstream: Upstream;
+/** Where a request goes, or why it goes nowhere. Pure. */
+function planRoute(request: Request, target: Target, engine: Engine): Route | Refusal {
+  const { headers } = request;
+  if (engine.draining) return DRAINING;
+  if (isReserved(target.path)) return notFound(target.path);
+  if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
+  if (request.method === "CONNECT") return NO_TUNNELS;
+  const { upstreams } = engine;
+  const named = upstreams.find(
+    ({ prefix }) => prefix !== null && withoutPrefix(target.path, prefix) !== null,
+  );
+  const upstream = named ?? upstreams[0];
+  if (upstream.config.disabled) return providerDisabled(upstream.config.name);
+  const asked = headers.get(RETRY_STATUS_FIELD);
+  const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
+  if (retryStatus === null) return unreadableRetryStatus(RETRY_STATUS_FIELD);
+  const path = named === undefined ? target.path : target.path.slice(named.prefix?.length) || "/";
+  return { kind: "route", upstream, target: { path, query: target.query }, retryStatus };
+}
+
+/** Paths that the proxy keeps for itself, served or not. */
+function isReserved(path: string): boolean {
+  return withoutPrefix(path, "/admin") !== null || withoutPrefix(path, "/metrics") !== null;
 }
 
 const NO_STATUSES: ReadonlySet<number> = new Set();
 
 /**
- * The whole body of a request, null inside where it has none; counted as in flight from here on. It is read before
- * anything is sent, so a broken upload never reaches an upstream, and every attempt sends the same bytes.
+ * Takes the whole body in before anything is sent, so that a broken upload never reaches an upstream and every
+ * attempt sends the same bytes. From here on the call is in flight. Returns why it is refused instead, or null.
  */
-async function readBody(
-  request: Request,
-  server: Server,
-  engine: Engine,
-): Promise<{ kind: "read"; body: Bytes | null } | Refusal> {
+async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
+  const { headers } = call;
   const { maxBodyBytes, maxInFlight, maxBufferedBytes } = engine.config;
-  const length = request.headers.get("content-length");
-  const announced = Number(length ?? 0);
-  if (announced > maxBodyBytes) return tooLarge(maxBodyBytes);
+  const length = headers.get("content-length");
+  const announced = length === null ? 0 : Number(length);
+  if (announced > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
   if (engine.inFlight >= maxInFlight || engine.bufferedBytes + announced > maxBufferedBytes) return NO_ROOM;
-
   engine.inFlight += 1;
-  engine.bufferedBytes += announced;
-  let body: Bytes | null | Refusal = length === null ? null : NO_BYTES;
   try {
-    if (announced > 0 || request.headers.has("transfer-encoding")) {
-      server.timeout(request, BODY_IDLE_SEC);
-      body = announced > 0 ? new Uint8Array(await request.arrayBuffer()) : await readChunked(request, engine);
+    if (announced > 0) {
+      engine.bufferedBytes += announced; // before it comes: many at once must not all be let in
+      call.body = new Uint8Array(await call.request.arrayBuffer());
+    } else if (headers.has("transfer-encoding")) {
+      const body = await receiveChunked(call, engine);
+      if (!(body instanceof Uint8Array)) {
+        engine.inFlight -= 1;
+        return body;
+      }
+      call.body = body;
+    } else if (length !== null) {
+      call.body = NO_BYTES;
     }
-    server.timeout(request, 0); // from here on our own clocks count
   } catch {
     // Broken off, or silent for too long: nobody reads this answer.
+    engine.inFlight -= 1;
     engine.bufferedBytes -= announced;
-    body = refuse(400, "bad_request", "The request body broke off.");
+    return BODY_BROKE_OFF;
   }
-  if (body === null || body instanceof Uint8Array) return { kind: "read", body };
-  engine.inFlight -= 1;
-  return body;
-}
-
-/** A body of unknown length, counted as it comes. */
-async function readChunked(request: Request, engine: Engine): Promise<Bytes | Refusal> {
-  const { maxBodyBytes, maxBufferedBytes } = engine.config;
-  const chunks: Bytes[] = [];
-  let length = 0;
-  let refusal: Refusal | null = null;
-  try {
-    for await (const chunk of request.body ?? []) {
-      length += chunk.length;
-      engine.bufferedBytes += chunk.length;
-      if (length > maxBodyBytes) refusal = tooLarge(maxBodyBytes);
-      else if (engine.bufferedBytes > maxBufferedBytes) refusal = NO_ROOM;
-      if (refusal !== null) break;
-      chunks.push(chunk);
-    }
-    if (refusal === null) {
-      const body = joined(chunks);
-      length = 0; // it stays counted until the call ends
-      return body;
-    }
-    return refusal;
-  } finally {
-    engine.bufferedBytes -= length;
-  }
+  keepForwarded(headers, USER_AGENT);
+  return null;
 }
 
 const NO_BYTES: Bytes = new Uint8Array();
 
-const NO_ROOM = refuse(
-  503,
-  "overloaded",
-  "Too many requests, or too many bytes of request bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
-  1000,
-);
-
-function tooLarge(maxBodyBytes: number): Refusal {
-  return refuse(
-    413,
-    "body_too_large",
-    `The request body is larger than ${maxBodyBytes / 2 ** 20} MB (MAX_BODY_MB).`,
-  );
+/** A body of unknown length, counted as it comes. */
+async function receiveChunked({ request }: Call, engine: Engine): Promise<Bytes | Refusal> {
+  const { maxBodyBytes, maxBufferedBytes } = engine.config;
+  const chunks: Bytes[] = [];
+  let uncounted = 0;
+  try {
+    for await (const chunk of request.body ?? []) {
+      chunks.push(chunk);
+      uncounted += chunk.length;
+      engine.bufferedBytes += chunk.length;
+      if (uncounted > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
+      if (engine.bufferedBytes > maxBufferedBytes) return NO_ROOM;
+    }
+    uncounted = 0; // it stays counted until the call ends
+    return joined(chunks);
+  } finally {
+    engine.bufferedBytes -= uncounted;
+  }
 }
 
 /** `GET /health`, and what a monitor or a person sees in it. */
@@ -1406,7 +1284,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const server: Server =
     listen.kind === "unix"
       ? Bun.serve({ ...options, unix: listen.path })
-      : Bun.serve({ ...options, hostname: listen.hostname, port: listen.port, idleTimeout: CLIENT_IDLE_SEC });
+      : Bun.serve({ ...options, hostname: listen.hostname, port: listen.port, idleTimeout: IDLE_SEC });
   const stop = async () => {
     engine.clocks.stop();
     await server.stop(true);

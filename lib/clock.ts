@@ -95,6 +95,7 @@ const DAY_MS = 86_400_000;
 
 /** The next midnight in an IANA zone after `now`, as epoch milliseconds. Days of 23 and 25 hours are met. */
 export function nextMidnight(zone: string, now: number): number {
+  if (zone === "UTC") return (Math.floor(now / DAY_MS) + 1) * DAY_MS;
   const wallNow = now + zoneOffsetMs(zone, now);
   const wallMidnight = (Math.floor(wallNow / DAY_MS) + 1) * DAY_MS;
   // The offset that holds at midnight may differ from today's: ask for it at the first guess.

@@ -128,14 +128,12 @@ export function isLoopback(peer: string | null): boolean {
 /** Whether `Host` names loopback or the very address that was configured to listen on. */
 function isOwnName(host: string | null, listenHostname: string): boolean {
   if (host === null) return false;
-  const name = host.replace(/:\d*$/, "").toLowerCase();
-  const bare = name.replace(/^\[|\]$/g, "");
-  return (
-    name === "localhost" ||
-    name.endsWith(".localhost") ||
-    isLoopback(bare) ||
-    (bare === listenHostname.toLowerCase() && bare !== "0.0.0.0" && bare !== "::")
-  );
+  const portStart = host.lastIndexOf(":");
+  const name = portStart > host.lastIndexOf("]") ? host.slice(0, portStart) : host;
+  if (name === "127.0.0.1" || name === "localhost") return true;
+  const bare = name.replace(/^\[|\]$/g, "").toLowerCase();
+  const isListened = bare === listenHostname.toLowerCase() && bare !== "0.0.0.0" && bare !== "::";
+  return isListened || bare === "localhost" || bare.endsWith(".localhost") || isLoopback(bare);
 }
 
 /**

@@ -30,13 +30,11 @@ const NOT_FORWARDED = [
   RETRY_STATUS_FIELD,
 ];
 
-/** The fields of a request that go upstream, without any key. */
-export function forwardedFields(received: Headers, userAgent: string): Headers {
-  const headers = new Headers(received);
+/** Leaves of a request's fields those that go upstream, without any key. */
+export function keepForwarded(headers: Headers, userAgent: string): void {
   dropNamedByConnection(headers);
   for (const name of NOT_FORWARDED) headers.delete(name);
   if (!headers.has("user-agent")) headers.set("user-agent", userAgent);
-  return headers;
 }
 
 /** Leaves only the end-to-end fields of an answer. Repeated fields stay repeated. */
@@ -47,7 +45,7 @@ export function keepEndToEnd(headers: Headers): void {
 
 function dropNamedByConnection(headers: Headers): void {
   const connection = headers.get("connection");
-  if (connection === null || /^(?:keep-alive|close)$/i.test(connection)) return;
+  if (connection === null || connection === "keep-alive" || connection === "close") return;
   for (const name of connection.split(",")) {
     if (/^[\w!#$%&'*+.^`|~-]+$/.test(name.trim())) headers.delete(name.trim());
   }

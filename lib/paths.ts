@@ -12,16 +12,20 @@ export interface Target {
   query: string;
 }
 
-/** Reads `request.url`. Null: no origin, so the `Host` was unreadable and nothing was resolved. */
-export function targetOf(requestUrl: string): Target | null {
-  if (!requestUrl.startsWith("http")) return null;
-  const pathStart = requestUrl.indexOf("/", requestUrl.indexOf("//") + 2);
+/**
+ * Reads `request.url` and the `Host` it was made with. Null: they cannot be read safely. With a `Host` that the URL
+ * standard cannot read, nothing of the path was resolved.
+ */
+export function targetOf(requestUrl: string, host: string | null = null): Target | null {
+  if (!requestUrl.startsWith("http") || (host !== null && !readableHost(host))) return null;
+  const pathStart = requestUrl.indexOf("/", 8);
   if (pathStart < 0) return null;
   const fragmentStart = requestUrl.indexOf("#", pathStart);
   const end = fragmentStart < 0 ? requestUrl.length : fragmentStart;
   const queryStart = requestUrl.indexOf("?", pathStart);
-  if (queryStart < 0 || queryStart > end) return { path: requestUrl.slice(pathStart, end), query: "" };
-  return { path: requestUrl.slice(pathStart, queryStart), query: requestUrl.slice(queryStart, end) };
+  const pathEnd = queryStart < 0 || queryStart > end ? end : queryStart;
+  const path = requestUrl.slice(pathStart, pathEnd);
+  return escapesBase(path) ? null : { path, query: requestUrl.slice(pathEnd, end) };
 }
 
 /** Hosts that were found readable: parsing one costs more than all the rest that is done with a path. */
@@ -29,7 +33,6 @@ const readableHosts = new Set<string>();
 /** Clients use one or two names; more are somebody trying. */
 const REMEMBERED_HOSTS = 64;
 
-/** Whether a `Host` header is one that the URL standard can read. With any other, nothing was resolved. */
 export function readableHost(host: string): boolean {
   if (readableHosts.has(host)) return true;
   if (!/^[\w.:[\]-]+$/.test(host) || !URL.canParse(`http://${host}/`)) return false;

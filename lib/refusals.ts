@@ -28,6 +28,7 @@ export type RefusalType =
   | "upstream_unreachable";
 
 export interface Refusal {
+  kind: "refused";
   status: number;
   type: RefusalType;
   message: string;
@@ -41,7 +42,12 @@ export function refuse(
   message: string,
   retryAfterMs: number | null = null,
 ): Refusal {
-  return { status, type, message, retryAfterMs };
+  return { kind: "refused", status, type, message, retryAfterMs };
+}
+
+/** What the door refused. */
+export function refusalOf({ status, type, message }: Pick<Refusal, "status" | "type" | "message">): Refusal {
+  return refuse(status, type, message);
 }
 
 export function refusalResponse({ status, type, message, retryAfterMs }: Refusal): Response {
@@ -100,4 +106,57 @@ export function refuseForKeys(trouble: KeyTrouble): Refusal {
         waitMs,
       );
   }
+}
+
+export const UNREADABLE_TARGET = refuse(
+  400,
+  "bad_request",
+  "The path or the Host header cannot be read safely. Send a plain path, without '..' behind percent signs.",
+);
+
+export const BODY_BROKE_OFF = refuse(400, "bad_request", "The request body broke off.");
+
+export const NO_TUNNELS = refuse(
+  400,
+  "bad_request",
+  "CONNECT is not served: this is no proxy for other hosts.",
+);
+
+export const NO_WEBSOCKETS = refuse(
+  426,
+  "upgrade_required",
+  "WebSocket connections are not served. Send the request over plain HTTP.",
+);
+
+export const DRAINING = refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
+
+export const NO_ROOM = refuse(
+  503,
+  "overloaded",
+  "Too many requests, or too many bytes of their bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
+  1000,
+);
+
+export function bodyTooLarge(maxBodyBytes: number): Refusal {
+  return refuse(
+    413,
+    "body_too_large",
+    `The request body is larger than ${maxBodyBytes / 2 ** 20} MB (MAX_BODY_MB).`,
+  );
+}
+
+export function notFound(path: string): Refusal {
+  return refuse(404, "not_found", `${path} is not served by this version of keywheel.`);
+}
+
+export function providerDisabled(name: string): Refusal {
+  return refuse(503, "provider_disabled", `Provider ${name} is switched off in the configuration.`);
+}
+
+export function unreadableRetryStatus(field: string): Refusal {
+  return refuse(
+    400,
+    "bad_request",
+    `The header ${field} cannot be read. Write statuses and ranges, like 404-409,418.`,
+  );
 }

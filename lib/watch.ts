@@ -3,8 +3,8 @@
  *
  * One timer serves every attempt under way. It ticks a few times a second while there is any, so starting and
  * stopping a clock costs an assignment, not a timer; and what only a slow answer needs (listening for the client's
- * leaving, asking whether the upstream can be connected to at all) is set up on the first tick, so a quick answer
- * never pays for it.
+ * leaving, holding its connection, asking whether the upstream can be connected to at all) is set up on the first
+ * tick, so a quick answer never pays for it.
  */
 import type { Clock, CancelTimer } from "./clock.ts";
 import type { Abandoned, Unreachable } from "./decision.ts";
@@ -14,6 +14,14 @@ export interface ClockLimits {
   connectTimeoutMs: number;
   firstByteTimeoutMs: number;
   streamIdleTimeoutMs: number;
+}
+
+/** Whom an attempt is made for. */
+export interface Client {
+  /** Fires when the client leaves. */
+  readonly signal: AbortSignal;
+  /** The answer takes its time: the server's own idle timer must not end the connection. */
+  hold(): void;
 }
 
 /** What an attempt is sent to, for the connect clock. */
@@ -49,7 +57,7 @@ export class Clocks {
     return this.#watches.size;
   }
 
-  start(client: { readonly signal: AbortSignal }, upstream: Reachable): Watch {
+  start(client: Client, upstream: Reachable): Watch {
     this.now = this.#clock.now();
     const watch = new Watch(this, this.#limits, client, upstream);
     this.#watches.add(watch);
@@ -86,7 +94,7 @@ type Phase = "first_byte" | "streaming" | "resting";
 export class Watch {
   readonly #clocks: Clocks;
   readonly #limits: ClockLimits;
-  readonly #client: { readonly signal: AbortSignal };
+  readonly #client: Client;
   readonly #upstream: Reachable;
   readonly #controller = new AbortController();
   readonly #startedAt: number;
@@ -98,12 +106,7 @@ export class Watch {
   #ended = false;
   #reason: Unreachable | Abandoned | null = null;
 
-  constructor(
-    clocks: Clocks,
-    limits: ClockLimits,
-    client: { readonly signal: AbortSignal },
-    upstream: Reachable,
-  ) {
+  constructor(clocks: Clocks, limits: ClockLimits, client: Client, upstream: Reachable) {
     this.#clocks = clocks;
     this.#limits = limits;
     this.#client = client;
@@ -170,6 +173,7 @@ export class Watch {
   check(now: number): void {
     if (!this.#listening) {
       this.#listening = true;
+      this.#client.hold();
       if (this.#client.signal.aborted) this.#leave();
       else this.#client.signal.addEventListener("abort", this.#leave, { once: true });
     }
