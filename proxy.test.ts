@@ -5,7 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   answerHead,
-  chat,
+  chat as sendChat,
   chunk,
   connectRaw,
   EVENT_STREAM_HEAD,
@@ -82,21 +82,24 @@ function open(script: Script, { keys = 2, settings = {}, clock, random }: SceneO
   };
 }
 
-/** Moves the time on until `answer` is there; only while nothing is under way, so that no socket is outrun. */
-async function inTime<T>(
-  { clock, engine }: Pick<Scene, "clock" | "engine">,
-  answer: Promise<T>,
-  stepMs = 250,
-): Promise<T> {
+/** Moves the time on, timer by timer, until `answer` is there; never while an attempt is under way. */
+async function inTime<T>({ clock, engine }: Pick<Scene, "clock" | "engine">, answer: Promise<T>): Promise<T> {
   let isThere = false;
   const arrive = () => void (isThere = true);
   answer.then(arrive, arrive);
+  const waitsForTime = () => engine.inFlight > 0 && engine.clocks.running === 0 && clock.nextAt < Infinity;
   while (!isThere) {
-    const isIdle = () => engine.inFlight > 0 && engine.clocks.running === 0;
-    await until("an answer, or nothing left to do but wait", () => isThere || isIdle());
-    if (!isThere) await clock.advance(stepMs);
+    await until("an answer, or nothing left to do but wait", () => isThere || waitsForTime());
+    if (!isThere) await clock.advance(clock.nextAt - clock.now());
   }
   return answer;
+}
+
+/** A chat request. Where a test fails before it awaits the answer, that does not fail the next one. */
+function chat(...[url, extra, init]: Parameters<typeof sendChat>): Promise<Response> {
+  const asking = sendChat(url, extra, init);
+  asking.catch(() => {});
+  return asking;
 }
 
 /** Resolves once so many requests of clients wait for a key. */
@@ -269,14 +272,27 @@ describe("after a failed attempt, keywheel", () => {
     expect(await ownError(response)).toMatchObject({ status: 502, type: "upstream_unreachable" });
   });
 
-  test("P2 replays a failed TLS handshake freely: nothing was sent", async () => {
-    await using scene = open(() => OK);
-    const port = new URL(scene.provider.url).port;
-    await using behindTls = open(() => OK, {
-      settings: { TARGET_BASE_URL: `https://127.0.0.1:${port}`, MAX_ATTEMPTS: "4" },
+  test.each<[sentence: string, greeting: string, attempts: number]>([
+    ["P2 replays a TLS handshake with a plain server freely: nothing was sent", "HTTP/1.1 400 No\r\n\r\n", 4],
+    // Bun 1.4.5 says ECONNRESET, before the handshake as after the request: so the careful reading.
+    ["P3 replays a TLS handshake that is broken off once", "", 2],
+  ])("%s", async (_, greeting, attempts) => {
+    const plain = Bun.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: {
+        data(socket) {
+          socket.write(greeting);
+          socket.end();
+        },
+      },
     });
-    const response = await inTime(behindTls, chat(behindTls.url));
-    expect(attemptsOf(response)).toBe("4");
+    await using scene = open(() => OK, {
+      settings: { TARGET_BASE_URL: `https://127.0.0.1:${plain.port}`, MAX_ATTEMPTS: "4" },
+    });
+    const response = await inTime(scene, chat(scene.url));
+    plain.stop(true);
+    expect(attemptsOf(response)).toBe(String(attempts));
     expect(await ownError(response)).toMatchObject({ status: 502, type: "upstream_unreachable" });
   });
 
@@ -316,7 +332,7 @@ describe("after a failed attempt, keywheel", () => {
 
   test("P2 ends with its one deadline, however many attempts are left", async () => {
     await using scene = open(() => BUSY, { settings: { MAX_WAIT_SEC: "3", MAX_ATTEMPTS: "1000" } });
-    const response = await inTime(scene, chat(scene.url), 50);
+    const response = await inTime(scene, chat(scene.url));
     expect(response.status).toBe(503);
     expect(await response.text()).toContain("warming up");
     expect(scene.arrivals.at(-1)).toBeWithin(500, 3051);
@@ -502,7 +518,7 @@ describe("the next attempt", () => {
     const gaps: number[] = [];
     for (const jitter of [0, 0.999]) {
       await using scene = open((_key, nth) => (nth === 1 ? BUSY : OK), { random: () => jitter });
-      await inTime(scene, chat(scene.url), 25);
+      await inTime(scene, chat(scene.url));
       gaps.push(scene.arrivals[1] ?? 0);
     }
     expect(gaps[0]).toBeWithin(125, 176);
@@ -764,6 +780,23 @@ describe("a failing upstream", () => {
     expect(scene.provider.requests).toHaveLength(7);
   });
 
+  // One stream that broke off after minutes paused the provider for everybody, because it had been the probe.
+  test("P10 is not paused by the first failure after its probe was answered", async () => {
+    const held = new Held();
+    await using scene = await openPaused(held);
+    const asking = chat(scene.url, { stream: true });
+    await untilWaiting(scene, 1);
+    await scene.clock.advance(2000);
+    const connection = await held.take();
+    connection.write(EVENT_STREAM_HEAD + chunk(event("hel")).toString());
+    const response = await asking;
+    expect((await scene.health()).providers[0]?.state).toBe("up");
+    connection.reset();
+    expect((await readAll(response)).wasCut).toBeTrue();
+    await until("the stream is over", () => scene.engine.inFlight === 0);
+    expect((await scene.health()).providers[0]?.state).toBe("up");
+  });
+
   test("P10 tells how long it is paused where that is longer than a client may wait", async () => {
     await using scene = open(() => BUSY, { settings: { MAX_ATTEMPTS: "1", MAX_WAIT_SEC: "1" } });
     for (let request = 0; request < 5; request++) await (await chat(scene.url)).text();
@@ -982,18 +1015,17 @@ describe("a key", () => {
         body.includes("popular") ? httpAnswer(429, errorBody(LIMITED_SAID, "requests")) : OK,
       { keys: 1, settings: { MAX_WAIT_SEC: "0", PROVIDER: "openai" } },
     );
-    const rest = async () => {
-      const key: { models?: Record<string, { cooldown_sec: number }> } | undefined = (await scene.health())
-        .providers[0]?.keys[0];
-      return key?.models?.["popular"]?.cooldown_sec;
+    const restSec = async () => {
+      const key = (await scene.health()).providers[0]?.keys[0];
+      return /"popular":\{"cooldown_sec":(\d+)/.exec(JSON.stringify(key?.["models"]))?.[1];
     };
     await (await chat(scene.url, { model: "popular" })).text();
-    expect(await rest()).toBe(60);
+    expect(await restSec()).toBe("60");
     await scene.clock.advance(10_000);
     expect((await chat(scene.url, { model: "other" })).status).toBe(200);
     await scene.clock.advance(50_000);
     await (await chat(scene.url, { model: "popular" })).text();
-    expect(await rest()).toBe(300);
+    expect(await restSec()).toBe("300");
   });
 
   test("of one account rests with the others of that account, and with no one else", async () => {
@@ -1159,50 +1191,45 @@ describe("when all keys cool, a request", () => {
     expect(scene.arrivals).toEqual([0, 0, 10_000]);
   });
 
+  /** With one request a minute those who wait are served one by one, so that no two race to the provider. */
+  const oneAMinute = { RPM: "1", MAX_WAIT_SEC: "1000" };
+
   test("P25 waits in order of arrival, and so does one that comes back after a refusal", async () => {
     const order: (string | undefined)[] = [];
     await using scene = open(
       (_key, nth, _connection, request) => {
         order.push(nameOf(request));
-        return nth <= 2 ? limited({ "retry-after": "10" }) : OK;
+        return nth <= 3 ? limited({ "retry-after": "70" }) : OK;
       },
-      { keys: 1 },
+      { keys: 1, settings: oneAMinute },
     );
     const asking: Promise<Response>[] = [];
     for (let index = 0; index < 5; index++) {
       asking.push(chat(scene.url, { user: `u${index}` }));
       await untilWaiting(scene, index + 1);
     }
-    await scene.clock.advance(10_000);
-    await untilWaiting(scene, 5);
     for (const response of await inTime(scene, Promise.all(asking))) expect(response.status).toBe(200);
-    expect(order).toEqual(["u0", "u0", "u0", "u1", "u2", "u3", "u4"]);
+    expect(order).toEqual(["u0", "u0", "u0", "u0", "u1", "u2", "u3", "u4"]);
   });
 
-  test("P25 is not overtaken by one that comes in the instant in which a key wakes", async () => {
+  test("P25 is not overtaken by one that comes when a key has just woken", async () => {
     const order: (string | undefined)[] = [];
-    const held = new Held();
     await using scene = open(
-      (_key, nth, connection, request) => {
+      (_key, _nth, _connection, request) => {
         order.push(nameOf(request));
-        if (nth === 1) return limited({ "retry-after": "10" });
-        held.keep(connection);
+        return OK;
       },
-      { keys: 1 },
+      { keys: 1, settings: oneAMinute },
     );
-    const first = chat(scene.url, { user: "first" });
-    await untilWaiting(scene, 1);
+    await (await chat(scene.url, { user: "first" })).text();
     const second = chat(scene.url, { user: "second" });
-    await untilWaiting(scene, 2);
-    await scene.clock.advance(9_999);
+    await untilWaiting(scene, 1);
+    scene.clock.drift(60_000);
     const third = chat(scene.url, { user: "third" });
-    await untilWaiting(scene, 3);
-    await scene.clock.advance(1);
-    const fourth = chat(scene.url, { user: "fourth" });
-    for (let answer = 0; answer < 4; answer++) (await held.take()).write(OK);
-    for (const response of await Promise.all([first, second, third, fourth]))
-      expect(response.status).toBe(200);
-    expect(order.slice(0, 4)).toEqual(["first", "first", "second", "third"]);
+    expect((await second).status).toBe(200);
+    await untilWaiting(scene, 1);
+    expect((await inTime(scene, third)).status).toBe(200);
+    expect(order).toEqual(["first", "second", "third"]);
   });
 
   test("P25 is answered at once where no key can come free in time, with a true Retry-After", async () => {
@@ -1215,11 +1242,11 @@ describe("when all keys cool, a request", () => {
     await scene.clock.advance(40_000);
     expect(await ownError(await chat(scene.url))).toMatchObject({ retryAfter: 111 });
     await scene.clock.advance(20_000);
-    const waiting = chat(scene.url);
+    void chat(scene.url); // 90.2 s to go: it waits
     await untilWaiting(scene, 1);
     await scene.clock.advance(1);
     expect(scene.provider.requests).toHaveLength(2);
-    void waiting.catch(() => null);
+    expect(scene.engine.inFlight).toBe(1);
   });
 
   test("P25 waits no longer than MAX_WAIT_SEC, also when the key that woke is refused again", async () => {
@@ -1227,20 +1254,19 @@ describe("when all keys cool, a request", () => {
       keys: 1,
       settings: { MAX_WAIT_SEC: "10" },
     });
-    const error = await ownError(await inTime(scene, chat(scene.url), 500));
+    const error = await ownError(await inTime(scene, chat(scene.url)));
     expect(error).toMatchObject({ status: 503, type: "all_keys_cooling", retryAfter: 4 });
     expect(scene.arrivals).toEqual([0, 4000, 8000]);
   });
 
   test("P25 wakes one at a time with the key, not all who wait", async () => {
     await using scene = open(() => limited({ "retry-after": "10" }), { keys: 1 });
-    const asking = Array.from({ length: 30 }, () => chat(scene.url).catch(() => null));
+    for (let request = 0; request < 30; request++) void chat(scene.url);
     await untilWaiting(scene, 30);
     const before = scene.provider.requests.length;
     await scene.clock.advance(10_000);
     await untilWaiting(scene, 30);
     expect(scene.provider.requests.length - before).toBe(1);
-    void asking;
   });
 
   test("P25 costs one timer a pool, and no time while nothing happens", async () => {
@@ -1264,6 +1290,41 @@ describe("when all keys cool, a request", () => {
       expect(response.status).toBe(200);
   });
 
+  // A key that woke answered slowly and well; everybody else got "The only key of the provider is cooling down; the
+  // first may be used in 1s" after 100 s, while /health said that the key was ready.
+  test("P25 does not wait for a slow answer of a key that woke: a refusal would have come by then", async () => {
+    const held = new Held();
+    await using scene = open(
+      (_key, nth, connection) => {
+        if (nth === 1) return limited({ "retry-after": "1" });
+        held.keep(connection);
+      },
+      { keys: 1 },
+    );
+    const asking = [chat(scene.url)];
+    await untilWaiting(scene, 1);
+    asking.push(chat(scene.url));
+    await untilWaiting(scene, 2);
+    await scene.clock.advance(1000);
+    const slow = await held.take();
+    for (let step = 0; step < 9; step++) {
+      await scene.clock.jump(10_000);
+      await scene.clock.advance(50);
+    }
+    expect(scene.provider.requests).toHaveLength(3);
+    slow.write(OK);
+    (await held.take()).write(OK);
+    for (const response of await Promise.all(asking)) expect(response.status).toBe(200);
+  });
+
+  test("P25 is told which keys cool and which are out of use", async () => {
+    await using scene = open((key) => (key === 0 ? DEAD : limited({ "retry-after": "500" })), { keys: 3 });
+    const error = await ownError(await chat(scene.url));
+    expect(error).toMatchObject({ type: "all_keys_cooling", retryAfter: 500 });
+    // "All 3 keys are cooling down" sent its reader to wait for a key that never comes back.
+    expect(error.message).not.toContain("All 3 keys");
+  });
+
   test("is refused with EXHAUSTED_STATUS where that is set", async () => {
     await using scene = open(() => limited({ "retry-after": "3600" }), {
       settings: { EXHAUSTED_STATUS: "429" },
@@ -1275,6 +1336,68 @@ describe("when all keys cool, a request", () => {
       type: "all_keys_cooling",
       retryAfter: 3600,
     });
+  });
+});
+
+describe("whatever happens, keywheel", () => {
+  /** Numbers from 0 up to 1 that are the same in every run (mulberry32). */
+  function seeded(seed: number): () => number {
+    let state = seed;
+    return () => {
+      state = (state + 0x6d2b79f5) | 0;
+      let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+      mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+      return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    };
+  }
+
+  test("answers every request once and gives everything back that it took", async () => {
+    const random = seeded(20_261_120);
+    const attempts = new Map<string, number>();
+    await using scene = open(
+      (_key, _nth, connection, { body }) => {
+        const name = /"user":"(\w+)"/.exec(body.toString())?.[1] ?? "";
+        attempts.set(name, (attempts.get(name) ?? 0) + 1);
+        const dice = random();
+        if (dice < 0.35) return OK;
+        if (dice < 0.5) return limited({ "retry-after": "1" });
+        if (dice < 0.6) return limited();
+        if (dice < 0.65) return DOUBTED;
+        if (dice < 0.75) return BUSY;
+        if (dice < 0.8) return FAILED;
+        if (dice < 0.85) return httpAnswer(404, errorBody("No such thing."));
+        if (dice < 0.9) return connection.reset();
+        connection.write(EVENT_STREAM_HEAD + chunk(event("hel")).toString());
+        if (dice < 0.95) connection.write(STREAM_END);
+        else connection.end();
+      },
+      { keys: 5, settings: { COOLDOWN_SEC: "2", MAX_ATTEMPTS: "6", LOG_LEVEL: "info" } },
+    );
+    const asked = 100;
+    const endings = Array.from({ length: asked }, async (_, index) => {
+      const leaving = new AbortController();
+      const asking = chat(scene.url, { user: `u${index}` }, { signal: leaving.signal });
+      if (random() < 0.15) setTimeout(() => leaving.abort(), Math.floor(random() * 40));
+      try {
+        const response = await asking;
+        await readAll(response);
+        return response.status;
+      } catch {
+        return 499;
+      }
+    });
+    await until("all have come in", () => scene.engine.arrivals > asked / 2);
+    const statuses = await inTime(scene, Promise.all(endings));
+    await until("all are over", () => scene.engine.inFlight === 0);
+    for (const status of statuses) expect([200, 404, 499, 500, 502, 503]).toContain(status);
+    expect(Math.max(...attempts.values())).toBeLessThanOrEqual(6);
+    expect(scene.engine.bufferedBytes).toBe(0);
+    expect(scene.engine.clocks.running).toBe(0);
+    const { pool } = scene.engine.upstreams[0];
+    expect(pool.waiting).toBe(0);
+    for (const key of pool.keys) expect(key).toMatchObject({ inFlight: 0, undecided: 0, disabled: null });
+    const lines = scene.logged().filter(({ event }) => event === "request");
+    expect(lines).toHaveLength(scene.engine.arrivals);
   });
 });
 
@@ -1433,7 +1556,7 @@ describe("an error of the proxy's own", () => {
       "provider_disabled",
       "GROQ_DISABLED",
     ],
-  ])("%s, and what to do: %#", async (_, settings, ask, status, type, does) => {
+  ])("%s, and what to do", async (_, settings, ask, status, type, does) => {
     await using scene = refusedBy(settings);
     const error = await ownError(await ask(scene.url));
     expect(error).toMatchObject({ status, type, retryAfter: null });
@@ -1588,7 +1711,7 @@ describe("/health", () => {
     );
     const first = chat(scene.url);
     await until("it is under way", () => held.count === 1);
-    const second = chat(scene.url);
+    void chat(scene.url);
     await untilWaiting(scene, 1);
     const response = await fetch(`${scene.url}/health`);
     expect(response.status).toBe(200);
@@ -1598,7 +1721,6 @@ describe("/health", () => {
     });
     (await held.take()).write(OK);
     expect((await first).status).toBe(200);
-    void second.catch(() => null);
   });
 
   test("shows a model that rests on a key that does not", async () => {
@@ -1712,13 +1834,13 @@ describe("three keys of 4 requests per 2 s each, and 60 requests at once", () =>
     await using staged = await stageDemo({ clock, limit: 4, windowMs: 2000, announce }, { clock, settings });
     const beganAt = clock.now();
     const all = Promise.all(Array.from({ length: 60 }, () => chat(staged.url)));
-    await until("all have come in", () => staged.engine.inFlight > 0);
+    await until("all have come in", () => staged.engine.arrivals === 60);
     const responses = await inTime({ clock, engine: staged.engine }, all);
-    const statuses = new Set(responses.map(({ status }) => status));
-    expect([...statuses]).toEqual([200]);
+    expect(responses.filter(({ status }) => status !== 200)).toEqual([]);
     // 12 fit into each 2 s, so the least is 8 s; a wheel that turns well needs not much more.
-    expect(clock.now() - beganAt).toBeWithin(8000, 20_000);
-    const refused = staged.provider.seen.filter(({ status }) => status === 429).length;
-    expect(refused).toBeLessThan(60 + 3 * 20);
+    expect(clock.now() - beganAt).toBeWithin(8000, 16_001);
+    // The first burst cannot know better. After it, one refusal in a window tells each key's limit.
+    const refused = staged.provider.seen.filter(({ at, status }) => status === 429 && at > beganAt);
+    expect(refused.length).toBeLessThanOrEqual(48);
   });
 });

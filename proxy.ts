@@ -7,8 +7,6 @@
  * effects (everything that awaits) are kept apart: a status code is judged in lib/providers.ts and nowhere else,
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
-import { readFileSync } from "node:fs";
-import { dirname } from "node:path";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
 import { findTopLevelString } from "./lib/body.ts";
 import { Breaker } from "./lib/breaker.ts";
@@ -1334,14 +1332,14 @@ function liftFetchLimit(environment: Record<string, string>): void {
 const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
 
 /** The environment as the process was given it. */
-function givenEnvironment(): Record<string, string> {
+async function givenEnvironment(): Promise<Record<string, string>> {
   try {
-    const pairs = readFileSync("/proc/self/environ", "utf8")
-      .split("\0")
-      .filter((pair) => pair.includes("="));
-    return Object.fromEntries(
-      pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]),
-    );
+    const text = await Bun.file("/proc/self/environ").text();
+    const variables = text.split("\0").map((variable): [string, string] => {
+      const equals = variable.indexOf("=");
+      return [variable.slice(0, equals), variable.slice(equals + 1)];
+    });
+    return Object.fromEntries(variables.filter(([name]) => name !== ""));
   } catch {
     return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
   }
@@ -1349,7 +1347,7 @@ function givenEnvironment(): Record<string, string> {
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
-  const environment = givenEnvironment();
+  const environment = await givenEnvironment();
   const command = parseCommand(Bun.isStandaloneExecutable ? process.argv.slice(2) : process.argv.slice(2));
   switch (command.kind) {
     case "help":
@@ -1369,11 +1367,13 @@ async function main(): Promise<number> {
 }
 
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const loaded = loadConfig({
+  const loaded = await loadConfig({
     environment,
     envFile,
     workingDirectory: process.cwd(),
-    programDirectory: Bun.isStandaloneExecutable ? dirname(process.execPath) : import.meta.dir,
+    programDirectory: Bun.isStandaloneExecutable
+      ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
+      : import.meta.dir,
   });
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
   if (!loaded.ok) {
@@ -1381,7 +1381,7 @@ async function serve(environment: Record<string, string>, envFile: string | null
     return EXIT_USAGE;
   }
   const { config } = loaded;
-  const proxy = listenOrExplain(config);
+  const proxy = await listenOrExplain(config);
   if (proxy === null) return EXIT_FAILED;
   console.log(banner(config, { version: VERSION, url: proxy.url, envFile: loaded.envFile }));
   return untilSignalled(proxy);
@@ -1404,7 +1404,7 @@ async function demo(environment: Record<string, string>): Promise<number> {
     for (const problem of parsed.problems) console.error(problem);
     return EXIT_USAGE;
   }
-  const proxy = listenOrExplain(parsed.config);
+  const proxy = await listenOrExplain(parsed.config);
   if (proxy === null) return EXIT_FAILED;
   console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
   const code = await untilSignalled(proxy);
@@ -1413,15 +1413,29 @@ async function demo(environment: Record<string, string>): Promise<number> {
 }
 
 /** Starts the proxy, or says on stderr why it cannot listen. */
-function listenOrExplain(config: Config): Proxy | null {
-  const format = config.logFormat ?? (process.stdout.isTTY ? "text" : "json");
-  const write = (text: string) => void process.stdout.write(text);
+async function listenOrExplain(config: Config): Promise<Proxy | null> {
+  const format = config.logFormat ?? ((await writesToTerminal()) ? "text" : "json");
+  const write = (text: string) => console.log(text.trimEnd()); // `process.stdout` would cost 2 MB of memory
   const log = createLog({ level: config.logLevel, format, clock: systemClock, write });
   try {
     return startProxy(config, { clock: systemClock, random: Math.random, log });
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;
+  }
+}
+
+/**
+ * Whether stdout is a terminal: its device is one of the kernel's majors for consoles (4, 5) and pseudo-terminals
+ * (136 to 143; Documentation/admin-guide/devices.txt). `process.stdout` would tell too, for 2 MB of memory.
+ */
+async function writesToTerminal(): Promise<boolean> {
+  try {
+    const { rdev } = await Bun.file(1).stat();
+    const major = (rdev >> 8) & 0xfff;
+    return major === 4 || major === 5 || (major >= 136 && major <= 143);
+  } catch {
+    return false;
   }
 }
 

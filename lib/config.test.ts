@@ -775,28 +775,28 @@ describe("the files", () => {
       workingDirectory: at(workingDirectory),
       programDirectory: at("program"),
     });
-  const keysOf = (loaded: ReturnType<typeof load>) =>
+  const keysOf = (loaded: Awaited<ReturnType<typeof load>>) =>
     loaded.ok ? poolOf(loaded.config).map(([key]) => key) : [];
 
-  test("are .env of the working directory, and the key files it names", () => {
-    const loaded = load("both");
+  test("are .env of the working directory, and the key files it names", async () => {
+    const loaded = await load("both");
     expect(keysOf(loaded)).toEqual(["here", "more"]);
     expect(loaded.envFile).toBe(at("both/.env"));
     expect(loaded.watched).toEqual([at("both/.env"), at("both/keys")]);
   });
 
-  test("are else .env beside the executable, and the other is waited for", () => {
-    const loaded = load("bare");
+  test("are else .env beside the executable, and the other is waited for", async () => {
+    const loaded = await load("bare");
     expect(keysOf(loaded)).toEqual(["beside"]);
     expect(loaded.watched).toEqual([at("bare/.env"), at("program/.env")]);
   });
 
-  test("are only the one that is named", () => {
-    expect(keysOf(load("both", "other.env"))).toEqual(["other"]);
+  test("are only the one that is named", async () => {
+    expect(keysOf(await load("both", "other.env"))).toEqual(["other"]);
   });
 
-  test("are not needed where the environment says everything", () => {
-    const loaded = loadConfig({
+  test("are not needed where the environment says everything", async () => {
+    const loaded = await loadConfig({
       environment: { API_KEYS: "real" },
       envFile: null,
       workingDirectory: at("bare"),
@@ -805,23 +805,23 @@ describe("the files", () => {
     expect([keysOf(loaded), loaded.envFile]).toEqual([["real"], null]);
   });
 
-  test("lose against the environment", () => {
-    const loaded = load("both", null, { API_KEYS: "real", MAX_WAIT_SEC: "1" });
+  test("lose against the environment", async () => {
+    const loaded = await load("both", null, { API_KEYS: "real", MAX_WAIT_SEC: "1" });
     expect(keysOf(loaded)).toEqual(["real", "more"]);
     expect(loaded.ok && loaded.config.maxWaitMs).toBe(1000);
   });
 
-  test("are a problem when the named one is missing, or .env is a directory", () => {
-    const missing = load("both", "none.env");
+  test("are a problem when the named one is missing, or .env is a directory", async () => {
+    const missing = await load("both", "none.env");
     expect(missing.ok ? [] : missing.problems).toEqual([
       `${at("both/none.env")}: there is no such file. Correct the path or the file's permissions.`,
     ]);
-    const folder = load("folder");
+    const folder = await load("folder");
     expect(folder.ok ? [] : folder.problems).toEqual([expect.stringContaining("it is a directory")]);
   });
 
-  test("have all their mistakes reported at once, with the path", () => {
-    const loaded = load("both", "bad.env");
+  test("have all their mistakes reported at once, with the path", async () => {
+    const loaded = await load("both", "bad.env");
     expect(loaded.ok ? [] : loaded.problems).toEqual([
       expect.stringContaining(`${at("both/bad.env")}: Line 2 is not NAME=value.`),
       expect.stringContaining("PORT is y."),

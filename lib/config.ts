@@ -5,8 +5,6 @@
  * every mistake at once comes out, one line each. `loadConfig` finds and reads the files. An empty value counts as
  * not set, everywhere. No message shows a key or a part of one.
  */
-import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
 import { parseEnvFile } from "./envfile.ts";
 import {
   type ClientKey,
@@ -171,43 +169,67 @@ export type LoadedConfig = ParsedConfig & {
 };
 
 /** Finds and reads the files: the env file that was named, else ./.env, else .env beside the executable. */
-export function loadConfig(places: Places): LoadedConfig {
-  const { workingDirectory, programDirectory } = places;
-  const named = places.envFile === null ? null : resolve(workingDirectory, places.envFile);
+export async function loadConfig(places: Places): Promise<LoadedConfig> {
+  const { environment, workingDirectory, programDirectory } = places;
+  const named = places.envFile === null ? null : absolutePath(workingDirectory, places.envFile);
   const candidates =
-    named === null ? [resolve(workingDirectory, ".env"), resolve(programDirectory, ".env")] : [named];
+    named === null
+      ? [absolutePath(workingDirectory, ".env"), absolutePath(programDirectory, ".env")]
+      : [named];
   const watched = new Set<string>();
-  const fileOf = (path: string): FileText => {
-    const absolute = resolve(workingDirectory, path);
-    watched.add(absolute);
-    return readText(absolute);
+  const read = (path: string): Promise<FileText> => {
+    watched.add(path);
+    return readText(path);
   };
 
+  let envFile: { path: string; text: string } | null = null;
   for (const path of candidates) {
-    const file = fileOf(path);
+    const file = await read(path);
     // Only a file that was named has to exist; one that exists has to be readable.
     if (!file.ok && file.reason === ABSENT && named === null) continue;
     if (!file.ok) {
       const problem = `${path}: ${file.reason}. Correct the path or the file's permissions.`;
       return { ok: false, problems: [problem], warnings: [], envFile: null, watched: [...watched] };
     }
-    const envFile = parseEnvFile(file.text);
-    const parsed = parseConfig(places.environment, envFile.values, fileOf);
-    const warnings = [...envFile.warnings.map((line) => `${path}: ${line}`), ...parsed.warnings];
-    const problems = envFile.problems.map((line) => `${path}: ${line}`);
-    if (!parsed.ok) problems.push(...parsed.problems);
-    const outcome: ParsedConfig =
-      parsed.ok && problems.length === 0 ? { ...parsed, warnings } : { ok: false, problems, warnings };
-    return { ...outcome, envFile: path, watched: [...watched] };
+    envFile = { path, text: file.text };
+    break;
   }
-  return { ...parseConfig(places.environment, new Map(), fileOf), envFile: null, watched: [...watched] };
+
+  const parsedFile = parseEnvFile(envFile?.text ?? "");
+  const texts = new Map<string, FileText>();
+  for (const path of keyFilesOf(environment, parsedFile.values)) {
+    texts.set(path, await read(absolutePath(workingDirectory, path)));
+  }
+  const fileOf = (path: string): FileText => texts.get(path) ?? { ok: false, reason: ABSENT };
+  const parsed = parseConfig(environment, parsedFile.values, fileOf);
+  const warnings = [...parsedFile.warnings.map((line) => `${envFile?.path}: ${line}`), ...parsed.warnings];
+  const problems = parsedFile.problems.map((line) => `${envFile?.path}: ${line}`);
+  if (!parsed.ok) problems.push(...parsed.problems);
+  const outcome: ParsedConfig =
+    parsed.ok && problems.length === 0 ? { ...parsed, warnings } : { ok: false, problems, warnings };
+  return { ...outcome, envFile: envFile?.path ?? null, watched: [...watched] };
+}
+
+/** The paths that `API_KEYS_FILE` and `X_API_KEYS_FILE` hold, as they are written. */
+function keyFilesOf(environment: Environment, file: ReadonlyMap<string, string>): Set<string> {
+  const variables = [...file, ...Object.entries(environment)];
+  const paths = variables
+    .filter(([name]) => /(?:^|_)API_KEYS_FILE$/.test(name))
+    .map(([, path]) => path?.trim());
+  return new Set(paths.filter((path): path is string => path !== undefined && path !== ""));
+}
+
+/** (`node:path` has this too, but loading it costs memory for ever.) */
+function absolutePath(directory: string, path: string): string {
+  return path.startsWith("/") ? path : `${directory.replace(/\/+$/, "")}/${path.replace(/^\.\//, "")}`;
 }
 
 const ABSENT = "there is no such file";
 
-function readText(path: string): FileText {
+/** (By `Bun.file`, not by `node:fs`, which would take 0.6 MB of memory for one read at the start.) */
+async function readText(path: string): Promise<FileText> {
   try {
-    return { ok: true, text: readFileSync(path, "utf8") };
+    return { ok: true, text: await Bun.file(path).text() };
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "";
     if (code === "ENOENT" || code === "ENOTDIR") return { ok: false, reason: ABSENT };

@@ -93,6 +93,13 @@ describe("a cooldown", () => {
       { previous: past(), admittedAt: NOW - 61 * SEC },
       300 * SEC,
     ],
+    // Twenty refusals of one burst, sent in the millisecond of the first: the key rested for an hour.
+    [
+      "P12 counts a burst within one millisecond as one refusal",
+      plain,
+      { previous: running(60 * SEC), sentAt: NOW - SEC },
+      60 * SEC,
+    ],
     [
       "P12 counts a burst as one refusal",
       plain,

@@ -1,6 +1,16 @@
 import { describe, expect, test } from "bun:test";
 import { brotliCompressSync, gzipSync, zstdCompressSync } from "node:zlib";
-import { answerHead, ask, chunk, httpAnswer, LAST_CHUNK, stage, startRawProvider, until } from "./fixture.ts";
+import {
+  answerHead,
+  ask,
+  chunk,
+  httpAnswer,
+  LAST_CHUNK,
+  settled,
+  stage,
+  startRawProvider,
+  until,
+} from "./fixture.ts";
 import type { RawConnection, Stage, WireAnswer } from "./fixture.ts";
 import { followerOf, streamDialectOf } from "./stream.ts";
 
@@ -202,13 +212,17 @@ describe("a follower", () => {
     expect(endOf(sample, [Buffer.from(sample.begun), Buffer.from(text)])).toBe("failed");
   }); // prettier-ignore
 
-  test("P17 keeps no more of a long stream than it needs", () => {
+  test("P23 keeps no more of a long stream than it needs", async () => {
     const sample = SAMPLES.responses;
     const follower = followerOf("responses", new Headers({ "content-type": sample.contentType }));
-    const before = process.memoryUsage().arrayBuffers;
-    for (let part = 0; part < 2000; part++) follower?.push(new Uint8Array(16_384));
+    const pushed = Array.from({ length: 1000 }, () => {
+      const bytes = new Uint8Array(4096);
+      follower?.push(bytes);
+      return new WeakRef(bytes);
+    });
+    await settled(); // within one turn of the event loop nothing is collected
     Bun.gc(true);
-    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(4 * 2 ** 20);
+    expect(pushed.filter((chunk) => chunk.deref() !== undefined).length).toBeLessThan(50);
     expect(follower?.end()).toBe("cut");
   });
 });
@@ -528,11 +542,11 @@ const FIRST_ERRORS: [sentence: string, error: Misplaced][] = [
   ["bare JSON that is pretty-printed and long", misplaced(JSON.stringify({ error: { ...LIMIT, detail: OVERSIZE } }, null, 2), { type: JSON_TYPE })],
   ["Gemini's bare JSON", misplaced(JSON.stringify(GOOGLE_LIMIT, null, 2), { ...GEMINI_SIDE, type: JSON_TYPE })],
   ["Gemini's JSON in an array", misplaced(JSON.stringify([GOOGLE_LIMIT], null, 2), { ...GEMINI_SIDE, type: JSON_TYPE })],
-  ["Ollama's error as a line", misplaced(line({ error: "you have reached your session usage limit" }), { ...OLLAMA_SIDE, type: "application/x-ndjson" })],
+  ["Ollama's error as a line", misplaced(line({ error: "too many requests" }), { ...OLLAMA_SIDE, type: "application/x-ndjson" })],
   ["Ollama's error as JSON", misplaced(line({ error: "you have reached your session usage limit" }), { ...OLLAMA_SIDE, type: JSON_TYPE })],
 ]; // prettier-ignore
 
-const GOOD_BODY = CHAT + SAMPLES.chat.ending;
+const GOOD_BODY = '{"id":"good"}';
 
 /** What a client gets whose first key meets an error in a stream's place, and what becomes of that key. */
 async function meeting(
@@ -541,8 +555,7 @@ async function meeting(
 ) {
   await using raw = startRawProvider(({ key }, connection) => {
     if (key === "key-one") return writeError(connection);
-    const head = answerHead(200, { "content-type": EVENTS, "transfer-encoding": "chunked" });
-    connection.write(Buffer.concat([Buffer.from(head), chunk(GOOD_BODY), Buffer.from(LAST_CHUNK)]));
+    connection.write(httpAnswer(200, GOOD_BODY));
   });
   const settings = { API_KEYS: "key-one key-two", PROVIDER: provider, TARGET_BASE_URL: raw.url };
   await using staged = stage({ settings });
@@ -553,11 +566,12 @@ async function meeting(
     body: answer.body.toString(),
     end: answer.end,
     asked: raw.requests.length,
-    rested: first?.rate_limited,
+    firstKey:
+      first?.state === "ready" && Object.keys(Object(first["models"])).length === 0 ? "ready" : "rests",
   };
 }
 
-const GOOD_ANSWER = { body: GOOD_BODY, end: "clean", asked: 2, firstKey: "cooling" };
+const GOOD_ANSWER = { body: GOOD_BODY, end: "clean", asked: 2, firstKey: "rests" };
 
 describe("an error in the place of a stream", () => {
   describe.each(FIRST_ERRORS)("(%s)", (_, error) => {
@@ -597,7 +611,7 @@ describe("an error in the place of a stream", () => {
         const point = index + 1;
         const { body } = await meeting(error, async (connection) => {
           connection.write(opening("chunked", { "content-type": error.type }, bytes.subarray(0, point)));
-          await untilRead();
+          await settled();
           connection.write(Buffer.concat([chunk(bytes.subarray(point)), Buffer.from(LAST_CHUNK)]));
         });
         return body === GOOD_BODY ? [] : [`…${error.body.slice(0, point).slice(-20)}|`];
@@ -639,14 +653,9 @@ describe("an error in the place of a stream", () => {
       body: speech,
       end: "clean",
       asked: 1,
-      rested: 0,
+      firstKey: "ready",
     });
   });
 });
 
 const firstHalf = (bytes: Buffer) => bytes.subarray(0, bytes.length >> 1);
-
-/** Lets the proxy, which lives in this process, read what is on its sockets: some turns of the event loop. */
-async function untilRead(): Promise<void> {
-  for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
