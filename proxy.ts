@@ -19,9 +19,10 @@ import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
-import { authorize, hasCredentialField, isClientKey, isLoopback } from "./lib/door.ts";
+import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
 import {
   decoded,
+  decodedSoFar,
   discard,
   evidenceOf,
   isJson,
@@ -42,11 +43,19 @@ import {
 } from "./lib/fields.ts";
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
-import { isBusy, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
+import { busyUntil, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
 import type { Key, KeyNeed } from "./lib/keystate.ts";
 import { createLog } from "./lib/log.ts";
 import type { Log, LogFields } from "./lib/log.ts";
-import { baseOf, joinBase, keyParameter, targetOf, withoutKeyParameter, withoutPrefix } from "./lib/paths.ts";
+import {
+  baseOf,
+  joinBase,
+  keyParameter,
+  keyParameters,
+  targetOf,
+  withoutKeyParameter,
+  withoutPrefix,
+} from "./lib/paths.ts";
 import type { Base, Target } from "./lib/paths.ts";
 import { authHeader, classify, classifyStreamError, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
@@ -66,9 +75,8 @@ import {
   UNREADABLE_TARGET,
   unreadableRetryStatus,
 } from "./lib/refusals.ts";
-import type { Refusal } from "./lib/refusals.ts";
-import { redact } from "./lib/secret.ts";
-import type { Secret } from "./lib/secret.ts";
+import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
+import { redact, unmask } from "./lib/secret.ts";
 import { beginsLikeError, errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -83,6 +91,8 @@ export interface Lease {
   readonly key: Key;
   readonly need: Need;
   readonly at: number;
+  /** End of the day on which it counts. */
+  readonly dayEndsAt: number;
   /** This attempt tries whether the upstream is back. */
   readonly isProbe: boolean;
   admitted: boolean;
@@ -157,8 +167,8 @@ export class Pool {
       if (key.disabled !== null) continue;
       usable += 1;
       if (need.unsuited.has(key)) continue;
-      const keyAt = readyAt(key, need, this.#dayEndsAt);
-      if (keyAt > now || isBusy(key)) earliest = Math.min(earliest, Math.max(keyAt, now));
+      const keyAt = Math.max(readyAt(key, need, this.#dayEndsAt), busyUntil(key));
+      if (keyAt > now) earliest = Math.min(earliest, keyAt);
       else if (!need.tried.has(key)) return this.#take(key, need, now, state === "half_open");
       else again ??= key;
     }
@@ -177,17 +187,26 @@ export class Pool {
     this.#cursor = (key.index + 1) % this.keys.length;
     takeKey(key, now);
     if (isProbe) this.breaker.probe();
-    return { kind: "lease", key, need, at: now, isProbe, admitted: false, settled: false };
+    return {
+      kind: "lease",
+      key,
+      need,
+      at: now,
+      dayEndsAt: this.#dayEndsAt,
+      isProbe,
+      admitted: false,
+      settled: false,
+    };
   }
 
-  /** The answer has begun: neither the key's limit nor the upstream stands in its way. */
-  admit(lease: Lease, now: number): void {
+  /** The answer has begun: the key's limit does not stand in its way. */
+  admit(lease: Lease, outcome: Verdict, now: number): void {
     if (lease.admitted || lease.settled) return;
     lease.admitted = true;
     const { key } = lease;
     key.undecided -= 1;
-    trustKey(key, now);
-    this.breaker.answered();
+    trustKey(key, () => lease.need.model, now);
+    if (outcome.kind !== "overloaded") this.breaker.answered();
     if (this.#waiters.length > 0) this.#serveWaiters(now);
   }
 
@@ -199,7 +218,8 @@ export class Pool {
     key.inFlight -= 1;
     if (!lease.admitted) key.undecided -= 1;
     this.#tellBreaker(lease, outcome, now);
-    if (!isCounted(lease, outcome)) key.today = Math.max(0, key.today - 1);
+    if (!isCounted(lease, outcome) && lease.dayEndsAt === this.#dayEndsAt)
+      key.today = Math.max(0, key.today - 1);
     switch (outcome.kind) {
       case "served":
         this.#forgive(key, lease);
@@ -231,7 +251,7 @@ export class Pool {
     switch (outcome.kind) {
       case "overloaded":
       case "unreachable": {
-        const openMs = this.breaker.failed(now, lease.isProbe);
+        const openMs = this.breaker.failed(now, lease.isProbe && !lease.admitted);
         if (openMs > 0) this.#tell("warn", "provider_paused", { for: formatDuration(openMs) });
         return;
       }
@@ -250,10 +270,10 @@ export class Pool {
 
   /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
   #forgive(key: Key, lease: Lease): void {
-    if (key.cooldown !== null && key.cooldown.beganAt <= lease.at) key.cooldown = null;
+    if (key.cooldown !== null && key.cooldown.beganAt < lease.at) key.cooldown = null;
     if (key.modelCooldowns.size === 0 || lease.need.model === null) return;
     const cooldown = key.modelCooldowns.get(lease.need.model);
-    if (cooldown !== undefined && cooldown.beganAt <= lease.at) key.modelCooldowns.delete(lease.need.model);
+    if (cooldown !== undefined && cooldown.beganAt < lease.at) key.modelCooldowns.delete(lease.need.model);
   }
 
   /** Rests the key, or the model on it, and with it every key of the same account: they share the limit. */
@@ -263,7 +283,8 @@ export class Pool {
       key === refused || (key.account !== null && key.account === refused.account);
     for (const key of this.keys.filter(sharing)) {
       const previous = model === null ? key.cooldown : (key.modelCooldowns.get(model) ?? null);
-      const facts = { previous, sentAt: lease.at, admittedAt: key.admittedAt };
+      const admittedAt = model === null ? key.admittedAt : (previous?.answeredAt ?? 0);
+      const facts = { previous, sentAt: lease.at, admittedAt };
       const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#random());
       if (model === null) key.cooldown = cooldown;
       else key.modelCooldowns.set(model, cooldown);
@@ -286,8 +307,10 @@ export class Pool {
     } else {
       const isReady = (other: Key) => other.disabled === null && (other.cooldown?.until ?? 0) <= now;
       if (!this.keys.some((other) => other !== key && isReady(other))) return;
-      const until = Math.max(key.cooldown?.until ?? 0, now + this.#rules.cooldownMs);
-      key.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes: 0 };
+      const restMs = Math.min(this.#rules.cooldownMs, this.#rules.maxCooldownMs);
+      const until = Math.max(key.cooldown?.until ?? 0, now + restMs);
+      const strikes = key.cooldown?.strikes ?? 0;
+      key.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes, answeredAt: 0 };
     }
     this.#tell("warn", certain ? "key_disabled" : "key_doubted", { key: key.index, said });
   }
@@ -402,9 +425,10 @@ async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Re
   const { progress, waitUntil } = call;
   const maxAttempts = engine.config.maxAttempts ?? Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   const refusal = await receive(call, engine);
-  if (refusal !== null) return refusalResponse(refusal);
+  if (refusal !== null) return readable(refusalResponse(refusal), call.request, engine);
   let kept: KeptAnswer | null = null;
   for (;;) {
+    if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, null, call, upstream, engine);
     const acquired = pool.acquire(call);
     if (acquired instanceof Promise) call.hold();
     const lease = acquired instanceof Promise ? await acquired : acquired;
@@ -416,10 +440,12 @@ async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Re
       const result = await attempt(call, upstream, lease, engine);
       if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
       setback = result.setback;
-      pool.settle(lease, setback, clock.now());
+      pool.settle(lease, result.verdict ?? setback, clock.now());
       call.note(setback, upstream, lease.key);
-      if (result.answer !== null)
-        kept = moreInformative(kept, { answer: result.answer, said: call.lastSaid });
+      if (result.answer !== null) {
+        const { keyLabel, lastSaid: said } = call;
+        kept = moreInformative(kept, { answer: result.answer, keyLabel, said });
+      }
     }
 
     const decision = decide(setback, progress, { maxAttempts, waitUntil }, clock.now(), random());
@@ -456,12 +482,16 @@ function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<v
 /** An answer of upstream that was not passed on, in case nothing better comes. */
 interface KeptAnswer {
   readonly answer: WholeAnswer;
+  /** Which key it came with. */
+  readonly keyLabel: string | null;
   readonly said: string;
 }
 
 /** Of two failed answers the one that tells the client more: with a reason before without, later before earlier. */
 function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer {
-  return kept !== null && kept.said !== "" && next.said === "" ? kept : next;
+  const isBetter =
+    kept !== null && kept.said !== "" && next.said === "" && !REFUSES_KEYS.has(kept.answer.status);
+  return isBetter ? kept : next;
 }
 
 /** The client's answer when none of upstream's may be passed on as an answer. */
@@ -472,26 +502,32 @@ function giveUp(
   upstream: Upstream,
   engine: Engine,
 ): Response {
-  // An upstream's refusal of a key would look to the client like a refusal of its own.
   if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
-    return relayKept(kept.answer, call, engine);
+    call.keyLabel = kept.keyLabel;
+    return relayWhole(kept.answer, call, engine);
   }
   const refusal =
     setback.kind === "unreachable"
       ? refuse(setback.type.endsWith("_timeout") ? 504 : 502, setback.type, setback.message)
-      : refuseForKeys({
-          none: setback.kind === "no_key" ? setback : upstream.pool.forecast(call, engine.clock.now()),
-          provider: upstream.config.name === "default" ? "the provider" : upstream.config.name,
-          reasons: upstream.pool.keys.map((key) => key.disabled?.reason ?? key.cooldown?.reason ?? "busy"),
-          said: call.lastSaid,
-          maxWaitMs: engine.config.maxWaitMs,
-          exhaustedStatus: engine.config.exhaustedStatus,
-          now: engine.clock.now(),
-        });
-  const response = refusalResponse(refusal);
+      : refuseForKeys(troubleOf(setback, call, upstream, engine));
+  const response = readable(refusalResponse(refusal), call.request, engine);
   response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
   return call.finish(refusal.status, refusal.type, response);
+}
+
+function troubleOf(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): KeyTrouble {
+  const now = engine.clock.now();
+  return {
+    none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
+    attempts: call.progress.attempts,
+    provider: config.name === "default" ? "the provider" : config.name,
+    keys: pool.report(now),
+    said: call.lastSaid,
+    maxWaitMs: engine.config.maxWaitMs,
+    exhaustedStatus: engine.config.exhaustedStatus,
+    now,
+  };
 }
 
 /** Statuses with which a provider refuses a key: passed on, they would look like a refusal of the client's own. */
@@ -528,12 +564,16 @@ interface Failed {
   readonly kind: "failed";
   readonly setback: Failure;
   readonly answer: WholeAnswer | null;
+  /** What the pool is told, where that is something else: a status that only the client wants retried. */
+  readonly verdict: Verdict | null;
 }
 
 type Attempted = WholeAnswer | OpenAnswer | Failed;
 
 /** Answers up to this length are read whole: cheaper than a stream, and one that is cut can be asked for again. */
 const WHOLE_BYTES = 256 * 1024;
+/** An error is read whole, to be judged and cleaned; no provider writes one that is longer. */
+const REFUSAL_BYTES = 8 * 1024 * 1024;
 /** How long comments before a stream's first event are held back. */
 const HELD_COMMENTS_MS = 15_000;
 
@@ -561,8 +601,8 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     if (status < 200 || status > 599) result = failed(protocolError(`its status is ${status}`));
     else if (status < 400 && isShort(response, call)) {
       const body = new Uint8Array(await response.arrayBuffer());
-      result = judgeWhole(response, body, upstream, engine);
-    } else if (status < 400) result = await readAnswer(response, call, upstream, engine);
+      result = judgeWhole(response, body, upstream, lease, engine);
+    } else if (status < 400) result = await readAnswer(response, call, upstream, lease, engine);
     else result = await readRefusal(response, call, upstream, lease, engine);
   } catch (error) {
     result = failed(watch.explain(error));
@@ -573,8 +613,8 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   return result;
 }
 
-function failed(setback: Failure, answer: WholeAnswer | null = null): Failed {
-  return { kind: "failed", setback, answer };
+function failed(setback: Failure, answer: WholeAnswer | null = null, verdict: Verdict | null = null): Failed {
+  return { kind: "failed", setback, answer, verdict };
 }
 
 function protocolError(what: string): Unreachable {
@@ -598,6 +638,7 @@ async function readAnswer(
   response: Response,
   call: Call,
   upstream: Upstream,
+  lease: Lease,
   engine: Engine,
 ): Promise<Attempted> {
   const { headers } = response;
@@ -611,11 +652,10 @@ async function readAnswer(
     const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES);
     if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
     return isJson(bytes)
-      ? judgeWhole(response, bytes, upstream, engine)
+      ? judgeWhole(response, bytes, upstream, lease, engine)
       : failed(protocolError("it was cut short"));
   }
-  if (isEvents && !headers.has("content-encoding"))
-    return readFirstEvent(response, reader, call, upstream, engine);
+  if (isEvents) return readFirstEvent(response, reader, call, upstream, lease, engine);
   const { done, value } = await reader.read();
   if (done) return whole(response, new Uint8Array());
   return open(response, { first: value, reader, pending: null, begun: true });
@@ -635,13 +675,34 @@ function isShort(response: Response, call: Call): boolean {
 }
 
 /** A short answer below 400 may still be an error that a gateway put in an answer's place. */
-function judgeWhole(response: Response, body: Bytes, upstream: Upstream, engine: Engine): Attempted {
-  const answer = whole(response, body);
-  if (!beginsLikeError(body, 0)) return answer;
-  const verdict = classifyStreamError(upstream.config.dialect, textOf(body), engine.clock.now());
-  return verdict === null || verdict.kind === "served" || verdict.kind === "rejected"
-    ? answer
-    : failed(verdict, answer);
+function judgeWhole(
+  response: Response,
+  body: Bytes,
+  upstream: Upstream,
+  lease: Lease,
+  engine: Engine,
+): Attempted {
+  if (!beginsLikeError(body, 0)) return whole(response, body);
+  return judgeInPlace(response, body, textOf(body), upstream, lease, engine) ?? whole(response, body);
+}
+
+/** Judges what came with a good status in an answer's place; null: it is no error. */
+function judgeInPlace(
+  response: Response,
+  bytes: Bytes,
+  text: string,
+  upstream: Upstream,
+  { key: { secret } }: Lease,
+  engine: Engine,
+): WholeAnswer | Failed | null {
+  const found = classifyStreamError(upstream.config.dialect, redact(text, [secret]), engine.clock.now());
+  if (found === null) return null;
+  const verdict = withoutMasks(found);
+  const isPlain = !response.headers.has("content-encoding");
+  const body = isPlain ? withoutSecret(bytes, bytes, response.headers, secret) : bytes;
+  const answer = whole(response, body, verdict);
+  const setback = setbackOf(verdict, "usual");
+  return setback === null ? answer : failed(setback, answer);
 }
 
 /**
@@ -653,9 +714,11 @@ async function readFirstEvent(
   reader: ByteReader,
   call: Call,
   upstream: Upstream,
+  lease: Lease,
   engine: Engine,
 ): Promise<Attempted> {
   const { clock } = engine;
+  const encoding = response.headers.get("content-encoding");
   let first: Bytes | null = null;
   let holdUntil = Infinity;
   for (;;) {
@@ -669,15 +732,16 @@ async function readFirstEvent(
     }
     if (first === null) holdUntil = clock.now() + HELD_COMMENTS_MS;
     first = first === null ? result.value : joined([first, result.value]);
-    const start = firstEventStart(first);
-    if (start < 0) continue;
-    if (beginsLikeError(first, start)) {
-      const event = first.subarray(start);
+    const plain = encoding === null ? first : await decodedSoFar(first, encoding);
+    const start = firstEventStart(plain);
+    if (start < 0 && first.length < WHOLE_BYTES) continue;
+    if (start >= 0 && beginsLikeError(plain, start)) {
+      const event = plain.subarray(start);
       const text = textOf(event);
       if (!/\r?\n\r?\n/.test(text) && !isJson(event) && first.length < WHOLE_BYTES) continue;
-      const verdict = classifyStreamError(upstream.config.dialect, text, clock.now());
-      if (verdict !== null && verdict.kind !== "served" && verdict.kind !== "rejected")
-        return failed(verdict);
+      const judged = judgeInPlace(response, first, text, upstream, lease, engine);
+      if (judged?.kind === "failed") return judged;
+      if (judged !== null) first = judged.body;
     }
     return open(response, { first, reader, pending: null, begun: true });
   }
@@ -691,7 +755,7 @@ function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): 
   return promise;
 }
 
-/** An answer of 400 and above, read as far as it is evidence, and judged. */
+/** An answer of 400 and above, and what it means. The key that it may echo is taken out before anyone sees it. */
 async function readRefusal(
   response: Response,
   call: Call,
@@ -701,34 +765,50 @@ async function readRefusal(
 ): Promise<Attempted> {
   const { status, headers } = response;
   const { dialect, retryStatus } = upstream.config;
-  const { secret } = lease.key;
   const reader = call.method === "HEAD" ? null : readerOf(response);
-  const { bytes, isWhole } = reader ? await readUpTo(reader, WHOLE_BYTES) : { bytes: null, isWhole: true };
-  const plain = bytes && (await decoded(bytes, headers.get("content-encoding")));
-  const evidence = { status, headers, body: plain ? evidenceOf(plain) : "" };
-  const verdict = withoutKey(classify(dialect, evidence, engine.clock.now()), secret);
-  const body = bytes && plain && withoutSecret(bytes, plain, headers, secret);
-  const answer = isWhole ? whole(response, body, verdict) : null;
-  const isAsked = call.retryStatus.has(status) || retryStatus.has(status);
-  const setback = setbackOf(verdict, isAsked);
-  if (setback !== null) return failed(setback, answer);
-  if (answer !== null || reader === null) return answer ?? whole(response, body, verdict);
-  return { ...open(response, { first: body, reader, pending: null, begun: true }), outcome: verdict };
+  const { bytes, isWhole } = reader
+    ? await readUpTo(reader, REFUSAL_BYTES)
+    : { bytes: NO_BYTES, isWhole: true };
+  if (!isWhole) return failed(protocolError("its error is too long"));
+  const plain = await decoded(bytes, headers.get("content-encoding"));
+  const clean = withoutSecret(bytes, plain, headers, lease.key.secret);
+  const evidence = { status, headers, body: evidenceOf(clean === bytes ? plain : clean) };
+  const verdict = withoutMasks(classify(dialect, evidence, engine.clock.now()));
+  const answer = whole(response, reader === null ? null : clean, verdict);
+  const setback = setbackOf(verdict, retryWishOf(status, call.retryStatus, retryStatus));
+  return setback === null ? answer : failed(setback, answer, verdict);
 }
 
-function withoutKey(verdict: Verdict, secret: Secret): Verdict {
-  return verdict.kind === "served" ? verdict : { ...verdict, said: redact(verdict.said, [secret]) };
+/** Whether a status is to be retried: not at all, as failures of the upstream are, or by its very name. */
+type RetryWish = "none" | "usual" | "by_name";
+
+function retryWishOf(
+  status: number,
+  ofRequest: ReadonlySet<number>,
+  ofSettings: ReadonlySet<number>,
+): RetryWish {
+  if (ofRequest.has(status)) return "by_name";
+  if (status === 429) return "usual"; // never passed on as the upstream's failure
+  if (!ofSettings.has(status)) return "none";
+  return status < 500 ? "by_name" : "usual";
 }
 
-/** Why a verdict is no answer; null where it is one, or where nobody asked for this failure to be retried. */
-function setbackOf(verdict: Verdict, isAsked: boolean): Failure | null {
+/** What upstream said, without what is left of a key that it masked itself. */
+function withoutMasks(verdict: Verdict): Verdict {
+  return verdict.kind === "served" ? verdict : { ...verdict, said: unmask(verdict.said) };
+}
+
+/** Why a verdict is no answer; null where it is one, or where nobody wishes this failure to be retried. */
+function setbackOf(verdict: Verdict, wish: RetryWish): Failure | null {
   switch (verdict.kind) {
     case "served":
       return null;
-    case "rejected": // asked for by name: the client knows that this one passes
-      return isAsked ? { kind: "overloaded", pauseMs: null, maybeBilled: false, said: verdict.said } : null;
+    case "rejected": // by name: the client knows that this one passes
+      return wish === "by_name"
+        ? { kind: "overloaded", pauseMs: null, maybeBilled: false, said: verdict.said }
+        : null;
     case "overloaded":
-      return isAsked ? verdict : null;
+      return wish === "none" ? null : verdict;
     case "rate_limited":
     case "exhausted":
     case "revoked":
@@ -747,11 +827,11 @@ function passThrough(
 ): Response {
   const now = engine.clock.now();
   const { status, headers } = answer;
-  upstream.pool.admit(lease, now);
+  upstream.pool.admit(lease, answer.outcome, now);
   call.begins(upstream, lease.key, now);
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
-    return relayKept(answer, call, engine);
+    return relayWhole(answer, call, engine);
   }
   addOurs(headers, call, engine);
   headers.delete("content-length"); // the stream goes out chunked
@@ -771,9 +851,11 @@ function addOurs(headers: Headers, call: Call, engine: Engine): void {
 }
 
 /** Passes on an answer that is whole. */
-function relayKept({ status, headers, body, outcome }: WholeAnswer, call: Call, engine: Engine): Response {
+function relayWhole({ status, headers, body, outcome }: WholeAnswer, call: Call, engine: Engine): Response {
   addOurs(headers, call, engine);
-  return call.finish(status, outcome.kind, new Response(body, { status, headers }), body?.length);
+  // Bun would name a type for bytes that have none; it does not for a stream.
+  const sent = body !== null && !headers.has("content-type") ? new Blob([body]).stream() : body;
+  return call.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
 }
 
 type PassageController = ReadableStreamDefaultController<Bytes>;
@@ -1030,7 +1112,9 @@ class Call implements Need, Client {
   /** Remembers how an attempt failed. */
   note(setback: Failure, upstream: Upstream, key: Key): void {
     (this.#tried ??= new Set()).add(key);
-    if (setback.kind === "unsuited") (this.#unsuited ??= new Set()).add(key);
+    // A key that was refused as dead is not asked again for this request, even where it is the last.
+    const isHopeless = setback.kind === "unsuited" || setback.kind === "revoked";
+    if (isHopeless) (this.#unsuited ??= new Set()).add(key);
     if (setback.kind === "unreachable") this.lastSaid = setback.message;
     else if (setback.kind !== "abandoned") this.lastSaid = setback.said;
     this.lastBlame = blameOf(setback);
@@ -1045,7 +1129,7 @@ class Call implements Need, Client {
 
   #used(upstream: Upstream, key: Key): void {
     this.#providerName = upstream.config.name;
-    this.keyLabel = upstream.isDefault ? String(key.index) : `${upstream.config.name}/${key.index}`;
+    this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
   }
 
   /** Ends the call and hands its response through. */
@@ -1117,12 +1201,16 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
   if (target.path === "/health") {
     const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
-    return readable(health(engine, hasKey || isLoopback(visitor.peer)), request, engine);
+    const isLocal = authorizeLocal(visitor, config.listen, config.corsOrigins).kind === "admitted";
+    return readable(health(engine, hasKey || isLocal), request, engine);
   }
   const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
   if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
-  const { keyParameter: key } = visitor;
-  if (key !== null && (!hasCredentialField(headers) || isClientKey(key, config.access))) {
+  const keys = keyParameters(target.query);
+  if (
+    keys.length > 0 &&
+    (!hasCredentialField(headers) || keys.some((key) => isClientKey(key, config.access)))
+  ) {
     route.target.query = withoutKeyParameter(target.query);
   }
   const client = admission.kind === "admitted" ? admission.client : null;
@@ -1158,7 +1246,8 @@ function planRoute(request: Request, target: Target, engine: Engine): Route | Re
   if (engine.draining) return DRAINING;
   if (isReserved(target.path)) return notFound(target.path);
   if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
-  if (request.method === "CONNECT") return NO_TUNNELS;
+  // An answer to TRACE repeats the request, and with it the key.
+  if (request.method === "CONNECT" || request.method === "TRACE") return NO_TUNNELS;
   const { upstreams } = engine;
   const named = upstreams.find(
     ({ prefix }) => prefix !== null && withoutPrefix(target.path, prefix) !== null,
@@ -1195,6 +1284,8 @@ async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
     if (announced > 0) {
       engine.bufferedBytes += announced; // before it comes: many at once must not all be let in
       call.body = new Uint8Array(await call.request.arrayBuffer());
+      engine.bufferedBytes += call.body.length - announced; // Bun drops the body of GET and HEAD
+      if (call.body.length === 0) call.body = null;
     } else if (headers.has("transfer-encoding")) {
       const body = await receiveChunked(call, engine);
       if (!(body instanceof Uint8Array)) {
@@ -1281,7 +1372,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   } as const;
   const server: Server =
     listen.kind === "unix"
-      ? Bun.serve({ ...options, unix: listen.path })
+      ? Bun.serve({ ...options, unix: listen.path, idleTimeout: IDLE_SEC } as Bun.Serve.Options<undefined>)
       : Bun.serve({ ...options, hostname: listen.hostname, port: listen.port, idleTimeout: IDLE_SEC });
   const stop = async () => {
     engine.clocks.stop();
@@ -1322,14 +1413,18 @@ const USER_AGENT = `keywheel/${VERSION}`;
  * one it was given: from source, Bun has mixed the working directory's `.env` into its own copy.
  */
 function liftFetchLimit(environment: Record<string, string>): void {
-  if (environment[FETCH_LIMIT] !== undefined || process.execve === undefined) return;
+  const isRight = environment[FETCH_LIMIT] !== undefined && environment[FETCH_TRACE] === undefined;
+  if (isRight || process.execve === undefined) return;
   const own = Bun.isStandaloneExecutable
     ? process.argv.slice(2)
     : ["--no-env-file", ...process.argv.slice(1)];
-  process.execve(process.execPath, [process.argv0, ...own], { ...environment, [FETCH_LIMIT]: "65535" });
+  const { [FETCH_TRACE]: _, ...others } = environment;
+  process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
 }
 
 const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
+/** Has Bun print every request with its fields to stderr: keys among them. */
+const FETCH_TRACE = "BUN_CONFIG_VERBOSE_FETCH";
 
 /** The environment as the process was given it. */
 async function givenEnvironment(): Promise<Record<string, string>> {
@@ -1348,7 +1443,7 @@ async function givenEnvironment(): Promise<Record<string, string>> {
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
   const environment = await givenEnvironment();
-  const command = parseCommand(Bun.isStandaloneExecutable ? process.argv.slice(2) : process.argv.slice(2));
+  const command = parseCommand(process.argv.slice(2));
   switch (command.kind) {
     case "help":
       console.log(USAGE);
@@ -1383,8 +1478,9 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const { config } = loaded;
   const proxy = await listenOrExplain(config);
   if (proxy === null) return EXIT_FAILED;
+  const signalled = untilSignalled(proxy); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url: proxy.url, envFile: loaded.envFile }));
-  return untilSignalled(proxy);
+  return signalled;
 }
 
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
@@ -1406,8 +1502,9 @@ async function demo(environment: Record<string, string>): Promise<number> {
   }
   const proxy = await listenOrExplain(parsed.config);
   if (proxy === null) return EXIT_FAILED;
+  const signalled = untilSignalled(proxy);
   console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
-  const code = await untilSignalled(proxy);
+  const code = await signalled;
   await provider.stop();
   return code;
 }

@@ -34,7 +34,7 @@ export function retryAfterSec(waitMs: number): number {
 
 /** A duration for people: `850ms`, `42s`, `3m20s`, `2h05m`. */
 export function formatDuration(durationMs: number): string {
-  if (durationMs < 1000) return `${Math.round(durationMs)}ms`;
+  if (durationMs <= 999) return `${Math.round(durationMs)}ms`;
   const sec = Math.ceil(durationMs / 1000);
   if (sec < 120) return `${sec}s`;
   const min = Math.floor(sec / 60);
@@ -100,5 +100,7 @@ export function nextMidnight(zone: string, now: number): number {
   const wallMidnight = (Math.floor(wallNow / DAY_MS) + 1) * DAY_MS;
   // The offset that holds at midnight may differ from today's: ask for it at the first guess.
   const guess = wallMidnight - zoneOffsetMs(zone, now);
-  return wallMidnight - zoneOffsetMs(zone, guess);
+  const midnight = wallMidnight - zoneOffsetMs(zone, guess);
+  // Where the clocks go forward at midnight itself there is none: the day begins when they have.
+  return midnight > now && zoneOffsetMs(zone, midnight) === zoneOffsetMs(zone, guess) ? midnight : guess;
 }

@@ -28,7 +28,7 @@ const pauseOf = (ms: number) => ({ kind: "for", ms }) as const;
 
 /** A cooldown that ran out just now, unless told otherwise. */
 function past(fields: Partial<Cooldown> = {}): Cooldown {
-  return { until: NOW, beganAt: NOW - 60 * SEC, reason: "rate_limit", strikes: 0, ...fields };
+  return { until: NOW, beganAt: NOW - 60 * SEC, reason: "rate_limit", strikes: 0, answeredAt: 0, ...fields };
 }
 
 interface Circumstances extends Partial<Refused> {

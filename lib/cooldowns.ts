@@ -18,6 +18,8 @@ export interface Cooldown {
   reason: KeyReason;
   /** Refusals in a row before this one. */
   strikes: number;
+  /** When an answer last began since then; 0: never. */
+  answeredAt: number;
 }
 
 export interface CooldownRules {
@@ -38,7 +40,7 @@ export interface Refused {
   previous: Cooldown | null;
   /** Epoch ms when the refused request was sent. */
   sentAt: number;
-  /** Epoch ms when an answer of this key last began; 0: never. */
+  /** Epoch ms when an answer of this key (for a model's limit: with this model) last began; 0: never. */
   admittedAt: number;
 }
 
@@ -61,8 +63,9 @@ export function cooldownAfter(
   const strikes = strikesOf(refused);
   const pauseMs = pauseAfter(refusal, strikes, rules, now, jitter);
   const until = now + Math.min(Math.max(0, pauseMs), rules.maxCooldownMs);
-  if (previous !== null && previous.until > until) return { ...previous, beganAt: now, strikes };
-  return { until, beganAt: now, reason: refusal.reason, strikes };
+  if (previous !== null && previous.until > until)
+    return { ...previous, beganAt: now, strikes, answeredAt: 0 };
+  return { until, beganAt: now, reason: refusal.reason, strikes, answeredAt: 0 };
 }
 
 function pauseAfter(
@@ -105,5 +108,5 @@ function ratePause(strikes: number, firstMs: number, jitter: number): number {
  */
 function strikesOf({ previous, sentAt, admittedAt }: Refused): number {
   if (previous === null || admittedAt > previous.beganAt) return 0;
-  return sentAt < previous.beganAt ? previous.strikes : previous.strikes + 1;
+  return sentAt <= previous.beganAt ? previous.strikes : previous.strikes + 1;
 }

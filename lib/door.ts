@@ -87,7 +87,8 @@ export function isClientKey(value: string, access: Access): boolean {
   return access.clients.filter((client) => equalInConstantTime(value, client.secret.reveal())).length > 0;
 }
 
-function authorizeLocal(visitor: Visitor, listen: Listen, corsOrigins: readonly string[]): Admission {
+/** The rules of protected mode: a program on this machine, not a web page of another site. */
+export function authorizeLocal(visitor: Visitor, listen: Listen, corsOrigins: readonly string[]): Admission {
   if (!isLoopback(visitor.peer)) {
     return {
       kind: "refused",

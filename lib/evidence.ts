@@ -17,7 +17,7 @@ export type ReadResult = { done: false; value: Bytes } | { done: true; value?: B
 /** How much of an error answer is looked at. */
 const EVIDENCE_BYTES = 64 * 1024;
 /** A compressed error may be a bomb: more than this is not unpacked. */
-const DECODED_BYTES = 1024 * 1024;
+const DECODED_BYTES = 16 * 1024 * 1024;
 
 const decoder = new TextDecoder();
 
@@ -72,20 +72,45 @@ export function discard(reader: ByteReader): void {
 
 /** A body without its `content-encoding`; empty where it cannot be unpacked, which is no evidence. */
 export async function decoded(bytes: Bytes, encoding: string | null): Promise<Bytes> {
-  if (encoding === null || encoding === "identity") return bytes;
+  return encoding === null || encoding === "identity" ? bytes : unpack(bytes, encoding, "whole");
+}
+
+/** The part of a compressed body that can be read when only these first bytes of it are here. */
+export function decodedSoFar(bytes: Bytes, encoding: string): Promise<Bytes> {
+  return unpack(bytes, encoding, "beginning");
+}
+
+async function unpack(bytes: Bytes, encoding: string, extent: "whole" | "beginning"): Promise<Bytes> {
   const zlib = await import("node:zlib"); // loaded when the first compressed error comes
-  const options = { maxOutputLength: DECODED_BYTES };
+  const {
+    Z_FINISH,
+    Z_SYNC_FLUSH,
+    BROTLI_OPERATION_FINISH,
+    BROTLI_OPERATION_FLUSH,
+    ZSTD_e_end,
+    ZSTD_e_flush,
+  } = zlib.constants;
+  const isWhole = extent === "whole";
+  const maxOutputLength = DECODED_BYTES;
   try {
     switch (encoding.trim().toLowerCase()) {
       case "gzip":
       case "x-gzip":
-        return new Uint8Array(zlib.gunzipSync(bytes, options));
+        return Uint8Array.from(
+          zlib.gunzipSync(bytes, { maxOutputLength, finishFlush: isWhole ? Z_FINISH : Z_SYNC_FLUSH }),
+        );
       case "deflate":
-        return new Uint8Array(zlib.inflateSync(bytes, options));
-      case "br":
-        return new Uint8Array(zlib.brotliDecompressSync(bytes, options));
-      case "zstd":
-        return new Uint8Array(zlib.zstdDecompressSync(bytes, options));
+        return Uint8Array.from(
+          zlib.inflateSync(bytes, { maxOutputLength, finishFlush: isWhole ? Z_FINISH : Z_SYNC_FLUSH }),
+        );
+      case "br": {
+        const finishFlush = isWhole ? BROTLI_OPERATION_FINISH : BROTLI_OPERATION_FLUSH;
+        return Uint8Array.from(zlib.brotliDecompressSync(bytes, { maxOutputLength, finishFlush }));
+      }
+      case "zstd": {
+        const finishFlush = isWhole ? ZSTD_e_end : ZSTD_e_flush;
+        return Uint8Array.from(zlib.zstdDecompressSync(bytes, { maxOutputLength, finishFlush }));
+      }
       default:
         return new Uint8Array();
     }
@@ -95,18 +120,27 @@ export async function decoded(bytes: Bytes, encoding: string | null): Promise<By
 }
 
 /**
- * An error answer without the key that upstream may have echoed, in its fields or its body. The very same bytes
- * where there is none; where there is one, the body goes out decoded.
+ * Takes the key that upstream may have echoed out of an error answer: out of its fields, which are changed in place,
+ * and its body. Returns the very same bytes where there is none; where there is one, the body goes out decoded.
  */
 export function withoutSecret(bytes: Bytes, plain: Bytes, headers: Headers, secret: Secret): Bytes {
-  for (const [name, value] of [...headers]) {
-    const clean = redact(value, [secret]);
-    if (clean !== value) headers.set(name, clean);
-  }
+  cleanFields(headers, secret);
   const text = textOf(plain);
   const clean = redact(text, [secret]);
   if (clean === text) return bytes;
   headers.delete("content-encoding");
   headers.delete("content-length");
   return new TextEncoder().encode(clean);
+}
+
+function cleanFields(headers: Headers, secret: Secret): void {
+  const cookies = headers.getSetCookie();
+  for (const [name, value] of [...headers]) {
+    const clean = redact(value, [secret]);
+    if (name !== "set-cookie" && clean !== value) headers.set(name, clean);
+  }
+  const cleanCookies = cookies.map((cookie) => redact(cookie, [secret]));
+  if (cleanCookies.every((cookie, index) => cookie === cookies[index])) return;
+  headers.delete("set-cookie");
+  for (const cookie of cleanCookies) headers.append("set-cookie", cookie);
 }

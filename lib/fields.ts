@@ -70,7 +70,7 @@ export function preflight(asked: Headers, corsOrigins: readonly string[]): Respo
 
 /** Lets the page of an allowed origin read an answer. Does nothing where `CORS_ORIGINS` is not set. */
 export function addCors(headers: Headers, asked: Headers, corsOrigins: readonly string[]): void {
-  if (corsOrigins.length === 0) return;
+  if (corsOrigins.length === 0 || headers.has("access-control-allow-origin")) return;
   headers.append("vary", "origin");
   const origin = asked.get("origin");
   if (origin === null || !allowsOrigin(corsOrigins, origin)) return;

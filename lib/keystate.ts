@@ -43,6 +43,8 @@ export interface KeyNeed {
 }
 
 const RATE_WINDOW_MS = 60_000;
+/** A provider that refuses does so at once; one that serves may take its time. */
+const REFUSAL_COMES_WITHIN_MS = 3000;
 /** A key that was asked this many times at once without a refusal has proven itself. */
 const PROBATION_ENDS_AT = 64;
 
@@ -86,9 +88,12 @@ function isSpent(key: Key): boolean {
   return key.dailyLimit !== null && key.today >= key.dailyLimit;
 }
 
-/** Whether a key that has just woken has as many undecided attempts as it is trusted with. */
-export function isBusy(key: Key): boolean {
-  return key.probation > 0 && key.undecided >= key.probation;
+/**
+ * Epoch ms from which a key that has just woken may be asked once more: it has as many undecided attempts as it is
+ * trusted with. 0 where it may at once. A refusal comes quickly, so an attempt that is long in deciding is no news.
+ */
+export function busyUntil(key: Key): number {
+  return key.probation > 0 && key.undecided >= key.probation ? key.lastUsedAt + REFUSAL_COMES_WITHIN_MS : 0;
 }
 
 /** An attempt with this key begins. */
@@ -103,10 +108,14 @@ export function takeKey(key: Key, now: number): void {
   key.sentNext = (key.sentNext + 1) % key.sentAt.length;
 }
 
-/** An answer has begun: the key may be trusted with twice as much as before. */
-export function trustKey(key: Key, now: number): void {
+/** An answer has begun: the key is trusted with one attempt more, which from round to round is twice as many. */
+export function trustKey(key: Key, model: () => string | null, now: number): void {
   key.admittedAt = now;
-  if (key.probation > 0) key.probation = key.probation * 2 < PROBATION_ENDS_AT ? key.probation * 2 : 0;
+  if (key.modelCooldowns.size > 0) {
+    const cooldown = key.modelCooldowns.get(model() ?? "");
+    if (cooldown !== undefined) cooldown.answeredAt = now;
+  }
+  if (key.probation > 0) key.probation = key.probation + 1 < PROBATION_ENDS_AT ? key.probation + 1 : 0;
 }
 
 /** The key as `/health` shows it. */

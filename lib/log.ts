@@ -66,5 +66,10 @@ function textLine(at: string, level: LogLevel, event: string, fields: LogFields)
 
 /** A value as one word: quoted where it holds anything that would end the word or the line. */
 function quoted(value: string): string {
-  return /^[\w./:@,+*()[\]-]+$/.test(value) ? value : JSON.stringify(value);
+  if (/^[\w./:@,+*()[\]-]+$/.test(value)) return value;
+  // JSON leaves the controls above ASCII as they are, and some terminals obey them.
+  return JSON.stringify(value).replace(
+    /[\u007f-\u009f]/g,
+    (control) => `\\u00${control.charCodeAt(0).toString(16)}`,
+  );
 }

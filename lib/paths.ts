@@ -86,9 +86,14 @@ export function withoutPrefix(path: string, prefix: string): string | null {
   return rest === "" || rest.startsWith("/") ? rest : null;
 }
 
-/** The value of the `key` parameter of a query, or null. */
+/** Every value of the `key` parameter of a query, under whatever percent-encoding of its name. */
+export function keyParameters(query: string): string[] {
+  return /key|%/i.test(query) ? new URLSearchParams(query).getAll("key") : [];
+}
+
+/** The first value of the `key` parameter of a query, or null. */
 export function keyParameter(query: string): string | null {
-  return query.includes("key=") ? new URLSearchParams(query).get("key") : null;
+  return keyParameters(query)[0] ?? null;
 }
 
 /** The query without its `key` parameters; every other byte stays as it was. */
@@ -96,6 +101,6 @@ export function withoutKeyParameter(query: string): string {
   const rest = query
     .slice(1)
     .split("&")
-    .filter((pair) => pair !== "key" && !pair.startsWith("key="));
+    .filter((pair) => !new URLSearchParams(pair).has("key"));
   return rest.length === 0 || (rest.length === 1 && rest[0] === "") ? "" : `?${rest.join("&")}`;
 }

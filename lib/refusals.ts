@@ -4,6 +4,7 @@
  */
 import { formatDuration, retryAfterSec } from "./clock.ts";
 import type { NoKey } from "./decision.ts";
+import type { KeyReport } from "./health.ts";
 
 /** `type` and `code` of the proxy's own errors. */
 export type RefusalType =
@@ -61,10 +62,12 @@ export function refusalResponse({ status, type, message, retryAfterMs }: Refusal
 
 /** What a message about keys needs to know. */
 export interface KeyTrouble {
+  /** Why there is no key, or from when on there is one again. */
   none: NoKey;
+  /** Upstream requests that were spent. */
+  attempts: number;
   provider: string;
-  /** Of each key, why it cannot serve. */
-  reasons: readonly string[];
+  keys: readonly Pick<KeyReport, "index" | "state" | "reason">[];
   /** What upstream said last; empty where nothing. */
   said: string;
   maxWaitMs: number;
@@ -74,21 +77,23 @@ export interface KeyTrouble {
 
 /** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
 export function refuseForKeys(trouble: KeyTrouble): Refusal {
-  const { none, provider, reasons, said, maxWaitMs, now } = trouble;
+  const { none, provider, keys, said, maxWaitMs, exhaustedStatus, now } = trouble;
   const quote = said === "" ? "" : ` Upstream said: "${said}".`;
   const waitMs = Math.max(0, none.readyAt - now);
   const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
-  const keys =
-    reasons.length === 1 ? `The only key of ${provider} is` : `All ${reasons.length} keys of ${provider} are`;
   switch (none.why) {
     case "unsuited":
-      return refuse(503, "no_usable_keys", `No key of ${provider} may serve this request.${quote}`);
-    case "none_usable": {
-      const list = reasons.map((reason, index) => `[${index}] ${reason}`).join(", ");
       return refuse(
         503,
         "no_usable_keys",
-        `${keys} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each key.`,
+        `No key of ${provider} may serve this request.${quote} Check the keys and what they are allowed to do; GET /health shows each.`,
+      );
+    case "none_usable": {
+      const list = keys.map(({ index, reason }) => `[${index}] ${reason}`).join(", ");
+      return refuse(
+        503,
+        "no_usable_keys",
+        `${allKeys(keys.length, provider)} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each.`,
       );
     }
     case "paused":
@@ -99,13 +104,31 @@ export function refuseForKeys(trouble: KeyTrouble): Refusal {
         waitMs,
       );
     case "cooling":
+      if (waitMs === 0) {
+        return refuse(
+          exhaustedStatus,
+          "all_keys_cooling",
+          `Upstream refused all ${trouble.attempts} attempts that one request may take (MAX_ATTEMPTS), each with the key it was made with.${quote} Try again in ${inTime}.`,
+          waitMs,
+        );
+      }
       return refuse(
-        trouble.exhaustedStatus,
+        exhaustedStatus,
         "all_keys_cooling",
-        `${keys} cooling down; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
+        `${coolingKeys(keys, provider)}; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
         waitMs,
       );
   }
+}
+
+function allKeys(count: number, provider: string): string {
+  return count === 1 ? `The only key of ${provider} is` : `All ${count} keys of ${provider} are`;
+}
+
+function coolingKeys(keys: KeyTrouble["keys"], provider: string): string {
+  const outOfUse = keys.filter(({ state }) => state === "disabled").length;
+  if (outOfUse === 0) return `${allKeys(keys.length, provider)} cooling down`;
+  return `No key of ${provider} is free: ${keys.length - outOfUse} cooling down, ${outOfUse} out of use`;
 }
 
 export const UNREADABLE_TARGET = refuse(
@@ -150,7 +173,11 @@ export function notFound(path: string): Refusal {
 }
 
 export function providerDisabled(name: string): Refusal {
-  return refuse(503, "provider_disabled", `Provider ${name} is switched off in the configuration.`);
+  return refuse(
+    503,
+    "provider_disabled",
+    `Provider ${name} is switched off. Remove ${name.toUpperCase().replaceAll("-", "_")}_DISABLED to use it.`,
+  );
 }
 
 export function unreadableRetryStatus(field: string): Refusal {

@@ -64,35 +64,53 @@ function digest(text: string): Uint8Array {
 export const REDACTED = "[redacted]";
 
 /**
- * `text` with every form of the given secrets replaced: as it is, percent-encoded, and inside base64.
- * Returns the same string object when none of them occurs, so a caller can tell by identity.
+ * `text` with every form of the given secrets replaced: as it is, percent-encoded, with slashes escaped as in JSON,
+ * and inside base64. Returns the same string object when none of them occurs, so a caller can tell by identity.
  */
 export function redact(text: string, secrets: Iterable<Secret>): string {
+  // The longest first: a key may be the beginning of another.
+  const forms = [...secrets]
+    .flatMap((secret) => formsOf(secret.reveal()))
+    .sort((a, b) => b.length - a.length);
   let clean = text;
-  for (const secret of secrets) {
-    for (const form of formsOf(secret.reveal())) {
-      if (clean.includes(form)) clean = clean.replaceAll(form, REDACTED);
-    }
-  }
+  for (const form of forms) clean = clean.replace(new RegExp(form, "g"), REDACTED);
   return clean;
 }
 
-/**
- * The spellings under which a value can be found again.
- * Base64 depends on what stood before the value: at each of the three byte offsets only the digits that are
- * made of the value's own bytes are looked for.
- */
+/** The spellings under which a value can be found again, as patterns. */
 function formsOf(value: string): string[] {
-  const forms = new Set([value, encodeURIComponent(value)]);
+  const characters = [...value].map((character) => {
+    const escaped = character.replace(/[\\^$.*+?()[\]{}|/-]/, "\\$&");
+    const encoded = encodeURIComponent(character);
+    const percent = encoded === character ? `%${hexOf(character)}` : encoded;
+    const inJson = character === "/" ? "|\\\\/" : "";
+    return `(?:${escaped}|${percent.replace(/[A-F]/gi, (digit) => `[${digit.toUpperCase()}${digit.toLowerCase()}]`)}${inJson})`;
+  });
+  return [characters.join(""), ...base64FormsOf(value)];
+}
+
+function hexOf(character: string): string {
+  return character.charCodeAt(0).toString(16).padStart(2, "0");
+}
+
+/**
+ * Base64 depends on what stood before the value: at each of the three byte offsets only the digits that are made of
+ * the value's own bytes are looked for.
+ */
+function base64FormsOf(value: string): string[] {
+  const forms = new Set<string>();
   for (const offset of [0, 1, 2]) {
     const shifted = Buffer.concat([Buffer.alloc(offset), Buffer.from(value)]);
-    const bits = shifted.length * 8;
     const firstDigit = Math.ceil((offset * 8) / 6);
-    const endDigit = Math.floor(bits / 6);
-    for (const alphabet of ["base64", "base64url"] as const) {
-      const digits = shifted.toString(alphabet).slice(firstDigit, endDigit);
-      if (digits.length >= 8) forms.add(digits);
-    }
+    const endDigit = Math.floor((shifted.length * 8) / 6);
+    const digits = shifted.toString("base64").slice(firstDigit, endDigit);
+    if (digits.length < 8) continue; // too short to be no chance hit
+    forms.add(digits.replace(/[+/]/g, (digit) => (digit === "+" ? "[-+]" : "(?:[/_]|\\\\/)")));
   }
-  return [...forms].sort((a, b) => b.length - a.length);
+  return [...forms];
+}
+
+/** Keys that a provider has masked itself: `sk-proj-****WXYZ` still tells a part. */
+export function unmask(text: string): string {
+  return text.replace(/[^\s"'`:]*\*{3,}[^\s"'`]*/g, REDACTED);
 }
