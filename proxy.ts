@@ -854,8 +854,17 @@ function addOurs(headers: Headers, call: Call, engine: Engine): void {
 function relayWhole({ status, headers, body, outcome }: WholeAnswer, call: Call, engine: Engine): Response {
   addOurs(headers, call, engine);
   // Bun would name a type for bytes that have none; it does not for a stream.
-  const sent = body !== null && !headers.has("content-type") ? new Blob([body]).stream() : body;
+  const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
   return call.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
+}
+
+function streamOf(bytes: Bytes): ReadableStream<Bytes> {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(bytes);
+      controller.close();
+    },
+  });
 }
 
 type PassageController = ReadableStreamDefaultController<Bytes>;

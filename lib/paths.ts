@@ -91,7 +91,7 @@ export function keyParameters(query: string): string[] {
   return /key|%/i.test(query) ? new URLSearchParams(query).getAll("key") : [];
 }
 
-/** The first value of the `key` parameter of a query, or null. */
+/** The first value of the `key` parameter of a query; null where it has none. */
 export function keyParameter(query: string): string | null {
   return keyParameters(query)[0] ?? null;
 }

@@ -73,7 +73,7 @@ export function redact(text: string, secrets: Iterable<Secret>): string {
     .flatMap((secret) => formsOf(secret.reveal()))
     .sort((a, b) => b.length - a.length);
   let clean = text;
-  for (const form of forms) clean = clean.replace(new RegExp(form, "g"), REDACTED);
+  for (const form of forms) clean = clean.replace(new RegExp(form, "gi"), REDACTED);
   return clean;
 }
 
