@@ -20,19 +20,8 @@ import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
 import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
-import {
-  decoded,
-  decodedSoFar,
-  discard,
-  evidenceOf,
-  isJson,
-  joined,
-  readUpTo,
-  readerOf,
-  textOf,
-  withoutSecret,
-} from "./lib/evidence.ts";
-import type { ByteReader, Bytes, ReadResult } from "./lib/evidence.ts";
+import { discard, joined } from "./lib/evidence.ts";
+import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import {
   addCors,
   keepForwarded,
@@ -57,7 +46,9 @@ import {
   withoutPrefix,
 } from "./lib/paths.ts";
 import type { Base, Target } from "./lib/paths.ts";
-import { authHeader, classify, classifyStreamError, resetZone } from "./lib/providers.ts";
+import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
+import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import { authHeader, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
 import {
   BODY_BROKE_OFF,
@@ -76,8 +67,7 @@ import {
   unreadableRetryStatus,
 } from "./lib/refusals.ts";
 import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
-import { redact, unmask } from "./lib/secret.ts";
-import { beginsLikeError, errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
+import { errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
 import type { Client, Reachable, Watch } from "./lib/watch.ts";
@@ -440,8 +430,8 @@ async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Re
       const result = await attempt(call, upstream, lease, engine);
       if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
       setback = result.setback;
-      pool.settle(lease, result.verdict ?? setback, clock.now());
-      call.note(setback, upstream, lease.key);
+      pool.settle(lease, result.verdict ?? result.setback, clock.now());
+      call.note(result.setback, upstream, lease.key);
       if (result.answer !== null) {
         const { keyLabel, lastSaid: said } = call;
         kept = moreInformative(kept, { answer: result.answer, keyLabel, said });
@@ -535,50 +525,6 @@ const REFUSES_KEYS: ReadonlySet<number> = new Set([401, 402, 403, 429]);
 
 // ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
 
-/** A whole answer in memory. */
-interface WholeAnswer {
-  readonly kind: "whole";
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: Bytes | null;
-  /** What the pool is told when it goes out: an error that is passed on is still the upstream's failure. */
-  readonly outcome: Verdict;
-}
-
-/** An answer whose beginning has been read, and where the rest of it comes from. */
-interface OpenAnswer {
-  readonly kind: "open";
-  readonly status: number;
-  readonly headers: Headers;
-  readonly outcome: Verdict;
-  readonly first: Bytes | null;
-  readonly reader: ByteReader;
-  /** A read that is under way already. */
-  readonly pending: Promise<ReadResult> | null;
-  /** Whether the first event has come; false where only comments did. */
-  readonly begun: boolean;
-}
-
-/** No answer: why, and what upstream answered all the same where it did. */
-interface Failed {
-  readonly kind: "failed";
-  readonly setback: Failure;
-  readonly answer: WholeAnswer | null;
-  /** What the pool is told, where that is something else: a status that only the client wants retried. */
-  readonly verdict: Verdict | null;
-}
-
-type Attempted = WholeAnswer | OpenAnswer | Failed;
-
-/** Answers up to this length are read whole: cheaper than a stream, and one that is cut can be asked for again. */
-const WHOLE_BYTES = 256 * 1024;
-/** An error is read whole, to be judged and cleaned; no provider writes one that is longer. */
-const REFUSAL_BYTES = 8 * 1024 * 1024;
-/** How long comments before a stream's first event are held back. */
-const HELD_COMMENTS_MS = 15_000;
-
-const SERVED: Verdict = { kind: "served" };
-
 /** Asks upstream once, with one key. Never throws: whatever happens is an answer or a setback. */
 async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Engine): Promise<Attempted> {
   const { dialect, baseUrl } = upstream.config;
@@ -597,13 +543,10 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
-    const { status } = response;
-    if (status < 200 || status > 599) result = failed(protocolError(`its status is ${status}`));
-    else if (status < 400 && isShort(response, call)) {
-      const body = new Uint8Array(await response.arrayBuffer());
-      result = judgeWhole(response, body, upstream, lease, engine);
-    } else if (status < 400) result = await readAnswer(response, call, upstream, lease, engine);
-    else result = await readRefusal(response, call, upstream, lease, engine);
+    const asked = askedOf(call, upstream, lease, engine);
+    result = isShort(response, call.method)
+      ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
+      : await readOpening(response, asked);
   } catch (error) {
     result = failed(watch.explain(error));
   }
@@ -613,208 +556,17 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   return result;
 }
 
-function failed(setback: Failure, answer: WholeAnswer | null = null, verdict: Verdict | null = null): Failed {
-  return { kind: "failed", setback, answer, verdict };
-}
-
-function protocolError(what: string): Unreachable {
-  const message = `The provider's answer cannot be used: ${what}.`;
-  return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
-}
-
-function whole(response: Response, body: Bytes | null, outcome: Verdict = SERVED): WholeAnswer {
-  return { kind: "whole", status: response.status, headers: response.headers, body, outcome };
-}
-
-function open(
-  response: Response,
-  opening: Pick<OpenAnswer, "first" | "reader" | "pending" | "begun">,
-): OpenAnswer {
-  return { kind: "open", status: response.status, headers: response.headers, outcome: SERVED, ...opening };
-}
-
-/** An answer below 400: all of it where it is short, else up to its first byte or event. */
-async function readAnswer(
-  response: Response,
-  call: Call,
-  upstream: Upstream,
-  lease: Lease,
-  engine: Engine,
-): Promise<Attempted> {
-  const { headers } = response;
-  if (isBodiless(response, call)) return whole(response, null);
-  const type = headers.get("content-type") ?? "";
-  const isEvents = type.startsWith("text/event-stream");
-  const reader = readerOf(response);
-  if (reader === null) return whole(response, null);
-  if (type.includes("json") && !headers.has("content-length") && !headers.has("transfer-encoding")) {
-    // Only the connection's end tells that it is complete, and a reset looks the same: the JSON itself must say.
-    const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES);
-    if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
-    return isJson(bytes)
-      ? judgeWhole(response, bytes, upstream, lease, engine)
-      : failed(protocolError("it was cut short"));
-  }
-  if (isEvents) return readFirstEvent(response, reader, call, upstream, lease, engine);
-  const { done, value } = await reader.read();
-  if (done) return whole(response, new Uint8Array());
-  return open(response, { first: value, reader, pending: null, begun: true });
-}
-
-/** Whether HTTP says that no body follows, whatever the fields say (RFC 9110 6.4.1). */
-function isBodiless({ status }: Response, { method }: Call): boolean {
-  return method === "HEAD" || status === 204 || status === 205 || status === 304;
-}
-
-/** Whether an answer is known to be short, and no stream: then it is read whole. */
-function isShort(response: Response, call: Call): boolean {
-  const { headers } = response;
-  const length = headers.get("content-length");
-  if (length === null || Number(length) > WHOLE_BYTES || isBodiless(response, call)) return false;
-  return !headers.get("content-type")?.startsWith("text/event-stream");
-}
-
-/** A short answer below 400 may still be an error that a gateway put in an answer's place. */
-function judgeWhole(
-  response: Response,
-  body: Bytes,
-  upstream: Upstream,
-  lease: Lease,
-  engine: Engine,
-): Attempted {
-  if (!beginsLikeError(body, 0)) return whole(response, body);
-  return judgeInPlace(response, body, textOf(body), upstream, lease, engine) ?? whole(response, body);
-}
-
-/** Judges what came with a good status in an answer's place; null: it is no error. */
-function judgeInPlace(
-  response: Response,
-  bytes: Bytes,
-  text: string,
-  upstream: Upstream,
-  { key: { secret } }: Lease,
-  engine: Engine,
-): WholeAnswer | Failed | null {
-  const found = classifyStreamError(upstream.config.dialect, redact(text, [secret]), engine.clock.now());
-  if (found === null) return null;
-  const verdict = withoutMasks(found);
-  const isPlain = !response.headers.has("content-encoding");
-  const body = isPlain ? withoutSecret(bytes, bytes, response.headers, secret) : bytes;
-  const answer = whole(response, body, verdict);
-  const setback = setbackOf(verdict, "usual");
-  return setback === null ? answer : failed(setback, answer);
-}
-
-/**
- * Reads a stream up to its first event, so that an error in its place can still be answered with another key.
- * Comments before it are held back, but not for ever.
- */
-async function readFirstEvent(
-  response: Response,
-  reader: ByteReader,
-  call: Call,
-  upstream: Upstream,
-  lease: Lease,
-  engine: Engine,
-): Promise<Attempted> {
-  const { clock } = engine;
-  const encoding = response.headers.get("content-encoding");
-  let first: Bytes | null = null;
-  let holdUntil = Infinity;
-  for (;;) {
-    const pending = reader.read();
-    const result: ReadResult | null =
-      first === null ? await pending : await readBefore(pending, holdUntil, clock);
-    if (result === null) return open(response, { first, reader, pending, begun: false });
-    if (result.done) {
-      if (call.streamDialect === "other") return whole(response, first ?? new Uint8Array());
-      return failed(protocolError("the stream ended before its first event"));
-    }
-    if (first === null) holdUntil = clock.now() + HELD_COMMENTS_MS;
-    first = first === null ? result.value : joined([first, result.value]);
-    const plain = encoding === null ? first : await decodedSoFar(first, encoding);
-    const start = firstEventStart(plain);
-    if (start < 0 && first.length < WHOLE_BYTES) continue;
-    if (start >= 0 && beginsLikeError(plain, start)) {
-      const event = plain.subarray(start);
-      const text = textOf(event);
-      if (!/\r?\n\r?\n/.test(text) && !isJson(event) && first.length < WHOLE_BYTES) continue;
-      const judged = judgeInPlace(response, first, text, upstream, lease, engine);
-      if (judged?.kind === "failed") return judged;
-      if (judged !== null) first = judged.body;
-    }
-    return open(response, { first, reader, pending: null, begun: true });
-  }
-}
-
-/** The result of a read, or null when `deadline` (epoch ms) comes first; the read goes on. */
-function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): Promise<ReadResult | null> {
-  const { promise, resolve, reject } = Promise.withResolvers<ReadResult | null>();
-  const cancel = clock.after(deadline - clock.now(), () => resolve(null));
-  read.then(resolve, reject).finally(cancel);
-  return promise;
-}
-
-/** An answer of 400 and above, and what it means. The key that it may echo is taken out before anyone sees it. */
-async function readRefusal(
-  response: Response,
-  call: Call,
-  upstream: Upstream,
-  lease: Lease,
-  engine: Engine,
-): Promise<Attempted> {
-  const { status, headers } = response;
-  const { dialect, retryStatus } = upstream.config;
-  const reader = call.method === "HEAD" ? null : readerOf(response);
-  const { bytes, isWhole } = reader
-    ? await readUpTo(reader, REFUSAL_BYTES)
-    : { bytes: NO_BYTES, isWhole: true };
-  if (!isWhole) return failed(protocolError("its error is too long"));
-  const plain = await decoded(bytes, headers.get("content-encoding"));
-  const clean = withoutSecret(bytes, plain, headers, lease.key.secret);
-  const evidence = { status, headers, body: evidenceOf(clean === bytes ? plain : clean) };
-  const verdict = withoutMasks(classify(dialect, evidence, engine.clock.now()));
-  const answer = whole(response, reader === null ? null : clean, verdict);
-  const setback = setbackOf(verdict, retryWishOf(status, call.retryStatus, retryStatus));
-  return setback === null ? answer : failed(setback, answer, verdict);
-}
-
-/** Whether a status is to be retried: not at all, as failures of the upstream are, or by its very name. */
-type RetryWish = "none" | "usual" | "by_name";
-
-function retryWishOf(
-  status: number,
-  ofRequest: ReadonlySet<number>,
-  ofSettings: ReadonlySet<number>,
-): RetryWish {
-  if (ofRequest.has(status)) return "by_name";
-  if (status === 429) return "usual"; // never passed on as the upstream's failure
-  if (!ofSettings.has(status)) return "none";
-  return status < 500 ? "by_name" : "usual";
-}
-
-/** What upstream said, without what is left of a key that it masked itself. */
-function withoutMasks(verdict: Verdict): Verdict {
-  return verdict.kind === "served" ? verdict : { ...verdict, said: unmask(verdict.said) };
-}
-
-/** Why a verdict is no answer; null where it is one, or where nobody wishes this failure to be retried. */
-function setbackOf(verdict: Verdict, wish: RetryWish): Failure | null {
-  switch (verdict.kind) {
-    case "served":
-      return null;
-    case "rejected": // by name: the client knows that this one passes
-      return wish === "by_name"
-        ? { kind: "overloaded", pauseMs: null, maybeBilled: false, said: verdict.said }
-        : null;
-    case "overloaded":
-      return wish === "none" ? null : verdict;
-    case "rate_limited":
-    case "exhausted":
-    case "revoked":
-    case "unsuited":
-      return verdict;
-  }
+/** What the judges of an answer need to know of its request. */
+function askedOf(call: Call, { config }: Upstream, lease: Lease, { clock }: Engine): Asked {
+  return {
+    method: call.method,
+    streamDialect: call.streamDialect,
+    dialect: config.dialect,
+    secret: lease.key.secret,
+    retryStatus: call.retryStatus,
+    usualRetryStatus: config.retryStatus,
+    clock,
+  };
 }
 
 /** Hands an answer on to the client. From here on nothing is retried. */
@@ -902,10 +654,7 @@ class Passage {
   }
 
   async pull(controller: PassageController): Promise<void> {
-    if (this.#ended) {
-      controller.error(CUT_SHORT);
-      return;
-    }
+    if (this.#ended) return this.#cutOff(controller);
     try {
       this.#watch.resumes();
       const { done, value } = await (this.#pending ?? this.#answer.reader.read());
@@ -913,7 +662,7 @@ class Passage {
       if (done) await this.#close(controller);
       else this.#pass(value, controller);
     } catch (error) {
-      this.#break(this.#watch.explain(error), controller);
+      await this.#break(this.#watch.explain(error), controller);
     }
   }
 
@@ -937,25 +686,43 @@ class Passage {
   /** Upstream ended the body: but did the stream say that it was done? */
   async #close(controller: PassageController): Promise<void> {
     const end = this.#follower === null ? "complete" : await this.#follower.end();
-    if (end === "cut") {
-      this.#break(protocolError("the stream ended before its last event"), controller);
-      return;
+    switch (end) {
+      case "complete":
+        this.#finish(this.#answer.status, this.#answer.outcome);
+        controller.close();
+        return;
+      case "failed":
+        this.#finish(this.#answer.status, STREAM_FAILED);
+        return this.#cutOff(controller);
+      case "cut":
+        return this.#tellBroken(protocolError("the stream ended before its last event"), controller);
     }
-    this.#finish(this.#answer.status, end === "failed" ? STREAM_FAILED : this.#answer.outcome);
-    controller.close();
   }
 
-  /** The answer cannot go on. The client is told in the stream's own words, and the connection is cut. */
-  #break(setback: Unreachable | Abandoned, controller: PassageController): void {
+  /** The connection broke, was cut for silence, or the client left. */
+  async #break(setback: Unreachable | Abandoned, controller: PassageController): Promise<void> {
     this.#watch.abort(setback);
-    this.#finish(setback.kind === "abandoned" ? 499 : this.#answer.status, setback);
-    if (setback.kind === "abandoned" || !this.#follower?.isPlain) {
-      controller.error(CUT_SHORT);
-      return;
+    if (setback.kind === "abandoned") {
+      this.#finish(499, setback);
+      return this.#cutOff(controller);
     }
+    if (await this.#follower?.isOver()) return this.#close(controller); // all of it had come
+    return this.#tellBroken(setback, controller);
+  }
+
+  /** The answer cannot go on: the client is told in the stream's own words, then the connection is cut. */
+  async #tellBroken(setback: Unreachable, controller: PassageController): Promise<void> {
+    this.#finish(this.#answer.status, setback);
+    if (!this.#follower?.isPlain) return this.#cutOff(controller);
     const edge = this.#follower.atEdge ? "" : "\n\n";
     const event = errorEvent(this.#call.streamDialect, setback.type, setback.message);
-    controller.enqueue(new TextEncoder().encode(edge + event)); // the pull after it breaks the connection off
+    controller.enqueue(new TextEncoder().encode(edge + event)); // the pull after it cuts the connection
+  }
+
+  /** Ends the connection without the end of the body, once what was passed is on its way: Bun drops it otherwise. */
+  async #cutOff(controller: PassageController): Promise<void> {
+    await Bun.sleep(CUT_AFTER_MS);
+    controller.error(CUT_SHORT);
   }
 
   #finish(status: number, outcome: Outcome): void {
@@ -968,6 +735,8 @@ class Passage {
 }
 
 const CUT_SHORT = new Error("the answer was cut short");
+/** Long enough for Bun to write what was enqueued before. */
+const CUT_AFTER_MS = 5;
 
 /** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
 const STREAM_FAILED: Verdict = { kind: "overloaded", pauseMs: null, maybeBilled: true, said: "" };

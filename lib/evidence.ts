@@ -39,13 +39,14 @@ export function isJson(bytes: Uint8Array): boolean {
   }
 }
 
-/** Reads until more than `limit` bytes are there or the body ends; `isWhole`: it ended. */
+/** Reads on from `first` until more than `limit` bytes are there or the body ends; `isWhole`: it ended. */
 export async function readUpTo(
   reader: ByteReader,
   limit: number,
+  first: Bytes | null = null,
 ): Promise<{ bytes: Bytes; isWhole: boolean }> {
-  const chunks: Bytes[] = [];
-  let length = 0;
+  const chunks: Bytes[] = first === null ? [] : [first];
+  let length = first?.length ?? 0;
   for (;;) {
     const { done, value } = await reader.read();
     if (value !== undefined) chunks.push(value);

@@ -6,6 +6,8 @@
  * kilobytes and the beginning of the last event. Per chunk it looks at two bytes.
  */
 
+import type { Transform } from "node:stream";
+
 /** Which API a stream speaks; `other`: not one whose last event is known, its framing is believed. */
 export type StreamDialect = "chat" | "anthropic" | "responses" | "gemini" | "ollama" | "other";
 
@@ -19,34 +21,8 @@ export function streamDialectOf(path: string): StreamDialect {
   return "other";
 }
 
-/**
- * What marks the last event. Text that a model wrote cannot look like one: inside JSON its quotes are escaped and
- * it holds no line break.
- */
-const LAST_EVENT: Record<StreamDialect, RegExp | null> = {
-  chat: /(?:^|[\r\n])data: ?\[DONE\]|"finish_reason" ?: ?"/,
-  anthropic: /(?:^|[\r\n])event: ?message_stop|"type" ?: ?"message_stop"/,
-  responses:
-    /(?:^|[\r\n])event: ?response\.(?:completed|incomplete|failed)|"type" ?: ?"response\.(?:completed|incomplete|failed)"/,
-  gemini: /"finishReason" ?: ?"/,
-  ollama: /"done" ?: ?true/,
-  other: null,
-};
-
-/** An error that upstream itself sent inside the stream: it has said how it ended. */
-const ERROR_EVENT = /(?:^|[\r\n])(?:event: ?error|data: ?\{ ?"(?:error|type" ?: ?"error)")/;
-
-/** At least this much of a stream's end is kept: a last chunk with its usage and the end mark fit in. */
-const TAIL_BYTES = 4096;
-
-/** How much of an event's beginning is looked at: its name and its type stand there. */
-const EVENT_HEAD_BYTES = 512;
-
-/** How a stream ended, by its own words. */
+/** How a stream whose connection ended cleanly has ended, by its own words. */
 export type StreamEnd = "complete" | "failed" | "cut";
-
-const LF = 10;
-const CR = 13;
 
 /** Watches a stream go by and says at its end whether it was complete. */
 export interface StreamFollower {
@@ -55,27 +31,53 @@ export interface StreamFollower {
   /** Whether the last chunk ended with a whole event. */
   readonly atEdge: boolean;
   push(chunk: Uint8Array<ArrayBuffer>): void;
-  /** How the stream ended, asked once it has. */
+  /** Asked once, when nothing more comes. `failed`: upstream itself said so in the stream. */
   end(): StreamEnd | Promise<StreamEnd>;
+  /** Asked instead when the connection broke: whether the dialect's last event had come all the same. */
+  isOver(): boolean | Promise<boolean>;
 }
 
 /** A follower for an answer, or null where the framing alone tells whether its body is whole. */
 export function followerOf(dialect: StreamDialect, headers: Headers): StreamFollower | null {
   const type = headers.get("content-type") ?? "";
-  if (!type.startsWith("text/event-stream") && !type.startsWith("application/x-ndjson")) return null;
+  const isFramed = headers.has("content-length") || headers.has("transfer-encoding");
+  if (type.startsWith("application/json") && !isFramed) return new JsonFollower();
+  if (!isStream(type)) return null;
   const encoding = headers.get("content-encoding");
   if (encoding === null || encoding === "identity") return new PlainFollower(dialect);
   return dialect === "other" ? null : PackedFollower.of(encoding, dialect);
 }
 
-/** Follows a stream that is not compressed. Chunks are kept by reference, never copied, and at most `TAIL_BYTES` and one chunk more. */
+/** Whether a content type is that of a stream of events, or of lines of JSON. */
+export function isStream(contentType: string): boolean {
+  return contentType.startsWith("text/event-stream") || contentType.startsWith("application/x-ndjson");
+}
+
+/** At least this much of a stream's end is kept: a last chunk with its usage and the end mark fit in. */
+const TAIL_BYTES = 4096;
+/** A last event is kept whole up to this length; of a longer one its beginning tells what it is. */
+const LAST_EVENT_BYTES = 128 * 1024;
+/** How much of such an event's beginning is kept: its name and its type stand there. */
+const EVENT_HEAD_BYTES = 512;
+
+const LF = 10;
+const CR = 13;
+
+/**
+ * Follows a stream that is not compressed. Chunks are kept by reference, never copied: the last few, and those that
+ * the last event is made of.
+ */
 class PlainFollower implements StreamFollower {
   readonly isPlain = true;
   readonly #dialect: StreamDialect;
-  #tail: Uint8Array[] = [];
-  #tailBytes = 0;
-  /** The chunk in which the last event began, from there on; only where that event spans chunks. */
-  #eventHead: Uint8Array | null = null;
+  #kept: Uint8Array<ArrayBuffer>[] = [];
+  #keptBytes = 0;
+  /** Whether what is kept begins at the beginning of a line. */
+  #keptFromLine = true;
+  /** In which of the kept chunks the last event began. */
+  #lastEventAt = 0;
+  /** The beginning of a last event that is too long to be kept whole. */
+  #longEventHead: Uint8Array | null = null;
   #atEdge = true;
 
   constructor(dialect: StreamDialect) {
@@ -87,33 +89,169 @@ class PlainFollower implements StreamFollower {
   }
 
   push(chunk: Uint8Array<ArrayBuffer>): void {
+    if (chunk.length === 0 || this.#dialect === "other") return this.#pushUnknown(chunk);
+    const previous = this.#kept.at(-1);
+    const beginsEvent = this.#atEdge;
+    this.#atEdge = this.#endsEvent(previous, chunk);
+    this.#kept.push(chunk);
+    this.#keptBytes += chunk.length;
+    if (beginsEvent || (!this.#atEdge && this.#holdsBoundary(previous, chunk))) {
+      this.#lastEventAt = this.#kept.length - 1;
+      this.#longEventHead = null;
+    }
+    while (this.#lastEventAt > 0 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
+      this.#drop();
+    if (this.#keptBytes > LAST_EVENT_BYTES) this.#shortenLastEvent();
+  }
+
+  /** Of a stream whose last event is not known only its edges matter. */
+  #pushUnknown(chunk: Uint8Array<ArrayBuffer>): void {
     if (chunk.length === 0) return;
-    const startsEvent = this.#atEdge;
-    this.#atEdge = endsEvent(chunk);
-    if (!this.#atEdge) {
-      const lastBoundary = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length).lastIndexOf("\n\n");
-      if (lastBoundary >= 0) this.#eventHead = chunk.subarray(lastBoundary + 2);
-      else if (startsEvent) this.#eventHead = chunk;
-    }
-    this.#tail.push(chunk);
-    this.#tailBytes += chunk.length;
-    let first = this.#tail[0];
-    while (first && this.#tailBytes - first.length >= TAIL_BYTES) {
-      this.#tailBytes -= first.length;
-      this.#tail.shift();
-      first = this.#tail[0];
-    }
+    this.#atEdge = this.#endsEvent(this.#kept[0], chunk);
+    this.#kept = [chunk.length > 4 ? chunk.slice(-4) : chunk];
+  }
+
+  #drop(): void {
+    const first = this.#kept.shift();
+    if (first === undefined) return;
+    this.#keptBytes -= first.length;
+    this.#keptFromLine = isLineEnd(first.at(-1));
+    this.#lastEventAt = Math.max(0, this.#lastEventAt - 1);
+  }
+
+  #shortenLastEvent(): void {
+    this.#longEventHead ??= Buffer.concat(this.#kept).subarray(0, EVENT_HEAD_BYTES);
+    while (this.#kept.length > 1 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
+      this.#drop();
+  }
+
+  #endsEvent(previous: Uint8Array | undefined, chunk: Uint8Array): boolean {
+    const last = chunk[chunk.length - 1];
+    if (!isLineEnd(last)) return false;
+    if (this.#dialect === "ollama") return true; // one line is one event
+    if (chunk.length < 4) return EVENT_END.test(lastCharacters(previous, chunk));
+    const before = chunk[chunk.length - 2];
+    if (before === last) return true;
+    return before === CR && chunk[chunk.length - 3] === LF && chunk[chunk.length - 4] === CR;
+  }
+
+  /** Whether an event ends within the chunk (or with its first bytes), so that another begins in it. */
+  #holdsBoundary(previous: Uint8Array | undefined, chunk: Uint8Array): boolean {
+    const text = lastCharacters(undefined, previous ?? NOTHING) + Buffer.from(chunk).toString("latin1");
+    return this.#dialect === "ollama" ? text.includes("\n") : EVENT_BOUNDARY.test(text);
   }
 
   end(): StreamEnd {
-    const lastEvent = LAST_EVENT[this.#dialect];
-    if (lastEvent === null) return "complete";
-    const head = this.#eventHead?.subarray(0, EVENT_HEAD_BYTES) ?? new Uint8Array();
-    const decoder = new TextDecoder();
-    const text = `${decoder.decode(head)}\n${decoder.decode(Buffer.concat(this.#tail))}`;
-    if (lastEvent.test(text)) return "complete";
-    return ERROR_EVENT.test(text) ? "failed" : "cut";
+    if (this.#dialect === "other") return "complete";
+    const mark = this.#lastMark();
+    if (mark === null) return "cut";
+    return mark === "failed" ? "failed" : "complete";
   }
+
+  isOver(): boolean {
+    return this.#lastMark() === "over";
+  }
+
+  #lastMark(): Mark | null {
+    const text = new TextDecoder().decode(Buffer.concat(this.#kept));
+    const lines = text.split(/\r\n|\n|\r/);
+    if (!this.#keptFromLine) lines.shift();
+    let mark: Mark | null = null;
+    for (const line of lines) mark = later(mark, markOfLine(line, this.#dialect));
+    if (this.#longEventHead !== null && this.#atEdge) {
+      const head = new TextDecoder().decode(this.#longEventHead);
+      mark = later(mark, LONG_LAST_EVENT.test(head) ? "over" : null);
+    }
+    return mark;
+  }
+}
+
+const NOTHING = new Uint8Array();
+const EVENT_END = /(?:\n\n|\r\r|\r\n\r\n)$/;
+const EVENT_BOUNDARY = /\n\n|\r\r|\r\n\r\n/;
+
+/** Only Responses ends with an event that repeats the whole answer. */
+const LONG_LAST_EVENT =
+  /^\s*(?:(?:event|id|retry):[^\n]*\n)*data: ?\{ ?"type" ?: ?"response\.(?:completed|incomplete|failed)"/;
+
+/** The last four characters (of bytes) of what has come. */
+function lastCharacters(previous: Uint8Array | undefined, chunk: Uint8Array): string {
+  const last = String.fromCharCode(...chunk.subarray(-4));
+  return chunk.length >= 4 || previous === undefined
+    ? last
+    : String.fromCharCode(...previous.subarray(-4)) + last;
+}
+
+function isLineEnd(byte: number | undefined): boolean {
+  return byte === LF || byte === CR;
+}
+
+/** What an event says about the end of its stream. */
+type Mark =
+  /** It is the dialect's last event. */
+  | "over"
+  /** The model has finished: complete, if the connection then ends cleanly. */
+  | "finished"
+  /** Upstream failed. */
+  | "failed";
+
+/** What is known after an event, given what was before: an upstream's word that it failed is not taken back. */
+function later(before: Mark | null, mark: Mark | null): Mark | null {
+  if (mark === null || before === "failed") return before;
+  return before === "over" && mark === "finished" ? before : mark;
+}
+
+/** What one line of a stream says about its end; null: nothing. A line that was cut is no JSON, so it says nothing. */
+function markOfLine(line: string, dialect: StreamDialect): Mark | null {
+  if (dialect === "ollama") return markOfJson(line, dialect);
+  if (/^event: ?error$/.test(line)) return "failed";
+  if (!line.startsWith("data:")) return null;
+  const data = line.slice(5).trim();
+  return dialect === "chat" && data === "[DONE]" ? "over" : markOfJson(data, dialect);
+}
+
+function markOfJson(text: string, dialect: StreamDialect): Mark | null {
+  if (!MAY_END.test(text)) return null;
+  let event: unknown;
+  try {
+    event = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  if (!isObject(event)) return null;
+  if (event["type"] === "error" || isSaid(event["error"])) return "failed";
+  switch (dialect) {
+    case "chat":
+      return markOfChoices(event["choices"], "finish_reason");
+    case "gemini":
+      return markOfChoices(event["candidates"], "finishReason");
+    case "anthropic":
+      return event["type"] === "message_stop" ? "over" : null;
+    case "responses":
+      return /^response\.(?:completed|incomplete|failed)$/.test(String(event["type"])) ? "over" : null;
+    case "ollama":
+      return event["done"] === true ? "over" : null;
+    case "other":
+      return null;
+  }
+}
+
+/** Words without which a line says nothing about the end: spares parsing the others. */
+const MAY_END = /error|finish|message_stop|response\.|"done"/;
+
+function markOfChoices(choices: unknown, field: string): Mark | null {
+  if (!Array.isArray(choices)) return null;
+  const reasons = choices.filter(isObject).map((choice) => choice[field]);
+  if (reasons.includes("error")) return "failed";
+  return reasons.some(isSaid) ? "finished" : null;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+function isSaid(value: unknown): boolean {
+  return value !== undefined && value !== null && value !== "" && value !== false;
 }
 
 /** Follows a compressed stream by unpacking a copy of it. Rare: hardly a provider compresses its streams. */
@@ -121,55 +259,84 @@ class PackedFollower implements StreamFollower {
   readonly isPlain = false;
   readonly atEdge = true;
   readonly #plain: PlainFollower;
-  readonly #writer: { write(chunk: Uint8Array<ArrayBuffer>): Promise<void>; close(): Promise<void> };
-  readonly #unpacked: Promise<void>;
+  readonly #unpacker: Promise<Transform>;
+  /** Settles when all that was pushed has been unpacked. */
+  #pushed: Promise<void> = Promise.resolve();
+  #isBroken = false;
 
   /** Null for an encoding that cannot be unpacked here. */
   static of(encoding: string, dialect: StreamDialect): PackedFollower | null {
-    const format = PACKED_FORMATS[encoding.trim().toLowerCase()];
-    return format === undefined ? null : new PackedFollower(format, dialect);
+    const name = encoding.trim().toLowerCase();
+    return /^(?:x-gzip|gzip|deflate|br|zstd)$/.test(name) ? new PackedFollower(name, dialect) : null;
   }
 
-  private constructor(format: Bun.CompressionFormat, dialect: StreamDialect) {
+  private constructor(encoding: string, dialect: StreamDialect) {
     this.#plain = new PlainFollower(dialect);
-    const unpacking = new DecompressionStream(format);
-    this.#writer = unpacking.writable.getWriter();
-    this.#unpacked = this.#follow(unpacking.readable);
+    this.#unpacker = this.#start(encoding);
   }
 
-  async #follow(unpacked: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
-    try {
-      for await (const chunk of unpacked) this.#plain.push(chunk);
-    } catch {
-      // Cut in the middle, or not what it says it is: what was seen until here is judged.
-    }
+  async #start(encoding: string): Promise<Transform> {
+    const zlib = await import("node:zlib"); // loaded when the first compressed stream comes
+    const unpacker =
+      encoding === "br"
+        ? zlib.createBrotliDecompress()
+        : encoding === "zstd"
+          ? zlib.createZstdDecompress()
+          : zlib.createUnzip();
+    unpacker.on("data", (chunk: Buffer) => this.#plain.push(Uint8Array.from(chunk)));
+    unpacker.on("error", () => (this.#isBroken = true)); // cut, or not what it says it is
+    return unpacker;
   }
 
   push(chunk: Uint8Array<ArrayBuffer>): void {
-    this.#writer.write(chunk).catch(() => {});
+    this.#pushed = this.#pushed.then(async () => {
+      const unpacker = await this.#unpacker;
+      if (this.#isBroken) return;
+      await new Promise<void>((resolve) => unpacker.write(chunk, () => resolve()));
+    });
   }
 
   async end(): Promise<StreamEnd> {
-    this.#writer.close().catch(() => {});
-    await this.#unpacked;
-    return this.#plain.end();
+    await this.#pushed;
+    const unpacker = await this.#unpacker;
+    if (!this.#isBroken) {
+      await new Promise<void>((resolve) => {
+        unpacker
+          .once("end", resolve)
+          .once("error", () => resolve())
+          .once("close", resolve);
+        unpacker.end();
+      });
+    }
+    return this.#isBroken ? "cut" : this.#plain.end();
+  }
+
+  async isOver(): Promise<boolean> {
+    await this.#pushed;
+    return this.#plain.isOver();
   }
 }
 
-const PACKED_FORMATS: Record<string, Bun.CompressionFormat> = {
-  gzip: "gzip",
-  "x-gzip": "gzip",
-  deflate: "deflate",
-  br: "brotli",
-  zstd: "zstd",
-};
+/**
+ * Follows JSON that only the connection's end frames, so that a reset looks like an end: JSON that is whole ends
+ * with a bracket.
+ */
+class JsonFollower implements StreamFollower {
+  readonly isPlain = false;
+  readonly atEdge = true;
+  #last = 0;
 
-/** Whether the bytes end with a blank line, as every whole event does. */
-function endsEvent(bytes: Uint8Array): boolean {
-  const last = bytes[bytes.length - 1];
-  if (last !== LF && last !== CR) return false;
-  const before = bytes[bytes.length - 2];
-  return before === LF || before === CR ? before === last || bytes[bytes.length - 3] === LF : false;
+  push(chunk: Uint8Array<ArrayBuffer>): void {
+    this.#last = chunk.findLast((byte) => byte > 0x20) ?? this.#last;
+  }
+
+  end(): StreamEnd {
+    return this.#last === 0x7d /* } */ || this.#last === 0x5d /* ] */ ? "complete" : "cut";
+  }
+
+  isOver(): boolean {
+    return false;
+  }
 }
 
 /** Where the first event that is not a comment begins in a stream's first bytes, or -1 while there is none. */
@@ -204,22 +371,4 @@ export function errorEvent(dialect: StreamDialect, type: string, message: string
     case "ollama":
       return `${JSON.stringify({ error: message })}\n`;
   }
-}
-
-/** Fields that errors begin with, and hardly any answer. */
-const ERROR_BEGINNING =
-  /^(?:event: ?(?:error|response\.failed)|(?:data: ?)?[\s[]*\{\s*"(?:error|code|message|detail|status|type" ?: ?"error|object" ?: ?"error))/;
-const ERROR_BEGINNING_BYTES = 64;
-
-/**
- * Whether what begins at `start` could be an error in place of an answer: an `error` event, or JSON whose first
- * field is one that only errors begin with. Nearly every answer begins with its `id`, which costs a few bytes.
- */
-export function beginsLikeError(bytes: Uint8Array, start: number): boolean {
-  if (bytes[start] === 0x7b /* { */ && bytes[start + 1] === 0x22 /* " */ && bytes[start + 2] === 0x69 /* i */)
-    return false;
-  const end = Math.min(bytes.length, start + ERROR_BEGINNING_BYTES);
-  return ERROR_BEGINNING.test(
-    Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString("latin1"),
-  );
 }
