@@ -85,7 +85,10 @@ export interface Lease {
   readonly dayEndsAt: number;
   /** This attempt tries whether the upstream is back. */
   readonly isProbe: boolean;
-  admitted: boolean;
+  /** When its answer began; 0: it has not. */
+  admittedAt: number;
+  /** What `admittedAt` of the key was before: it counts again if this answer breaks off. */
+  admittedBefore: number;
   settled: boolean;
 }
 
@@ -184,16 +187,18 @@ export class Pool {
       at: now,
       dayEndsAt: this.#dayEndsAt,
       isProbe,
-      admitted: false,
+      admittedAt: 0,
+      admittedBefore: key.admittedAt,
       settled: false,
     };
   }
 
   /** The answer has begun: the key's limit does not stand in its way. */
   admit(lease: Lease, outcome: Verdict, now: number): void {
-    if (lease.admitted || lease.settled) return;
-    lease.admitted = true;
+    if (lease.admittedAt > 0 || lease.settled) return;
     const { key } = lease;
+    lease.admittedAt = now;
+    lease.admittedBefore = key.admittedAt;
     key.undecided -= 1;
     trustKey(key, () => lease.need.model, now);
     if (outcome.kind !== "overloaded") this.breaker.answered();
@@ -206,7 +211,7 @@ export class Pool {
     lease.settled = true;
     const { key } = lease;
     key.inFlight -= 1;
-    if (!lease.admitted) key.undecided -= 1;
+    if (lease.admittedAt === 0) key.undecided -= 1;
     this.#tellBreaker(lease, outcome, now);
     if (!isCounted(lease, outcome) && lease.dayEndsAt === this.#dayEndsAt)
       key.today = Math.max(0, key.today - 1);
@@ -228,6 +233,8 @@ export class Pool {
       case "overloaded":
       case "unreachable":
         key.errors += 1; // shown, but never held against the key
+        // An answer that broke off is no proof that the key is well again.
+        if (key.admittedAt === lease.admittedAt) key.admittedAt = lease.admittedBefore;
         break;
       case "rejected":
       case "unsuited":
@@ -241,12 +248,12 @@ export class Pool {
     switch (outcome.kind) {
       case "overloaded":
       case "unreachable": {
-        const openMs = this.breaker.failed(now, lease.isProbe && !lease.admitted);
+        const openMs = this.breaker.failed(now, lease.isProbe && lease.admittedAt === 0);
         if (openMs > 0) this.#tell("warn", "provider_paused", { for: formatDuration(openMs) });
         return;
       }
       case "abandoned":
-        if (lease.isProbe && !lease.admitted) this.breaker.probeAbandoned();
+        if (lease.isProbe && lease.admittedAt === 0) this.breaker.probeAbandoned();
         return;
       case "served":
       case "rejected":
@@ -392,9 +399,9 @@ function isCounted(lease: Lease, outcome: Outcome): boolean {
       return true;
     case "overloaded":
     case "unreachable":
-      return lease.admitted || outcome.maybeBilled;
+      return lease.admittedAt > 0 || outcome.maybeBilled;
     case "abandoned":
-      return lease.admitted;
+      return lease.admittedAt > 0;
     case "rate_limited":
     case "exhausted":
     case "revoked":
@@ -633,6 +640,7 @@ class Passage {
   readonly #follower: StreamFollower | null;
   #pending: Promise<ReadResult> | null;
   #begun: boolean;
+  #comments = NO_BYTES;
   #bytes = 0;
   #ended = false;
 
@@ -675,12 +683,18 @@ class Passage {
   #pass(chunk: Bytes, controller: PassageController): void {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
-    if (!this.#begun && firstEventStart(chunk) >= 0) {
-      this.#begun = true;
-      this.#watch.streams();
-    }
+    if (!this.#begun) this.#lookForEvent(chunk);
     this.#watch.rests();
     controller.enqueue(chunk);
+  }
+
+  /** Only comments have come so far, perhaps the beginning of one. */
+  #lookForEvent(chunk: Bytes): void {
+    this.#comments = joined([this.#comments, chunk]);
+    if (firstEventStart(this.#comments) < 0) return;
+    this.#comments = NO_BYTES;
+    this.#begun = true;
+    this.#watch.streams();
   }
 
   /** Upstream ended the body: but did the stream say that it was done? */

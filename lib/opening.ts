@@ -75,7 +75,10 @@ export interface Asked {
   readonly clock: Clock;
 }
 
-/** Answers up to this length are read whole: cheaper than a stream, and one that is cut can be asked for again. */
+/**
+ * Answers up to this length are read whole: cheaper than a stream, and one that is cut can be asked for again. Their
+ * last byte has to come within the first-byte time after the head: while Bun reads, nobody sees the bytes before it.
+ */
 const WHOLE_BYTES = 256 * 1024;
 /** An error is read whole, to be judged and cleaned; no provider writes one that is longer. */
 const REFUSAL_BYTES = 8 * 1024 * 1024;

@@ -200,7 +200,7 @@ const STATUS_OF_CODE: readonly (readonly [RegExp, number])[] = [
 ];
 
 const STATUS_OF_TEXT: readonly (readonly [RegExp, number])[] = [
-  [/\brate.?limit|\btoo many requests\b/i, 429],
+  [/\brate.?limit|\btoo many requests\b|\busage limit\b/i, 429],
   [/\boverloaded\b|\bcapacity\b|\btoo busy\b|\bunavailable\b/i, 503],
 ];
 

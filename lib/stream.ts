@@ -120,7 +120,7 @@ class PlainFollower implements StreamFollower {
   }
 
   #shortenLastEvent(): void {
-    this.#longEventHead ??= Buffer.concat(this.#kept).subarray(0, EVENT_HEAD_BYTES);
+    this.#longEventHead ??= headOfLastEvent(this.#kept);
     while (this.#kept.length > 1 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
       this.#drop();
   }
@@ -161,9 +161,18 @@ class PlainFollower implements StreamFollower {
     if (this.#longEventHead !== null && this.#atEdge) {
       const head = new TextDecoder().decode(this.#longEventHead);
       mark = later(mark, LONG_LAST_EVENT.test(head) ? "over" : null);
+      mark = later(mark, LONG_FINISH.test(text) ? "finished" : null);
     }
     return mark;
   }
+}
+
+/** The beginning of the last event in these chunks, the first of which holds where it began. */
+function headOfLastEvent(chunks: readonly Uint8Array[]): Uint8Array {
+  const bytes = Buffer.concat(chunks);
+  const inFirst = bytes.toString("latin1", 0, (chunks[0]?.length ?? 0) + 4);
+  const begin = inFirst.length - (inFirst.split(EVENT_BOUNDARY).at(-1)?.length ?? 0);
+  return bytes.subarray(begin, begin + EVENT_HEAD_BYTES);
 }
 
 const NOTHING = new Uint8Array();
@@ -173,6 +182,9 @@ const EVENT_BOUNDARY = /\n\n|\r\r|\r\n\r\n/;
 /** Only Responses ends with an event that repeats the whole answer. */
 const LONG_LAST_EVENT =
   /^\s*(?:(?:event|id|retry):[^\n]*\n)*data: ?\{ ?"type" ?: ?"response\.(?:completed|incomplete|failed)"/;
+
+/** A finish in the last kilobytes of an event that is too long to be parsed. */
+const LONG_FINISH = /"finish_?[rR]eason" ?: ?"(?!error")\w/;
 
 /** The last four characters (of bytes) of what has come. */
 function lastCharacters(previous: Uint8Array | undefined, chunk: Uint8Array): string {

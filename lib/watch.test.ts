@@ -146,25 +146,6 @@ describe("the clock of the first byte", () => {
         await until("both have come", () => answer.body.toString() === `: one\n\n${EVENT}`);
       },
     ));
-
-  test("P21 does not run on while a short answer comes slowly", () =>
-    // 6 s between its halves: the clock of the first byte has been answered, the idle clock (7 s) is kept.
-    scene(
-      (_, connection) => connection.write(`${JSON_HEAD}{"half":"`),
-      async ({ clock, provider, staged }) => {
-        const answer = await ask(staged.url, PATH);
-        await until("it is asked for", () => provider.requests.length === 1);
-        for (const piece of ["of", " t", "he", " a"]) {
-          await clock.jump(6 * SECOND);
-          provider.connections[0]?.write(piece);
-          await settled();
-        }
-        provider.connections[0]?.write('s"}');
-        await until("it is answered", () => answer.end !== null);
-        expect(answer.status).toBe(200);
-      },
-      LIMITS,
-    ));
 });
 
 describe("the clock of silence", () => {

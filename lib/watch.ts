@@ -122,6 +122,7 @@ export class Watch {
   /** The head of the answer is here: upstream can be connected to. */
   heard(): void {
     this.#upstream.heardAt = this.#clocks.now;
+    this.#phaseBeganAt = this.#clocks.now;
   }
 
   /** The first byte (of a stream: event) is here: from now on only silence counts. */
@@ -264,26 +265,16 @@ function explainError(error: unknown): Unreachable {
   return { kind: "unreachable", type: "upstream_unreachable", message: `${what} (${code}).`, maybeBilled };
 }
 
-/** Whether a TCP connection to `hostname` can be opened in time. */
+/** Whether a TCP connection to `hostname` can be opened in time. Nothing is sent. */
 export async function canConnect(hostname: string, port: number, clock: Clock): Promise<boolean> {
+  // Not `Bun.connect`: it cannot give up a connection that is being made. Loaded when the first probe is needed.
+  const { connect } = await import("node:net");
   const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect({ host: hostname.replace(/^\[|\]$/g, ""), port });
   const cancel = clock.after(PROBE_MS, () => resolve(false));
-  const ignore = () => {};
-  try {
-    const connecting = Bun.connect({
-      hostname,
-      port,
-      socket: { data: ignore, connectError: () => resolve(false) },
-    });
-    connecting.then(
-      (socket) => {
-        socket.end();
-        resolve(true);
-      },
-      () => resolve(false),
-    );
-    return await promise;
-  } finally {
-    cancel();
-  }
+  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+  const isConnected = await promise;
+  cancel();
+  socket.destroy();
+  return isConnected;
 }
