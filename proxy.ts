@@ -11,7 +11,7 @@ import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
 import { findTopLevelString } from "./lib/body.ts";
 import { Breaker } from "./lib/breaker.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
-import { formatDuration, nextMidnight, systemClock } from "./lib/clock.ts";
+import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
 import type { CancelTimer, Clock } from "./lib/clock.ts";
 import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
 import type { Config, ProviderConfig } from "./lib/config.ts";
@@ -32,7 +32,7 @@ import {
 } from "./lib/fields.ts";
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
-import { busyUntil, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
+import { busyUntil, distrustKey, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
 import type { Key, KeyNeed } from "./lib/keystate.ts";
 import { createLog } from "./lib/log.ts";
 import type { Log, LogFields } from "./lib/log.ts";
@@ -285,7 +285,7 @@ export class Pool {
       const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#random());
       if (model === null) key.cooldown = cooldown;
       else key.modelCooldowns.set(model, cooldown);
-      key.probation = 1;
+      distrustKey(key);
       const { reason, said } = refusal;
       this.#tell("info", "key_cooled", {
         key: key.index,
@@ -735,7 +735,7 @@ class Passage {
 
   /** Ends the connection without the end of the body, once what was passed is on its way: Bun drops it otherwise. */
   async #cutOff(controller: PassageController): Promise<void> {
-    await Bun.sleep(CUT_AFTER_MS);
+    await nextTurn();
     controller.error(CUT_SHORT);
   }
 
@@ -749,8 +749,6 @@ class Passage {
 }
 
 const CUT_SHORT = new Error("the answer was cut short");
-/** Long enough for Bun to write what was enqueued before. */
-const CUT_AFTER_MS = 5;
 
 /** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
 const STREAM_FAILED: Verdict = { kind: "overloaded", pauseMs: null, maybeBilled: true, said: "" };

@@ -27,6 +27,11 @@ export const systemClock: Clock = {
   },
 };
 
+/** Resolves once the event loop has gone round: what was written before is on its way. No clock is involved. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 1));
+}
+
 /** Whole seconds, rounded up, at least 1: a `Retry-After` must never be too early. */
 export function retryAfterSec(waitMs: number): number {
   return Math.max(1, Math.ceil(waitMs / 1000));

@@ -115,7 +115,7 @@ describe("the house", () => {
     [
       "a timer",
       /\bset(?:Timeout|Interval|Immediate)\b|Bun\.sleep|AbortSignal\.timeout/,
-      [/^lib\/clock\.ts: const timer = setTimeout\(/],
+      [/^lib\/clock\.ts: (?:const timer = setTimeout|return new Promise\(\(resolve\) => setTimeout)\(/],
     ],
     ["the environment", /process\.env|Bun\.env|import\.meta\.env|\/proc\/self\/environ/, [/^proxy\.ts: /]],
     ["the command line and the exit", /process\.(?:argv|exit|on\b|execve)/, [/^proxy\.ts: /]],

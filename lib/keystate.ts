@@ -16,6 +16,9 @@ export interface Key extends ConfiguredKey {
    * asked once, then twice, then four times: else all who waited for it would get it refused again.
    */
   probation: number;
+  /** Answers that have begun since the key last woke, and how many did between its last two rests; 0: not known. */
+  admittedSinceRest: number;
+  admittedPerRest: number;
   /** Attempts whose answer has not begun. */
   undecided: number;
   inFlight: number;
@@ -57,6 +60,8 @@ export function newKey(configured: ConfiguredKey, index: number, config: Provide
     modelCooldowns: new Map(),
     disabled: null,
     probation: 0,
+    admittedSinceRest: 0,
+    admittedPerRest: 0,
     undecided: 0,
     inFlight: 0,
     requests: 0,
@@ -93,7 +98,18 @@ function isSpent(key: Key): boolean {
  * trusted with. 0 where it may at once. A refusal comes quickly, so an attempt that is long in deciding is no news.
  */
 export function busyUntil(key: Key): number {
-  return key.probation > 0 && key.undecided >= key.probation ? key.lastUsedAt + REFUSAL_COMES_WITHIN_MS : 0;
+  if (key.probation === 0) return 0;
+  // As much as it bore the last time is sure; beyond that one attempt at a time finds out whether it bears more.
+  const isAtLimit = key.admittedPerRest > 0 && key.admittedSinceRest + key.undecided >= key.admittedPerRest;
+  const trusted = isAtLimit ? 1 : key.probation;
+  return key.undecided >= trusted ? key.lastUsedAt + REFUSAL_COMES_WITHIN_MS : 0;
+}
+
+/** The key was refused: what it bore until then is remembered, and it has to prove itself again. */
+export function distrustKey(key: Key): void {
+  if (key.admittedSinceRest > 0) key.admittedPerRest = key.admittedSinceRest;
+  key.admittedSinceRest = 0;
+  key.probation = 1;
 }
 
 /** An attempt with this key begins. */
@@ -111,6 +127,7 @@ export function takeKey(key: Key, now: number): void {
 /** An answer has begun: the key is trusted with one attempt more, which from round to round is twice as many. */
 export function trustKey(key: Key, model: () => string | null, now: number): void {
   key.admittedAt = now;
+  key.admittedSinceRest += 1;
   if (key.modelCooldowns.size > 0) {
     const cooldown = key.modelCooldowns.get(model() ?? "");
     if (cooldown !== undefined) cooldown.answeredAt = now;
