@@ -595,11 +595,8 @@ function passThrough(
   addOurs(headers, call, engine);
   headers.delete("content-length"); // the stream goes out chunked
   const passage = new Passage(answer, call, upstream, lease, engine);
-  return new Response(new ReadableStream(passage, UNBUFFERED), { status, headers });
+  return new Response(passage.stream(), { status, headers });
 }
-
-/** Nothing is read from upstream before the client has taken what was read: a slow reader costs no memory. */
-const UNBUFFERED = { highWaterMark: 0 };
 
 /** The end-to-end fields of an answer, and what the proxy adds to them. */
 function addOurs(headers: Headers, call: Call, engine: Engine): void {
@@ -626,7 +623,7 @@ function streamOf(bytes: Bytes): ReadableStream<Bytes> {
   });
 }
 
-type PassageController = ReadableStreamDefaultController<Bytes>;
+type PassageController = ReadableStreamDirectController;
 
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
 class Passage {
@@ -657,35 +654,46 @@ class Passage {
     if (this.#begun) this.#watch.streams();
   }
 
-  start(controller: PassageController): void {
-    if (this.#answer.first !== null) this.#pass(this.#answer.first, controller);
+  /** The body as Bun takes it at the least cost: written to, not pulled from chunk by chunk. */
+  stream(): ReadableStream<Bytes> {
+    return new ReadableStream<Bytes>({
+      type: "direct",
+      pull: (controller) => this.#run(controller),
+      cancel: () => this.#leave(),
+    });
   }
 
-  async pull(controller: PassageController): Promise<void> {
-    if (this.#ended) return this.#cutOff(controller);
+  async #run(controller: PassageController): Promise<void> {
+    const { first, reader } = this.#answer;
     try {
-      this.#watch.resumes();
-      const { done, value } = await (this.#pending ?? this.#answer.reader.read());
-      this.#pending = null;
-      if (done) await this.#close(controller);
-      else this.#pass(value, controller);
+      if (first !== null) await this.#pass(first, controller);
+      while (!this.#ended) {
+        this.#watch.resumes();
+        const { done, value } = await (this.#pending ?? reader.read());
+        this.#pending = null;
+        if (done) break;
+        const written = this.#pass(value, controller);
+        if (written instanceof Promise) await written; // the client has not taken it yet: nothing more is read
+      }
     } catch (error) {
-      await this.#break(this.#watch.explain(error), controller);
+      return this.#break(this.#watch.explain(error), controller);
     }
+    if (!this.#ended) await this.#close(controller);
   }
 
   /** The client left, or its connection broke. */
-  cancel(): void {
+  #leave(): void {
     this.#finish(499, ABANDONED);
     discard(this.#answer.reader);
   }
 
-  #pass(chunk: Bytes, controller: PassageController): void {
+  /** A promise where the client has not taken it all. */
+  #pass(chunk: Bytes, controller: PassageController): number | Promise<number> {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
     if (!this.#begun) this.#lookForEvent(chunk);
     this.#watch.rests();
-    controller.enqueue(chunk);
+    return controller.write(chunk);
   }
 
   /** Only comments have come so far, perhaps the beginning of one. */
@@ -707,7 +715,7 @@ class Passage {
         return;
       case "failed":
         this.#finish(this.#answer.status, STREAM_FAILED);
-        return this.#cutOff(controller);
+        return this.#cutOff();
       case "cut":
         return this.#tellBroken(protocolError("the stream ended before its last event"), controller);
     }
@@ -718,7 +726,7 @@ class Passage {
     this.#watch.abort(setback);
     if (setback.kind === "abandoned") {
       this.#finish(499, setback);
-      return this.#cutOff(controller);
+      return this.#cutOff();
     }
     if (await this.#follower?.isOver()) return this.#close(controller); // all of it had come
     return this.#tellBroken(setback, controller);
@@ -727,16 +735,16 @@ class Passage {
   /** The answer cannot go on: the client is told in the stream's own words, then the connection is cut. */
   async #tellBroken(setback: Unreachable, controller: PassageController): Promise<void> {
     this.#finish(this.#answer.status, setback);
-    if (!this.#follower?.isPlain) return this.#cutOff(controller);
+    if (!this.#follower?.isPlain) return this.#cutOff();
     const edge = this.#follower.atEdge ? "" : "\n\n";
-    const event = errorEvent(this.#call.streamDialect, setback.type, setback.message);
-    controller.enqueue(new TextEncoder().encode(edge + event)); // the pull after it cuts the connection
+    await controller.write(edge + errorEvent(this.#call.streamDialect, setback.type, setback.message));
+    return this.#cutOff();
   }
 
   /** Ends the connection without the end of the body, once what was passed is on its way: Bun drops it otherwise. */
-  async #cutOff(controller: PassageController): Promise<void> {
+  async #cutOff(): Promise<void> {
     await nextTurn();
-    controller.error(CUT_SHORT);
+    throw CUT_SHORT;
   }
 
   #finish(status: number, outcome: Outcome): void {
