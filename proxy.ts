@@ -415,14 +415,23 @@ function isCounted(lease: Lease, outcome: Outcome): boolean {
 const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
 
-/** Tries until there is an answer or a reason to stop. The client's answer in every case; it never throws. */
+/** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Response> {
+  const refusal = await receive(call, engine);
+  if (refusal !== null) return readable(refusalResponse(refusal), call.request, engine);
+  try {
+    return await tryKeys(call, upstream, engine);
+  } catch (error) {
+    return call.finish(500, "bug", bugResponse(error, engine));
+  }
+}
+
+/** Tries until there is an answer or a reason to stop. */
+async function tryKeys(call: Call, upstream: Upstream, engine: Engine): Promise<Response> {
   const { clock, random } = engine;
   const { pool } = upstream;
   const { progress, waitUntil } = call;
   const maxAttempts = engine.config.maxAttempts ?? Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
-  const refusal = await receive(call, engine);
-  if (refusal !== null) return readable(refusalResponse(refusal), call.request, engine);
   let kept: KeptAnswer | null = null;
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, null, call, upstream, engine);
@@ -651,6 +660,7 @@ class Passage {
     this.#pending = answer.pending;
     this.#begun = answer.begun;
     this.#follower = followerOf(call.streamDialect, answer.headers);
+    this.#watch.onLeave = () => this.#leave();
     if (this.#begun) this.#watch.streams();
   }
 
@@ -1153,6 +1163,12 @@ export interface Proxy {
   stop(): Promise<void>;
 }
 
+function bugResponse(error: unknown, engine: Engine): Response {
+  const what = error instanceof Error ? `${error.name}: ${error.message}` : "not an Error";
+  engine.log.line("error", "bug", { error: what });
+  return refusalResponse(refuse(500, "internal_error", "keywheel failed on this request; its log says why."));
+}
+
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const engine = createEngine(config, dependencies);
@@ -1161,12 +1177,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
     fetch: (request: Request, bunServer: Server) => handle(request, bunServer, engine),
-    error(error: Error) {
-      engine.log.line("error", "bug", { error: `${error.name}: ${error.message}` });
-      return refusalResponse(
-        refuse(500, "internal_error", "keywheel failed on this request; its log says why."),
-      );
-    },
+    error: (error: Error) => bugResponse(error, engine),
   } as const;
   const server: Server =
     listen.kind === "unix"

@@ -105,6 +105,8 @@ export class Watch {
   #probing = false;
   #ended = false;
   #reason: Unreachable | Abandoned | null = null;
+  /** Whoever holds the answer: told when the client leaves, also where it has not begun to read. */
+  onLeave: (() => void) | null = null;
 
   constructor(clocks: Clocks, limits: ClockLimits, client: Client, upstream: Reachable) {
     this.#clocks = clocks;
@@ -169,7 +171,10 @@ export class Watch {
     return explainError(error);
   }
 
-  readonly #leave = () => this.abort({ kind: "abandoned" });
+  readonly #leave = () => {
+    this.abort({ kind: "abandoned" });
+    this.onLeave?.();
+  };
 
   check(now: number): void {
     if (!this.#listening) {
