@@ -929,10 +929,17 @@ class Call implements Need, Client {
     this.#used(upstream, key);
   }
 
-  /** The answer is here. */
+  /** The answer is here. The body is not needed any more, and a stream may go on for long. */
   begins(upstream: Upstream, key: Key, now: number): void {
     this.#begunAt = now;
     this.#used(upstream, key);
+    if (this.engine.log.enabled("info") || key.modelCooldowns.size > 0) void this.model;
+    this.#dropBody();
+  }
+
+  #dropBody(): void {
+    this.engine.bufferedBytes -= this.body?.length ?? 0;
+    this.body = null;
   }
 
   #used(upstream: Upstream, key: Key): void {
@@ -952,7 +959,8 @@ class Call implements Need, Client {
     this.#isOver = true;
     const { engine } = this;
     engine.inFlight -= 1;
-    engine.bufferedBytes -= this.body?.length ?? 0;
+    const model = engine.log.enabled("info") ? this.model : null;
+    this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
     if (!engine.log.enabled("info")) return;
     engine.log.line("info", "request", {
@@ -961,7 +969,7 @@ class Call implements Need, Client {
       status,
       outcome,
       provider: this.#providerName,
-      model: this.model,
+      model,
       key: this.keyLabel,
       attempts: this.progress.attempts,
       first_byte_ms: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
