@@ -515,12 +515,21 @@ function giveUp(
   }
   const refusal =
     setback.kind === "unreachable"
-      ? refuse(setback.type.endsWith("_timeout") ? 504 : 502, setback.type, setback.message)
+      ? refuse(STATUS_OF_UNREACHABLE[setback.type], setback.type, setback.message)
       : refuseForKeys(troubleOf(setback, call, upstream, engine));
   const response = readable(refusalResponse(refusal), call.request, engine);
   response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
   return call.finish(refusal.status, refusal.type, response);
 }
+
+const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
+  upstream_unreachable: 502,
+  upstream_protocol_error: 502,
+  draining: 503,
+  connect_timeout: 504,
+  first_byte_timeout: 504,
+  stream_idle_timeout: 504,
+};
 
 function troubleOf(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): KeyTrouble {
   const now = engine.clock.now();
@@ -1171,6 +1180,14 @@ export interface Proxy {
   stop(): Promise<void>;
 }
 
+/** How long the last words of cut streams may take to go out. */
+const CUT_GRACE_MS = 100;
+
+function cutByDrain(drainMs: number): Unreachable {
+  const message = `This proxy is shutting down, and the ${drainMs / 1000} s for running answers (DRAIN_SEC) are over.`;
+  return { kind: "unreachable", type: "draining", message, maybeBilled: true };
+}
+
 function bugResponse(error: unknown, engine: Engine): Response {
   const what = error instanceof Error ? `${error.name}: ${error.message}` : "not an Error";
   engine.log.line("error", "bug", { error: what });
@@ -1201,10 +1218,14 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
     url: listen.kind === "tcp" ? `http://${urlHost(listen.hostname)}:${server.port}` : `unix:${listen.path}`,
     async drain() {
       engine.draining = true;
-      const { promise: isLate, resolve } = Promise.withResolvers<void>();
-      const cancel = engine.clock.after(config.drainMs, resolve);
-      await Promise.race([server.stop(), isLate]);
+      const { promise: isLate, resolve } = Promise.withResolvers<"late">();
+      const cancel = engine.clock.after(config.drainMs, () => resolve("late"));
+      const ending = await Promise.race([server.stop(), isLate]);
       cancel();
+      if (ending === "late") {
+        engine.clocks.abortAll(cutByDrain(config.drainMs)); // streams are told in their own words
+        await Promise.race([server.stop(), nextTurn(CUT_GRACE_MS)]);
+      }
       await stop();
     },
     stop,
@@ -1236,7 +1257,13 @@ function liftFetchLimit(environment: Record<string, string>): void {
     ? process.argv.slice(2)
     : ["--no-env-file", ...process.argv.slice(1)];
   const { [FETCH_TRACE]: _, ...others } = environment;
-  process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
+  try {
+    process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
+  } catch {
+    console.error(
+      `warning: at most 256 requests at a time go through. Set ${FETCH_LIMIT}=65535 in the environment.`,
+    );
+  }
 }
 
 const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
@@ -1353,19 +1380,21 @@ async function writesToTerminal(): Promise<boolean> {
   }
 }
 
+/** Two SIGINTs within this time are one Ctrl-C. */
+const SAME_CTRL_C_MS = 100;
+
 /** Serves until SIGTERM or SIGINT, then drains; a second signal ends at once. */
 function untilSignalled(proxy: Proxy): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
-  let isDraining = false;
-  const onSignal = () => {
-    if (isDraining) process.exit(EXIT_FINE);
-    isDraining = true;
-    const { inFlight, config } = proxy.engine;
-    proxy.engine.log.line("info", "draining", {
-      in_flight: inFlight,
-      at_most: formatDuration(config.drainMs),
-    });
-    proxy.engine.log.flush();
+  let drainingSince = 0;
+  const onSignal = (signal: NodeJS.Signals) => {
+    const { inFlight, config, log, clock } = proxy.engine;
+    // Ctrl-C under `bun run` comes twice: from the terminal, and passed on by the parent a moment later.
+    if (signal === "SIGINT" && clock.now() < drainingSince + SAME_CTRL_C_MS) return;
+    if (drainingSince > 0) process.exit(EXIT_FINE);
+    drainingSince = clock.now();
+    log.line("info", "draining", { in_flight: inFlight, at_most: formatDuration(config.drainMs) });
+    log.flush();
     void proxy.drain().then(() => resolve(EXIT_FINE));
   };
   process.on("SIGTERM", onSignal);

@@ -27,9 +27,9 @@ export const systemClock: Clock = {
   },
 };
 
-/** Resolves once the event loop has gone round: what was written before is on its way. No clock is involved. */
-export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 1));
+/** Resolves once the event loop has gone round: what was written before is on its way. Not a matter of a clock. */
+export function nextTurn(afterMs = 1): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, afterMs));
 }
 
 /** Whole seconds, rounded up, at least 1: a `Retry-After` must never be too early. */

@@ -11,7 +11,9 @@ export interface Unreachable {
     | "upstream_protocol_error"
     | "connect_timeout"
     | "first_byte_timeout"
-    | "stream_idle_timeout";
+    | "stream_idle_timeout"
+    /** Ours: the time to finish after SIGTERM is over. */
+    | "draining";
   /** One or two sentences for the client; never an error's own text, which may hold a URL. */
   readonly message: string;
   /** The provider may have done the work: the request had been sent. */

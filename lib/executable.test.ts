@@ -269,6 +269,19 @@ describe("the executable at its end (P31)", () => {
     },
   );
 
+  // Under `bun run` the stream was cut: the terminal signals the whole group, and the parent passes its signal on.
+  test("takes a Ctrl-C that comes twice for one, and lets the stream finish", async () => {
+    await streaming({}, async (proxy, upstream, received) => {
+      proxy.signal("SIGINT");
+      await until("it drains", () => proxy.stdout().includes('"event":"draining"'));
+      proxy.signal("SIGINT");
+      upstream.write(chunk('data: {"choices":[{"delta":{"content":"two"},"finish_reason":"stop"}]}\n\n'));
+      upstream.write(chunk(DONE) + LAST_CHUNK);
+      expect(await proxy.exited).toBe(0);
+      expect(received()).toEndWith(LAST_CHUNK);
+    });
+  });
+
   test("ends at once at a second signal", async () => {
     await streaming({ DRAIN_SEC: "60" }, async (proxy, _, received) => {
       proxy.signal("SIGTERM");
@@ -286,6 +299,7 @@ describe("the executable at its end (P31)", () => {
       proxy.signal("SIGTERM");
       expect(await proxy.exited).toBe(0);
       await until("the client is cut off", () => client.isClosed);
+      expect(received()).toContain("DRAIN_SEC");
       expect(received()).not.toEndWith(LAST_CHUNK);
     });
   });

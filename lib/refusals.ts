@@ -142,7 +142,7 @@ export const BODY_BROKE_OFF = refuse(400, "bad_request", "The request body broke
 export const NO_TUNNELS = refuse(
   400,
   "bad_request",
-  "CONNECT is not served: this is no proxy for other hosts.",
+  "CONNECT and TRACE are not served: this is no proxy for other hosts, and an answer to TRACE would repeat the key.",
 );
 
 export const NO_WEBSOCKETS = refuse(

@@ -65,6 +65,11 @@ export class Clocks {
     return watch;
   }
 
+  /** Ends every attempt under way. */
+  abortAll(reason: Unreachable): void {
+    for (const watch of [...this.#watches]) watch.abort(reason);
+  }
+
   forget(watch: Watch): void {
     this.#watches.delete(watch);
   }
