@@ -71,7 +71,8 @@ fi
 # anyway, and a service should be given an environment of its own.
 compile() {
   # NODE_ENV is written into the code at build time, so the builder's own must not decide.
-  NODE_ENV=production "$bun" build --compile --env=disable \
+  # Bytecode: nothing is parsed at the start, which spares some memory for as long as the proxy runs.
+  NODE_ENV=production "$bun" build --compile --bytecode --format=esm --env=disable \
     --no-compile-autoload-dotenv --no-compile-autoload-bunfig \
     --no-compile-autoload-tsconfig --no-compile-autoload-package-json \
     --define "KEYWHEEL_VERSION=\"$version\"" "$@" ./proxy.ts >/dev/null
