@@ -32,7 +32,16 @@ import {
 } from "./lib/fields.ts";
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
-import { busyUntil, distrustKey, newKey, readyAt, reportOf, takeKey, trustKey } from "./lib/keystate.ts";
+import {
+  busyUntil,
+  distrustKey,
+  newKey,
+  rememberModel,
+  readyAt,
+  reportOf,
+  takeKey,
+  trustKey,
+} from "./lib/keystate.ts";
 import type { Key, KeyNeed } from "./lib/keystate.ts";
 import { createLog } from "./lib/log.ts";
 import type { Log, LogFields } from "./lib/log.ts";
@@ -139,7 +148,7 @@ export class Pool {
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
     const now = this.#clock.now();
-    if (this.#waiters.length > 0) this.#serveWaiters(now); // nobody overtakes: a key may have woken this instant
+    if (now >= this.#wakeAt) this.#serveWaiters(now); // nobody overtakes: a key may have woken this instant
     const result = this.lease(need, now);
     return result.kind === "lease" || isHopeless(result, need, now) ? result : this.#enqueue(need, now);
   }
@@ -148,7 +157,7 @@ export class Pool {
   lease(need: Need, now: number): Lease | NoKey {
     const state = this.breaker.state(now);
     if (state === "open") return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
-    if (state === "probing") return { kind: "no_key", readyAt: now, why: "paused" };
+    if (state === "probing") return { kind: "no_key", readyAt: this.breaker.probeUntil, why: "paused" };
 
     this.#turnDay(now);
     const count = this.keys.length;
@@ -179,7 +188,7 @@ export class Pool {
   #take(key: Key, need: Need, now: number, isProbe: boolean): Lease {
     this.#cursor = (key.index + 1) % this.keys.length;
     takeKey(key, now);
-    if (isProbe) this.breaker.probe();
+    if (isProbe) this.breaker.probe(now);
     return {
       kind: "lease",
       key,
@@ -284,7 +293,7 @@ export class Pool {
       const facts = { previous, sentAt: lease.at, admittedAt };
       const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#random());
       if (model === null) key.cooldown = cooldown;
-      else key.modelCooldowns.set(model, cooldown);
+      else rememberModel(key, model, cooldown, now);
       distrustKey(key);
       const { reason, said } = refusal;
       this.#tell("info", "key_cooled", {
@@ -1004,10 +1013,14 @@ function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
   }
 }
 
+/** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
+const LONGEST_MODEL = 200;
+
 /** The model a request asks for: Gemini names it in the path, everybody else in the body. */
 function modelOf(path: string, body: Bytes | null): string | null {
   const inPath = /\/models\/([^/]+):\w+$/.exec(path)?.[1];
-  return inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
+  const model = inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
+  return model === null || model.length > LONGEST_MODEL ? null : model;
 }
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
@@ -1207,7 +1220,13 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const server: Server =
     listen.kind === "unix"
       ? Bun.serve({ ...options, unix: listen.path, idleTimeout: IDLE_SEC } as Bun.Serve.Options<undefined>)
-      : Bun.serve({ ...options, hostname: listen.hostname, port: listen.port, idleTimeout: IDLE_SEC });
+      : Bun.serve({
+          ...options,
+          hostname: listen.hostname,
+          port: listen.port,
+          reusePort: false,
+          idleTimeout: IDLE_SEC,
+        });
   const stop = async () => {
     engine.clocks.stop();
     await server.stop(true);

@@ -8,12 +8,16 @@
 const OPENS_AFTER_FAILURES = 5;
 const FIRST_OPEN_MS = 2000;
 const LONGEST_OPEN_MS = 15_000;
+/** An upstream that is still down mostly says so within this time. */
+const PROBE_DECIDES_WITHIN_MS = 3000;
 
 export class Breaker {
   #failuresInRow = 0;
   #openMs = 0;
   #openUntil = 0;
   #probing = false;
+  /** Epoch ms from which another attempt may try beside a probe that is long in deciding. */
+  #probeUntil = Infinity;
 
   /** Epoch ms until which nobody is sent; in the past where the way is free. */
   get openUntil(): number {
@@ -24,12 +28,17 @@ export class Breaker {
   state(now: number): "closed" | "open" | "half_open" | "probing" {
     if (now < this.#openUntil) return "open";
     if (this.#failuresInRow < OPENS_AFTER_FAILURES) return "closed";
-    return this.#probing ? "probing" : "half_open";
+    return this.#probing && now < this.#probeUntil ? "probing" : "half_open";
   }
 
-  /** The one attempt of a half-open breaker is on its way. */
-  probe(): void {
+  get probeUntil(): number {
+    return this.#probeUntil;
+  }
+
+  /** The one attempt of a half-open breaker is on its way. A good answer may take minutes: others need not wait. */
+  probe(now = Infinity): void {
     this.#probing = true;
+    this.#probeUntil = now + PROBE_DECIDES_WITHIN_MS;
   }
 
   /** The probe ended without saying anything about the upstream: the next one may try. */

@@ -43,7 +43,7 @@ Settings come from the environment, else from an env file: --env-file PATH, else
 Give your client http://127.0.0.1:3000/v1 as its base URL, and any text as its
 API key. .env.example explains every setting: provider, port, who gets in, ...
 
-SIGHUP reads the env file again. SIGTERM stops when running answers are done.
+Restart it to change settings. SIGTERM stops when running answers are done.
 
 Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.
 `;

@@ -162,3 +162,17 @@ export function reportOf(key: Key, dayEndsAt: number, now: number): KeyReport {
     lastUsedAt: key.lastUsedAt,
   };
 }
+
+/** Names come from clients: so many are kept for one key at most. */
+const MODELS_PER_KEY = 256;
+
+/** Rests one model on a key. What is over is forgotten, and beyond the bound the oldest. */
+export function rememberModel(key: Key, model: string, cooldown: Cooldown, now: number): void {
+  const { modelCooldowns } = key;
+  if (modelCooldowns.size >= MODELS_PER_KEY && !modelCooldowns.has(model)) {
+    for (const [name, { until }] of modelCooldowns) if (until <= now) modelCooldowns.delete(name);
+    const [oldest] = modelCooldowns.keys();
+    if (modelCooldowns.size >= MODELS_PER_KEY && oldest !== undefined) modelCooldowns.delete(oldest);
+  }
+  modelCooldowns.set(model, cooldown);
+}
