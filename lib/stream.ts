@@ -2,8 +2,8 @@
  * Whether a stream said that it was complete, and how to say in its own dialect that it was not.
  *
  * A stream is complete when its dialect's last event was seen; a clean end of the connection is not enough (a
- * gateway that times out ends cleanly too). The watch keeps only what it needs to judge at the end: the last few
- * kilobytes and the beginning of the last event. Per chunk it looks at two bytes.
+ * gateway that times out ends cleanly too). A follower keeps only what it needs to judge at the end: the last few
+ * kilobytes, and the last event. Per chunk it looks at the last bytes.
  */
 
 import type { Transform } from "node:stream";
