@@ -1224,7 +1224,7 @@ describe("when all keys cool, a request", () => {
     await (await chat(scene.url, { user: "first" })).text();
     const second = chat(scene.url, { user: "second" });
     await untilWaiting(scene, 1);
-    scene.clock.drift(60_000);
+    scene.clock.drift(60_500);
     const third = chat(scene.url, { user: "third" });
     expect((await second).status).toBe(200);
     await untilWaiting(scene, 1);
@@ -1395,7 +1395,11 @@ describe("whatever happens, keywheel", () => {
     expect(scene.engine.clocks.running).toBe(0);
     const { pool } = scene.engine.upstreams[0];
     expect(pool.waiting).toBe(0);
-    for (const key of pool.keys) expect(key).toMatchObject({ inFlight: 0, undecided: 0, disabled: null });
+    for (const key of pool.keys) {
+      expect(key).toMatchObject({ inFlight: 0, disabled: null });
+      expect(key.owner.trust.undecided).toBe(0);
+      expect(key.owner.pacer.inFlight).toBe(0);
+    }
     const lines = scene.logged().filter(({ event }) => event === "request");
     expect(lines).toHaveLength(scene.engine.arrivals);
   });
@@ -1411,7 +1415,11 @@ describe("a limit of our own", () => {
     for (let request = 0; request < 2; request++) await (await chat(scene.url)).text();
     for (let request = 0; request < 2; request++)
       expect((await inTime(scene, chat(scene.url))).status).toBe(200);
-    expect(scene.arrivals).toEqual([0, 30_000, 30_000, 60_000, 90_000]);
+    // Counted in quarters of a second: never too early, and little too late.
+    const [first, second, third, fourth = 0, fifth = 0] = scene.arrivals;
+    expect([first, second, third]).toEqual([0, 30_000, 30_000]);
+    expect(fourth).toBeWithin(60_000, 60_501);
+    expect(fifth).toBeWithin(90_000, 90_501);
     expect((await scene.health()).providers[0]?.keys[0]?.["rpm_limit"]).toBe(3);
   });
 
@@ -1837,8 +1845,9 @@ describe("three keys of 4 requests per 2 s each, and 60 requests at once", () =>
     await until("all have come in", () => staged.engine.arrivals === 60);
     const responses = await inTime({ clock, engine: staged.engine }, all);
     expect(responses.filter(({ status }) => status !== 200)).toEqual([]);
-    // 12 fit into each 2 s, so the least is 8 s; a wheel that turns well needs not much more.
-    expect(clock.now() - beganAt).toBeWithin(8000, 16_001);
+    // 12 fit into each 2 s, so the least is 8 s; a wheel that turns well needs not much more. Where nothing is
+    // announced, three refusals at once may be everybody's (P11): that costs 5 s once.
+    expect(clock.now() - beganAt).toBeWithin(8000, announce === "nothing" ? 22_001 : 16_001);
     // The first burst cannot know better. After it, one refusal in a window tells each key's limit.
     const refused = staged.provider.seen.filter(({ at, status }) => status === 429 && at > beganAt);
     expect(refused.length).toBeLessThanOrEqual(48);

@@ -8,13 +8,19 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
-import { findTopLevelString } from "./lib/body.ts";
-import { Breaker } from "./lib/breaker.ts";
+import { findTopLevelString, replaceTopLevelString } from "./lib/body.ts";
+import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
+import { readBudgets } from "./lib/budget.ts";
+import type { Budgets } from "./lib/budget.ts";
+import { Choice, isBoundTo } from "./lib/choice.ts";
+import type { KeyNeed, ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
 import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
 import type { CancelTimer, Clock } from "./lib/clock.ts";
+import { CommonCause } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
-import type { Config, ProviderConfig } from "./lib/config.ts";
+import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
+import { conversationOf } from "./lib/conversation.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
@@ -32,19 +38,14 @@ import {
 } from "./lib/fields.ts";
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
-import {
-  busyUntil,
-  distrustKey,
-  newKey,
-  rememberModel,
-  readyAt,
-  reportOf,
-  takeKey,
-  trustKey,
-} from "./lib/keystate.ts";
-import type { Key, KeyNeed } from "./lib/keystate.ts";
-import { createLog } from "./lib/log.ts";
-import type { Log, LogFields } from "./lib/log.ts";
+
+import { Account, keyReadyAt, ModelLimits, newKey, reportOf, stateOf } from "./lib/keystate.ts";
+import type { Key, KeyState } from "./lib/keystate.ts";
+import { Line, Place } from "./lib/line.ts";
+import { createLog, logObserver } from "./lib/log.ts";
+import type { Log } from "./lib/log.ts";
+import { Pacer } from "./lib/pacing.ts";
+import type { RateRule } from "./lib/pacing.ts";
 import {
   baseOf,
   joinBase,
@@ -56,12 +57,13 @@ import {
 } from "./lib/paths.ts";
 import type { Base, Target } from "./lib/paths.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
-import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import type { Asked, Attempted, Failed, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
 import { authHeader, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
+import type { AttemptRecord, KeyEvent, Observer } from "./lib/record.ts";
 import {
-  BODY_BROKE_OFF,
   bodyTooLarge,
+  BODY_BROKE_OFF,
   DRAINING,
   NO_ROOM,
   NO_TUNNELS,
@@ -76,6 +78,7 @@ import {
   unreadableRetryStatus,
 } from "./lib/refusals.ts";
 import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
+import { RetryBudget } from "./lib/retrybudget.ts";
 import { errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -90,13 +93,15 @@ export interface Lease {
   readonly key: Key;
   readonly need: Need;
   readonly at: number;
+  /** What is known of its model with this key's account; null: nothing. */
+  readonly limits: ModelLimits | null;
   /** End of the day on which it counts. */
   readonly dayEndsAt: number;
   /** This attempt tries whether the upstream is back. */
   readonly isProbe: boolean;
   /** When its answer began; 0: it has not. */
   admittedAt: number;
-  /** What `admittedAt` of the key was before: it counts again if this answer breaks off. */
+  /** What `admittedAt` of the account was before: it counts again if this answer breaks off. */
   admittedBefore: number;
   settled: boolean;
 }
@@ -110,130 +115,259 @@ export interface Need extends KeyNeed {
   readonly signal: AbortSignal;
 }
 
-interface Waiter {
-  readonly need: Need;
-  resolve(result: Lease | NoKey): void;
+class Waiter extends Place {
+  line: Line<Waiter> | null = null;
+
+  constructor(
+    readonly need: Need,
+    readonly resolve: (result: Lease | NoKey) => void,
+  ) {
+    super();
+  }
+
+  get arrival(): number {
+    return this.need.arrival;
+  }
 }
+
+/** What of a key has to outlive the program is told here; `snapshot` is called when it is written. */
+export interface Keeper {
+  saveKey(provider: string, keyId: string, snapshot: () => KeyState): void;
+}
+
+export interface PoolDependencies {
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly observer: Observer;
+  /** null: nothing outlives the program. */
+  readonly keeper: Keeper | null;
+}
+
+/** A provider whose model one account may not use is asked again after this long. */
+const DENIED_FOR_MS = 6 * 3_600_000;
+/** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
+const NEAR_WHERE_UNKNOWN = 10;
 
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool {
-  readonly keys: readonly Key[];
-  readonly breaker = new Breaker();
-  readonly #config: ProviderConfig;
-  readonly #rules: CooldownRules;
-  readonly #clock: Clock;
-  readonly #random: () => number;
-  readonly #log: Log;
-  #cursor = 0;
+  /** Opened by failures of the upstream. */
+  readonly breaker = new Breaker(FAULTS);
+  /** Opened where the upstream refuses everybody. */
+  readonly refusesAll = new Breaker(REFUSES_ALL);
+  #config: ProviderConfig;
+  #rules: CooldownRules;
+  readonly #choice: Choice;
+  readonly #dependencies: PoolDependencies;
+  readonly #commonCause = new CommonCause();
+  readonly #snapshots = new Map<Key, () => KeyState>();
   #dayEndsAt = 0;
-  /** In order of arrival. */
-  #waiters: Waiter[] = [];
+  /** Who waits for any key, for one that may serve a model, and for something of their own. */
+  readonly #line = new Line<Waiter>();
+  readonly #lines = new Map<ModelLane, Line<Waiter>>();
+  readonly #aside = new Line<Waiter>();
+  #waiting = 0;
   #wakeAt = Infinity;
   #cancelWake: CancelTimer = () => {};
+  #isDry = false;
 
-  constructor(config: ProviderConfig, maxCooldownMs: number, { clock, random, log }: Dependencies) {
-    const { cooldownMs, timezone } = config;
+  constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
     this.#config = config;
-    this.#rules = { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(config.dialect) };
-    this.#clock = clock;
-    this.#random = random;
-    this.#log = log;
-    this.keys = config.keys.map((key, index) => newKey(key, index, config));
+    this.#rules = rulesOf(config, maxCooldownMs);
+    this.#dependencies = dependencies;
+    this.#choice = new Choice(config.strategy);
+    this.#arrange([], config.keys, dependencies.clock.now());
+  }
+
+  get keys(): readonly Key[] {
+    return this.#choice.keys;
   }
 
   get waiting(): number {
-    return this.#waiters.length;
+    return this.#waiting;
+  }
+
+  /** Epoch ms until which the provider is left alone; in the past where it is not. */
+  get pausedUntil(): number {
+    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil);
+  }
+
+  /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
+  reconfigure(config: ProviderConfig, maxCooldownMs: number): void {
+    const now = this.#dependencies.clock.now();
+    const known = this.keys;
+    const ratesChanged = config.rpm !== this.#config.rpm;
+    this.#config = config;
+    this.#rules = rulesOf(config, maxCooldownMs);
+    this.#choice.strategy = config.strategy;
+    if (ratesChanged) for (const { owner } of known) owner.pacer.follow(rateRule(config));
+    this.#arrange(known, config.keys, now);
+    if (this.#waiting > 0) this.#serveWaiters(now);
+  }
+
+  #arrange(known: readonly Key[], configured: readonly ConfiguredKey[], now: number): void {
+    const byId = new Map(known.map((key) => [key.secret.id, key]));
+    const byLabel = new Map<string, Account>();
+    for (const key of known) if (key.account !== null) byLabel.set(key.account, key.owner);
+    const keys = configured.map((entry, index) => {
+      const old = byId.get(entry.secret.id);
+      const isSame = old !== undefined && old.account === entry.account;
+      const owner = isSame
+        ? old.owner
+        : ((entry.account === null ? undefined : byLabel.get(entry.account)) ??
+          new Account(rateRule(this.#config)));
+      if (entry.account !== null) byLabel.set(entry.account, owner);
+      const dailyLimit = entry.dailyLimit ?? this.#config.dailyLimit;
+      if (old === undefined) return newKey(entry, index, this.#config, owner);
+      return Object.assign(old, { ...entry, dailyLimit, owner });
+    });
+    for (const key of known) if (!keys.includes(key)) this.#snapshots.delete(key);
+    this.#choice.arrange(keys, this.#dayEndsAt, now);
+  }
+
+  /** Takes over what was stored of a key in an earlier run. Call before the first lease. */
+  restore(states: ReadonlyMap<string, KeyState>): void {
+    const now = this.#dependencies.clock.now();
+    this.#turnDay(now);
+    for (const key of this.keys) {
+      const state = states.get(key.secret.id);
+      if (state === undefined) continue;
+      const { cooldown, pacer, models, dayEndsAt, today, ...counted } = state;
+      Object.assign(key, counted);
+      if (dayEndsAt === this.#dayEndsAt) key.today = today;
+      if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
+      if (pacer !== null) key.owner.pacer.restore(pacer);
+      for (const [model, stored] of Object.entries(models)) {
+        const limits = this.#openLimits(key.owner, model, now);
+        limits.cooldown = stored.cooldown;
+        limits.deniedUntil = stored.deniedUntil;
+        if (stored.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(stored.pacer);
+      }
+    }
+    this.#choice.arrange(this.keys, this.#dayEndsAt, now);
   }
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
-    const now = this.#clock.now();
+    const now = this.#dependencies.clock.now();
     if (now >= this.#wakeAt) this.#serveWaiters(now); // nobody overtakes: a key may have woken this instant
     const result = this.lease(need, now);
-    return result.kind === "lease" || isHopeless(result, need, now) ? result : this.#enqueue(need, now);
+    if (result.kind === "lease") return result;
+    return isHopeless(result, need, now) ? this.#tooLate(result, now) : this.#enqueue(need, result, now);
   }
 
-  /** The next ready key in turn; one that was not tried for this request before one that was. */
+  /** The key whose turn it is; one that was not tried for this request before one that was. */
   lease(need: Need, now: number): Lease | NoKey {
-    const state = this.breaker.state(now);
-    if (state === "open") return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
-    if (state === "probing") return { kind: "no_key", readyAt: this.breaker.probeUntil, why: "paused" };
+    const { breaker, refusesAll } = this;
+    const isQuiet = breaker.isQuiet && refusesAll.isQuiet;
+    const pausedUntil = isQuiet ? 0 : Math.max(passableAt(breaker, now), passableAt(refusesAll, now));
+    if (pausedUntil > now) return { kind: "no_key", readyAt: pausedUntil, why: "paused" };
 
     this.#turnDay(now);
-    const count = this.keys.length;
-    let again: Key | null = null;
-    let earliest = Infinity;
-    let usable = 0;
-    for (let step = 0; step < count; step++) {
-      const key = this.keys[(this.#cursor + step) % count]!;
-      if (key.disabled !== null) continue;
-      usable += 1;
-      if (need.unsuited.has(key)) continue;
-      const keyAt = Math.max(readyAt(key, need, this.#dayEndsAt), busyUntil(key));
-      if (keyAt > now) earliest = Math.min(earliest, keyAt);
-      else if (!need.tried.has(key)) return this.#take(key, need, now, state === "half_open");
-      else again ??= key;
-    }
-    if (again !== null) return this.#take(again, need, now, state === "half_open");
-    const why = usable === 0 ? "none_usable" : earliest === Infinity ? "unsuited" : "cooling";
-    return { kind: "no_key", readyAt: earliest, why };
+    const lane = this.#choice.laneOf(need);
+    const key = this.#choice.next(need, lane, now);
+    return key === null ? this.#none(now) : this.#take(key, need, lane, now, !isQuiet);
+  }
+
+  /** Why the choice found no key. */
+  #none(now: number): NoKey {
+    const { hasSuited, dependsOnOthers, readyAt } = this.#choice;
+    if (hasSuited) return { kind: "no_key", readyAt: dependsOnOthers ? now : readyAt, why: "cooling" };
+    const isUsable = (key: Key) => key.disabled === null && !key.isPaused;
+    return { kind: "no_key", readyAt: Infinity, why: this.keys.some(isUsable) ? "unsuited" : "none_usable" };
   }
 
   #turnDay(now: number): void {
     if (now < this.#dayEndsAt) return;
     this.#dayEndsAt = nextMidnight(this.#rules.timezone ?? this.#rules.resetZone, now);
-    for (const key of this.keys) key.today = 0;
+    for (const key of this.keys) {
+      key.today = 0;
+      this.#choice.refreshKey(key, this.#dayEndsAt);
+    }
   }
 
-  #take(key: Key, need: Need, now: number, isProbe: boolean): Lease {
-    this.#cursor = (key.index + 1) % this.keys.length;
-    takeKey(key, now);
-    if (isProbe) this.breaker.probe(now);
+  #take(key: Key, need: Need, lane: ModelLane | null, now: number, isProbe: boolean): Lease {
+    const { owner } = key;
+    const limits = lane?.limits.get(owner) ?? null;
+    key.today += 1;
+    key.requests += 1;
+    key.inFlight += 1;
+    key.lastUsedAt = now;
+    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
+    owner.pacer.sends(now);
+    owner.trust.sends(now);
+    limits?.pacer?.sends(now);
+    limits?.trust.sends(now);
+    if (isProbe) {
+      this.breaker.probe(now);
+      this.refusesAll.probe(now);
+    }
+    this.#changed(key, lane, now);
+    if (this.#isDry) this.#recovers(now);
+    const { admittedAt: admittedBefore } = owner;
+    const dayEndsAt = this.#dayEndsAt;
     return {
       kind: "lease",
       key,
       need,
       at: now,
-      dayEndsAt: this.#dayEndsAt,
+      limits,
+      dayEndsAt,
       isProbe,
       admittedAt: 0,
-      admittedBefore: key.admittedAt,
+      admittedBefore,
       settled: false,
     };
   }
 
-  /** The answer has begun: the key's limit does not stand in its way. */
-  admit(lease: Lease, outcome: Verdict, now: number): void {
+  /** The answer has begun: the key's limit does not stand in its way. `budgets`: what it announced of limits. */
+  admit(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null = null): void {
     if (lease.admittedAt > 0 || lease.settled) return;
-    const { key } = lease;
+    const { key, limits } = lease;
+    const { owner } = key;
     lease.admittedAt = now;
-    lease.admittedBefore = key.admittedAt;
-    key.undecided -= 1;
-    trustKey(key, () => lease.need.model, now);
-    if (outcome.kind !== "overloaded") this.breaker.answered();
-    if (this.#waiters.length > 0) this.#serveWaiters(now);
+    lease.admittedBefore = owner.admittedAt;
+    owner.admittedAt = now;
+    owner.trust.decided();
+    owner.trust.grows();
+    limits?.trust.decided();
+    limits?.trust.grows();
+    if (limits?.cooldown) limits.cooldown.answeredAt = now;
+    if (outcome.kind !== "overloaded") {
+      this.breaker.answered();
+      this.refusesAll.answered();
+    }
+    if (budgets !== null) this.#hear(budgets, lease, now);
+    this.#changed(key, this.#choice.laneOf(lease.need), now);
+    if (this.#waiting > 0) this.#serveWaiters(now);
   }
 
   /** Ends a lease with what came of it. A second call for the same lease does nothing. */
-  settle(lease: Lease, outcome: Outcome, now: number): void {
+  settle(lease: Lease, outcome: Outcome, now: number, budgets: Budgets | null = null): void {
     if (lease.settled) return;
     lease.settled = true;
-    const { key } = lease;
+    const { key, limits } = lease;
+    const { owner } = key;
     key.inFlight -= 1;
-    if (lease.admittedAt === 0) key.undecided -= 1;
-    this.#tellBreaker(lease, outcome, now);
-    if (!isCounted(lease, outcome) && lease.dayEndsAt === this.#dayEndsAt)
-      key.today = Math.max(0, key.today - 1);
+    owner.pacer.ends();
+    limits?.pacer?.ends();
+    if (lease.admittedAt === 0) {
+      owner.trust.decided();
+      limits?.trust.decided();
+    }
+    this.#tellBreakers(lease, outcome, now);
+    if (!isCounted(lease, outcome)) this.#uncount(lease, now);
+    if (budgets !== null) this.#hear(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
-        this.#forgive(key, lease);
+        this.#forgive(lease);
         break;
       case "rate_limited":
         key.rateLimited += 1;
-        this.#cool(key, outcome, lease, now);
+        this.#limit(outcome, lease, now);
         break;
       case "exhausted":
-        this.#cool(key, outcome, lease, now);
+        this.#cool(outcome, lease, now);
         break;
       case "revoked":
         key.errors += 1;
@@ -243,156 +377,456 @@ export class Pool {
       case "unreachable":
         key.errors += 1; // shown, but never held against the key
         // An answer that broke off is no proof that the key is well again.
-        if (key.admittedAt === lease.admittedAt) key.admittedAt = lease.admittedBefore;
+        if (owner.admittedAt === lease.admittedAt) owner.admittedAt = lease.admittedBefore;
+        break;
+      case "unsuited":
+        this.#deny(outcome, lease, now);
         break;
       case "rejected":
-      case "unsuited":
       case "abandoned":
         break;
     }
-    if (this.#waiters.length > 0) this.#serveWaiters(now);
+    this.#changed(key, this.#choice.laneOf(lease.need), now);
+    if (this.#waiting > 0) this.#serveWaiters(now);
   }
 
-  #tellBreaker(lease: Lease, outcome: Outcome, now: number): void {
+  /** The provider did not count it: nor do we. */
+  #uncount({ key, limits, at, dayEndsAt }: Lease, now: number): void {
+    key.owner.pacer.uncounts(at, now);
+    limits?.pacer?.uncounts(at, now);
+    if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
+    key.today -= 1;
+    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
+  }
+
+  #tellBreakers(lease: Lease, outcome: Outcome, now: number): void {
+    const isProbe = lease.isProbe && lease.admittedAt === 0;
     switch (outcome.kind) {
       case "overloaded":
       case "unreachable": {
-        const openMs = this.breaker.failed(now, lease.isProbe && lease.admittedAt === 0);
-        if (openMs > 0) this.#tell("warn", "provider_paused", { for: formatDuration(openMs) });
+        const refusesAll = outcome.kind === "overloaded" && outcome.refusesAll;
+        const leastMs = refusesAll ? Math.min(outcome.pauseMs ?? 0, this.#rules.maxCooldownMs) : 0;
+        const openMs = refusesAll
+          ? this.refusesAll.failed(now, isProbe, leastMs)
+          : this.breaker.failed(now, isProbe && !this.breaker.isQuiet);
+        if (refusesAll || isProbe) this.refusesAll.probeAbandoned();
+        if (openMs > 0)
+          this.#pauses(refusesAll ? "common_cause" : "upstream_faults", openMs, now, saidBy(outcome));
         return;
       }
       case "abandoned":
-        if (lease.isProbe && lease.admittedAt === 0) this.breaker.probeAbandoned();
+        if (!isProbe) return;
+        this.breaker.probeAbandoned();
+        this.refusesAll.probeAbandoned();
+        return;
+      case "rate_limited": // may be everybody's: `#limit` finds out
+        this.breaker.answered();
+        if (isProbe) this.refusesAll.probeAbandoned();
         return;
       case "served":
       case "rejected":
-      case "rate_limited":
       case "exhausted":
       case "revoked":
       case "unsuited":
         this.breaker.answered();
+        this.refusesAll.answered();
     }
+  }
+
+  #pauses(reason: "upstream_faults" | "common_cause", forMs: number, now: number, said: string): void {
+    this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now);
   }
 
   /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
-  #forgive(key: Key, lease: Lease): void {
-    if (key.cooldown !== null && key.cooldown.beganAt < lease.at) key.cooldown = null;
-    if (key.modelCooldowns.size === 0 || lease.need.model === null) return;
-    const cooldown = key.modelCooldowns.get(lease.need.model);
-    if (cooldown !== undefined && cooldown.beganAt < lease.at) key.modelCooldowns.delete(lease.need.model);
+  #forgive({ key, limits, at }: Lease): void {
+    const { owner } = key;
+    if (owner.cooldown !== null && owner.cooldown.beganAt < at) owner.cooldown = null;
+    if (limits === null) return;
+    if (limits.cooldown !== null && limits.cooldown.beganAt < at) limits.cooldown = null;
+    limits.deniedUntil = 0;
   }
 
-  /** Rests the key, or the model on it, and with it every key of the same account: they share the limit. */
-  #cool(refused: Key, refusal: KeyRefusal, lease: Lease, now: number): void {
-    const model = refusal.scope === "key+model" ? lease.need.model : null;
-    const sharing = (key: Key) =>
-      key === refused || (key.account !== null && key.account === refused.account);
-    for (const key of this.keys.filter(sharing)) {
-      const previous = model === null ? key.cooldown : (key.modelCooldowns.get(model) ?? null);
-      const admittedAt = model === null ? key.admittedAt : (previous?.answeredAt ?? 0);
-      const facts = { previous, sentAt: lease.at, admittedAt };
-      const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#random());
-      if (model === null) key.cooldown = cooldown;
-      else rememberModel(key, model, cooldown, now);
-      distrustKey(key);
-      const { reason, said } = refusal;
-      this.#tell("info", "key_cooled", {
-        key: key.index,
-        model,
-        reason,
-        for: formatDuration(cooldown.until - now),
-        said,
-      });
+  /** A rate refusal: the key's own, or everybody's. */
+  #limit(refusal: RateLimited, lease: Lease, now: number): void {
+    const { key } = lease;
+    const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
+    const pacer = lease.limits?.pacer ?? key.owner.pacer;
+    if (isHinted || pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN)) {
+      this.#cool(refusal, lease, now);
+      return;
     }
+    // Sent before everybody was refused, or to find out whether they still are: nothing new about this key.
+    const isKnown = !this.refusesAll.isQuiet && (lease.isProbe || lease.at < this.refusesAll.openUntil);
+    const undo = isKnown ? () => {} : this.#cool(refusal, lease, now);
+    const usable = new Set(this.keys.filter((other) => other.disabled === null).map((other) => other.owner))
+      .size;
+    if (!isKnown && !this.#commonCause.suspects(key.owner, usable, undo, now)) return;
+    const openMs = this.refusesAll.failed(now, lease.isProbe);
+    for (const account of this.#choice.accounts) this.#choice.refresh(account, null, now);
+    if (openMs > 0) this.#pauses("common_cause", openMs, now, refusal.said);
+  }
+
+  /** Rests the account, or the model with it. Returns what takes that back. */
+  #cool(refusal: KeyRefusal, lease: Lease, now: number): () => void {
+    const { key } = lease;
+    const { owner } = key;
+    const { model } = lease.need;
+    const limits =
+      refusal.scope === "key+model" && model !== null ? this.#openLimits(owner, model, now) : null;
+    const rests = limits ?? owner;
+    const previous = rests.cooldown;
+    const admittedAt = limits === null ? owner.admittedAt : (previous?.answeredAt ?? 0);
+    const facts = { previous, sentAt: lease.at, admittedAt };
+    const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#dependencies.random());
+    rests.cooldown = cooldown;
+    rests.trust.isLost();
+    if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, now);
+    const { reason, said } = refusal;
+    const event = {
+      kind: "cooled",
+      model: limits === null ? null : model,
+      reason,
+      until: cooldown.until,
+      said,
+    } as const;
+    this.#tell(event, key, now);
+    return () => {
+      if (rests.cooldown !== cooldown) return;
+      rests.cooldown = previous;
+      this.#changed(key, this.#choice.laneOf(lease.need), now);
+    };
+  }
+
+  /** What a rate refusal tells of the limit that it met. */
+  #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, now: number): void {
+    const { owner } = lease.key;
+    const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
+    if (pacer === null) return;
+    const namedMs = refusal.pause.kind === "for" ? refusal.pause.ms : null;
+    const until = (limits ?? owner).cooldown?.until ?? now;
+    pacer.refused({ sentAt: lease.at, namedMs, restMs: until - now, reason: refusal.reason }, now);
+    if (limits !== null) return;
+    for (const other of this.#choice.accounts) if (other !== owner) pacer.adopt(other.pacer);
+  }
+
+  #openLimits(owner: Account, model: string, now: number): ModelLimits {
+    const lane = this.#choice.openLane(model, now);
+    const known = lane.limits.get(owner);
+    if (known !== undefined) return known;
+    const limits = new ModelLimits();
+    lane.limits.set(owner, limits);
+    return limits;
+  }
+
+  /** The model's own pacer, made where limits are to be learnt; null: they are not. */
+  #pacerOf(limits: ModelLimits, owner: Account): Pacer | null {
+    if (limits.pacer === null && this.#config.rpm === "auto") {
+      limits.pacer = new Pacer({ kind: "learnt" });
+      limits.pacer.copyUsage(owner.pacer);
+    }
+    return limits.pacer;
+  }
+
+  /** What an answer announced of limits. */
+  #hear({ minute, day }: Budgets, lease: Lease, now: number): void {
+    const { key, need } = lease;
+    const { owner } = key;
+    if (minute !== null && this.#config.rpm === "auto") {
+      const isModels = minute.scope === "key+model" && need.model !== null;
+      const limits = isModels ? this.#openLimits(owner, need.model, now) : null;
+      const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
+      pacer?.announced(minute, Math.max(0, (limits ?? owner).trust.undecided - 1), now);
+    }
+    if (day === null || day.remaining > 0) return;
+    const limits =
+      day.scope === "key+model" && need.model !== null ? this.#openLimits(owner, need.model, now) : null;
+    const rests = limits ?? owner;
+    const restMs = Math.min(
+      (day.resetAt - now) / (day.kind === "leaky" ? (day.limit ?? 1) : 1),
+      this.#rules.maxCooldownMs,
+    );
+    if ((rests.cooldown?.until ?? 0) >= now + restMs) return;
+    const strikes = rests.cooldown?.strikes ?? 0;
+    rests.cooldown = { until: now + restMs, beganAt: now, reason: "quota_day", strikes, answeredAt: 0 };
+    const model = limits === null ? null : need.model;
+    this.#tell({ kind: "cooled", model, reason: "quota_day", until: now + restMs, said: "" }, key, now);
+  }
+
+  /** This key may not use the model: for some hours others are asked first. */
+  #deny({ scope }: Extract<Verdict, { kind: "unsuited" }>, { key, need }: Lease, now: number): void {
+    if (scope !== "key+model" || need.model === null) return;
+    this.#openLimits(key.owner, need.model, now).deniedUntil = now + DENIED_FOR_MS;
   }
 
   /** A key that is said to be dead goes out of use; one that is only doubted rests, unless it is the last. */
   #retire(key: Key, { certain, said }: Extract<Verdict, { kind: "revoked" }>, now: number): void {
-    if (certain) {
-      key.disabled = { reason: "invalid_key", at: now, said };
-    } else {
-      const isReady = (other: Key) => other.disabled === null && (other.cooldown?.until ?? 0) <= now;
-      if (!this.keys.some((other) => other !== key && isReady(other))) return;
-      const restMs = Math.min(this.#rules.cooldownMs, this.#rules.maxCooldownMs);
-      const until = Math.max(key.cooldown?.until ?? 0, now + restMs);
-      const strikes = key.cooldown?.strikes ?? 0;
-      key.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes, answeredAt: 0 };
+    if (certain) return this.disable(key, said, now);
+    const isReady = (other: Key) =>
+      other.disabled === null && !other.isPaused && (other.owner.cooldown?.until ?? 0) <= now;
+    if (!this.keys.some((other) => other !== key && isReady(other))) return;
+    const restMs = Math.min(this.#rules.cooldownMs, this.#rules.maxCooldownMs);
+    const { cooldown } = key.owner;
+    const until = Math.max(cooldown?.until ?? 0, now + restMs);
+    key.owner.cooldown = {
+      until,
+      beganAt: now,
+      reason: "unconfirmed",
+      strikes: cooldown?.strikes ?? 0,
+      answeredAt: 0,
+    };
+    this.#tell({ kind: "doubted", model: null, reason: "unconfirmed", until, said }, key, now);
+  }
+
+  /** Takes a key out of use: upstream said that it is dead, or a probe found it so. */
+  disable(key: Key, said: string, now: number): void {
+    if (key.disabled !== null) return;
+    key.disabled = { reason: "invalid_key", at: now, said };
+    this.#keyChanged(key, now);
+    this.#tell({ kind: "disabled", model: null, reason: "invalid_key", until: null, said }, key, now);
+  }
+
+  /** Brings a key back at once, whatever it rests or was taken out for: a probe proved it, or the operator knows. */
+  revive(key: Key, now: number): void {
+    const { owner } = key;
+    key.disabled = null;
+    owner.cooldown = null;
+    for (const [, limits] of this.#choice.limitsOf(owner)) {
+      limits.cooldown = null;
+      limits.deniedUntil = 0;
     }
-    this.#tell("warn", certain ? "key_disabled" : "key_doubted", { key: key.index, said });
+    for (const account of this.#choice.accounts) {
+      for (const [, lane] of this.#choice.lanes) this.#choice.refresh(account, lane, now);
+    }
+    this.#keyChanged(key, now);
+    this.#tell({ kind: "back", model: null, reason: null, until: null, said: "" }, key, now);
   }
 
-  #tell(level: "info" | "warn", event: string, fields: LogFields): void {
-    this.#log.line(level, event, { provider: this.#config.name, ...fields });
+  /** Takes a key out by hand, or puts it back in. */
+  setPaused(key: Key, isPaused: boolean, now: number): void {
+    if (key.isPaused === isPaused) return;
+    key.isPaused = isPaused;
+    this.#keyChanged(key, now);
+    const kind = isPaused ? "paused_by_hand" : "resumed_by_hand";
+    this.#tell({ kind, model: null, reason: "manual", until: null, said: "" }, key, now);
   }
 
-  #enqueue(need: Need, now: number): Promise<Lease | NoKey> {
+  #keyChanged(key: Key, now: number): void {
+    this.#choice.refreshKey(key, this.#dayEndsAt);
+    this.#changed(key, null, now);
+    if (this.#waiting > 0) this.#serveWaiters(now);
+  }
+
+  /** Brings up to date what the choice goes by, and what is kept. */
+  #changed(key: Key, lane: ModelLane | null, now: number): void {
+    this.#choice.refresh(key.owner, lane, now);
+    const { keeper } = this.#dependencies;
+    if (keeper === null || key.index < 0) return;
+    let snapshot = this.#snapshots.get(key);
+    if (snapshot === undefined) {
+      snapshot = () =>
+        stateOf(key, this.#choice.limitsOf(key.owner), this.#dayEndsAt, this.#dependencies.clock.now());
+      this.#snapshots.set(key, snapshot);
+    }
+    keeper.saveKey(this.#config.name, key.secret.id, snapshot);
+  }
+
+  #tell(
+    event: Pick<KeyEvent, "kind" | "reason" | "until" | "said"> & { model?: string | null },
+    key: Key | null,
+    at: number,
+  ): void {
+    const { observer } = this.#dependencies;
+    const keyId = key?.secret.id ?? null;
+    observer.keyChanged?.({
+      at,
+      provider: this.#config.name,
+      key: key?.index ?? null,
+      keyId,
+      model: null,
+      ...event,
+    });
+  }
+
+  #enqueue(need: Need, { readyAt }: NoKey, now: number): Promise<Lease | NoKey> {
     const { promise, resolve } = Promise.withResolvers<Lease | NoKey>();
-    const leave = () => {
-      this.#waiters = this.#waiters.filter((other) => other !== waiter);
-      waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
-    };
-    const waiter: Waiter = {
-      need,
-      resolve(result) {
-        need.signal.removeEventListener("abort", leave);
-        resolve(result);
-      },
-    };
-    // A request that comes back after a refusal takes its old place, not the last one.
-    const place = this.#waiters.findLastIndex((other) => other.need.arrival < need.arrival) + 1;
-    this.#waiters.splice(place, 0, waiter);
+    const leave = () => waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
+    const waiter = new Waiter(need, (result) => {
+      need.signal.removeEventListener("abort", leave);
+      this.#leaves(waiter);
+      resolve(result);
+    });
+    this.#joins(waiter, this.#lineFor(need));
     need.signal.addEventListener("abort", leave);
     if (need.signal.aborted) leave();
-    this.#serveWaiters(now);
+    else this.#wakeBy(Math.min(need.waitUntil, futureOf(readyAt, now)), now);
     return promise;
   }
 
-  /** Gives ready keys to those who wait, sends away those for whom none can come in time, sets the one timer. */
+  #joins(waiter: Waiter, line: Line<Waiter>): void {
+    line.insert(waiter);
+    waiter.line = line;
+    this.#waiting += 1;
+  }
+
+  #leaves(waiter: Waiter): void {
+    if (waiter.line === null) return;
+    waiter.line.remove(waiter);
+    waiter.line = null;
+    this.#waiting -= 1;
+  }
+
+  /** Requests for a model with limits of its own wait in a line of its own: they must not stand before others. */
+  #lineFor(need: Need): Line<Waiter> {
+    const lane = this.#choice.laneOf(need);
+    if (lane === null) return this.#line;
+    const line = this.#lines.get(lane) ?? new Line<Waiter>();
+    this.#lines.set(lane, line);
+    return line;
+  }
+
+  /** Hands out what is ready, in order of arrival, and sets the one timer to when that may change. */
   #serveWaiters(now: number): void {
-    const waiters = this.#waiters;
-    const staying: Waiter[] = [];
+    const blocked: Line<Waiter>[] = [];
     let wakeAt = Infinity;
-    for (const waiter of waiters) {
-      const result = this.lease(waiter.need, now);
-      if (result.kind === "lease" || isHopeless(result, waiter.need, now)) {
-        waiter.resolve(result);
+    let aside = this.#aside.first;
+    for (
+      let waiter = this.#foremost(blocked, aside);
+      waiter !== null;
+      waiter = this.#foremost(blocked, aside)
+    ) {
+      const { need, line } = waiter;
+      if (waiter === aside) aside = waiter.behind;
+      else if (this.#moves(waiter, this.#lineFor(need))) continue;
+      const result = this.lease(need, now);
+      if (result.kind === "lease" || isHopeless(result, need, now)) {
+        waiter.resolve(result.kind === "lease" ? result : this.#tooLate(result, now));
         continue;
       }
-      staying.push(waiter);
-      // Not in the future: an attempt under way decides, and its end brings us here again.
-      wakeAt = Math.min(wakeAt, result.readyAt > now ? result.readyAt : Infinity, waiter.need.waitUntil);
+      wakeAt = Math.min(wakeAt, futureOf(result.readyAt, now), need.waitUntil);
+      if (line === null || line === this.#aside) continue;
+      // One whose own history stands in its way must not stand in the way of those behind it.
+      const isOwnTrouble = result.why === "cooling" && this.#choice.hasReady;
+      if (!isOwnTrouble) blocked.push(line);
+      else this.#moves(waiter, this.#aside);
     }
-    this.#waiters = staying;
-    if (wakeAt === this.#wakeAt) return;
+    for (const [lane, line] of this.#lines) if (line.size === 0) this.#lines.delete(lane);
+    this.#wakeAt = Infinity;
     this.#cancelWake();
-    this.#wakeAt = wakeAt;
-    if (wakeAt === Infinity) return;
-    this.#cancelWake = this.#clock.after(wakeAt - now, () => {
+    this.#wakeBy(wakeAt, now);
+  }
+
+  /** Who has waited longest among the first of each line, and those who stand aside. */
+  #foremost(blocked: readonly Line<Waiter>[], aside: Waiter | null): Waiter | null {
+    let foremost = aside;
+    const isEarlier = ({ arrival }: Waiter) => foremost === null || arrival < foremost.arrival;
+    if (this.#line.first !== null && !blocked.includes(this.#line) && isEarlier(this.#line.first))
+      foremost = this.#line.first;
+    for (const line of this.#lines.values()) {
+      if (line.first !== null && !blocked.includes(line) && isEarlier(line.first)) foremost = line.first;
+    }
+    return foremost;
+  }
+
+  #moves(waiter: Waiter, line: Line<Waiter>): boolean {
+    if (waiter.line === line) return false;
+    this.#leaves(waiter);
+    this.#joins(waiter, line);
+    return true;
+  }
+
+  /** Sees to it that the waiting are looked after at `at` (epoch ms) at the latest. */
+  #wakeBy(at: number, now: number): void {
+    if (at >= this.#wakeAt) return;
+    this.#cancelWake();
+    this.#wakeAt = at;
+    const { clock } = this.#dependencies;
+    this.#cancelWake = clock.after(at - now, () => {
       this.#wakeAt = Infinity;
-      this.#serveWaiters(this.#clock.now());
+      this.#serveWaiters(clock.now());
     });
+  }
+
+  /** Nobody can be served any more, as far as a request can wait: said once, until one is served again. */
+  #tooLate(result: NoKey, now: number): NoKey {
+    if (this.#isDry || result.why === "unsuited" || result.why === "paused") return result;
+    this.#isDry = true;
+    const until = Number.isFinite(result.readyAt) ? result.readyAt : null;
+    this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
+    return result;
+  }
+
+  #recovers(now: number): void {
+    this.#isDry = false;
+    this.#tell({ kind: "pool_recovered", reason: null, until: null, said: "" }, null, now);
   }
 
   /** Why this need gets no key any more: when the first is free again, or that none ever is. */
   forecast(need: Need, now: number): NoKey {
-    const usable = this.keys.filter((key) => key.disabled === null);
-    const suited = usable.filter((key) => !need.unsuited.has(key));
+    const usable = this.keys.filter((key) => key.disabled === null && !key.isPaused);
+    const suited = usable.filter((key) => !need.unsuited.has(key) && isBoundTo(key, need));
     if (usable.length === 0) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
     if (suited.length === 0) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
-    const keyAt = suited.reduce(
-      (first, key) => Math.min(first, readyAt(key, need, this.#dayEndsAt)),
-      Infinity,
+    const lane = this.#choice.laneOf(need);
+    const keyAt = Math.min(
+      ...suited.map((key) =>
+        Math.max(
+          keyReadyAt(key, this.#dayEndsAt),
+          key.owner.cooldown?.until ?? 0,
+          lane?.limits.get(key.owner)?.cooldown?.until ?? 0,
+          need.tried.has(key) ? need.reuseAt : 0,
+        ),
+      ),
     );
-    if (this.breaker.openUntil > keyAt)
-      return { kind: "no_key", readyAt: this.breaker.openUntil, why: "paused" };
+    if (this.pausedUntil > keyAt) return { kind: "no_key", readyAt: this.pausedUntil, why: "paused" };
     return { kind: "no_key", readyAt: Math.max(now, keyAt), why: "cooling" };
   }
 
   /** The keys as `/health` shows them. */
   report(now: number): KeyReport[] {
     this.#turnDay(now);
-    return this.keys.map((key) => reportOf(key, this.#dayEndsAt, now));
+    return this.keys.map((key) => reportOf(key, this.#choice.limitsOf(key.owner), this.#dayEndsAt, now));
   }
+}
+
+type RateLimited = Extract<Verdict, { kind: "rate_limited" }>;
+
+/** What upstream gave as its reason; a text of ours where nothing came from there. */
+function saidBy(outcome: Outcome): string {
+  switch (outcome.kind) {
+    case "served":
+    case "abandoned":
+      return "";
+    case "unreachable":
+      return outcome.message;
+    case "rejected":
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+    case "overloaded":
+      return outcome.said;
+  }
+}
+
+function rulesOf({ cooldownMs, timezone, dialect }: ProviderConfig, maxCooldownMs: number): CooldownRules {
+  return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect) };
+}
+
+function rateRule({ rpm }: ProviderConfig): RateRule {
+  if (rpm === "auto") return { kind: "learnt" };
+  return rpm === "off" ? { kind: "none" } : { kind: "fixed", perMinute: rpm };
+}
+
+/** Epoch ms from which a breaker lets an attempt through; in the past where it does now. */
+function passableAt(breaker: Breaker, now: number): number {
+  const state = breaker.state(now);
+  if (state === "open") return breaker.openUntil;
+  return state === "probing" ? breaker.probeUntil : 0;
+}
+
+/** An instant that is still to come; Infinity where what is waited for is no matter of time. */
+function futureOf(at: number, now: number): number {
+  return at > now ? at : Infinity;
 }
 
 /** Whether waiting cannot help: no key comes free before this request has to be answered. */
@@ -425,28 +859,43 @@ const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
-async function relay(call: Call, upstream: Upstream, engine: Engine): Promise<Response> {
+async function relay(call: Call, route: Route, engine: Engine): Promise<Response> {
   const refusal = await receive(call, engine);
-  if (refusal !== null) return readable(refusalResponse(refusal), call.request, engine);
+  if (refusal !== null)
+    return readable(
+      call.finish(refusal.status, refusal.type, refusalResponse(refusal)),
+      call.request,
+      engine,
+    );
   try {
-    return await tryKeys(call, upstream, engine);
+    const hops = hopsOf(call, route, engine);
+    for (const [index, hop] of hops.entries()) {
+      call.aimAt(hop);
+      const response = await tryKeys(call, hop.upstream, index + 1 < hops.length, engine);
+      if (response !== null) return response;
+    }
+    throw new Error("the last target fell back to none");
   } catch (error) {
-    return call.finish(500, "bug", bugResponse(error, engine));
+    return call.finish(500, "internal_error", bugResponse(error, engine));
   }
 }
 
-/** Tries until there is an answer or a reason to stop. */
-async function tryKeys(call: Call, upstream: Upstream, engine: Engine): Promise<Response> {
+/** Tries one provider until there is an answer or a reason to stop; null: the next target is to be tried. */
+async function tryKeys(
+  call: Call,
+  upstream: Upstream,
+  hasFallback: boolean,
+  engine: Engine,
+): Promise<Response | null> {
   const { clock, random } = engine;
-  const { pool } = upstream;
+  const { pool, retries } = upstream;
   const { progress, waitUntil } = call;
-  const maxAttempts = engine.config.maxAttempts ?? Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
-  let kept: KeptAnswer | null = null;
+  const maxAttempts =
+    engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
+  retries.countRequest(clock.now());
   for (;;) {
-    if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, null, call, upstream, engine);
-    const acquired = pool.acquire(call);
-    if (acquired instanceof Promise) call.hold();
-    const lease = acquired instanceof Promise ? await acquired : acquired;
+    if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
+    const lease = await leaseFor(call, pool, hasFallback, clock);
     let setback: Setback;
     if (lease.kind === "no_key") {
       setback = call.signal.aborted ? ABANDONED : lease;
@@ -455,29 +904,64 @@ async function tryKeys(call: Call, upstream: Upstream, engine: Engine): Promise<
       const result = await attempt(call, upstream, lease, engine);
       if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
       setback = result.setback;
-      pool.settle(lease, result.verdict ?? result.setback, clock.now());
-      call.note(result.setback, upstream, lease.key);
-      if (result.answer !== null) {
-        const { keyLabel, lastSaid: said } = call;
-        kept = moreInformative(kept, { answer: result.answer, keyLabel, said });
-      }
+      pool.settle(lease, result.verdict ?? result.setback, clock.now(), call.budgets);
+      call.note(result, upstream, lease);
     }
 
-    const decision = decide(setback, progress, { maxAttempts, waitUntil }, clock.now(), random());
+    const now = clock.now();
+    const mayRetry = !isFault(setback) || retries.hasRoom(now);
+    const decision = decide(
+      setback,
+      progress,
+      { maxAttempts, waitUntil, hasFallback, mayRetry },
+      now,
+      random(),
+    );
     switch (decision.do) {
       case "rotate":
         call.reuseAt = decision.reuseAt;
         break;
       case "back_off":
+        retries.spend(now);
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         call.hold();
         await pause(decision.pauseMs, call.signal, clock);
+        call.waitedMs += clock.now() - now;
         break;
+      case "fall_back":
+        if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
+        return null;
       case "give_up":
-        return giveUp(setback, kept, call, upstream, engine);
+        return giveUp(setback, call, upstream, engine);
     }
   }
+}
+
+/** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
+function leaseFor(
+  call: Call,
+  pool: Pool,
+  hasFallback: boolean,
+  clock: Clock,
+): Lease | NoKey | Promise<Lease | NoKey> {
+  if (hasFallback && pool.pausedUntil > clock.now()) {
+    const now = pool.lease(call, clock.now()); // the one that may find out whether it is back
+    if (now.kind === "lease" || now.why === "paused") return now;
+  }
+  const acquired = pool.acquire(call);
+  if (!(acquired instanceof Promise)) return acquired;
+  call.hold();
+  const since = clock.now();
+  return acquired.then((result) => {
+    call.waitedMs += clock.now() - since;
+    return result;
+  });
+}
+
+/** Whether it is the upstream's fault, whose retries are on a budget (P7). */
+function isFault({ kind }: Setback): boolean {
+  return kind === "overloaded" || kind === "unreachable";
 }
 
 /** Resolves after `durationMs`, or at once when the signal fires. */
@@ -510,13 +994,8 @@ function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer 
 }
 
 /** The client's answer when none of upstream's may be passed on as an answer. */
-function giveUp(
-  setback: Setback,
-  kept: KeptAnswer | null,
-  call: Call,
-  upstream: Upstream,
-  engine: Engine,
-): Response {
+function giveUp(setback: Setback, call: Call, upstream: Upstream, engine: Engine): Response {
+  const { kept } = call;
   if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
     call.keyLabel = kept.keyLabel;
@@ -564,6 +1043,8 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   const { dialect, baseUrl } = upstream.config;
   const watch = engine.clocks.start(call, upstream);
   call.watch = watch;
+  call.budgets = null;
+  call.attemptAt = lease.at;
   const [field, credential] = authHeader(dialect, baseUrl, call.target.path, lease.key.secret.reveal());
   call.headers.set(field, credential);
   let result: Attempted;
@@ -577,6 +1058,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
+    call.budgets = readBudgets(dialect, response.headers, engine.clock.now());
     const asked = askedOf(call, upstream, lease, engine);
     result = isShort(response, call.method)
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
@@ -613,8 +1095,8 @@ function passThrough(
 ): Response {
   const now = engine.clock.now();
   const { status, headers } = answer;
-  upstream.pool.admit(lease, answer.outcome, now);
-  call.begins(upstream, lease.key, now);
+  upstream.pool.admit(lease, answer.outcome, now, call.budgets);
+  call.begins(answer, upstream, lease, now);
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, call, engine);
@@ -762,6 +1244,7 @@ class Passage {
 
   /** The answer cannot go on: the client is told in the stream's own words, then the connection is cut. */
   async #tellBroken(setback: Unreachable, controller: PassageController): Promise<void> {
+    this.#call.isTruncated = true;
     this.#finish(this.#answer.status, setback);
     if (!this.#follower?.isPlain) return this.#cutOff();
     const edge = this.#follower.atEdge ? "" : "\n\n";
@@ -799,6 +1282,14 @@ export interface Upstream extends Reachable {
   readonly prefix: string | null;
   readonly base: Base;
   readonly pool: Pool;
+  /** How many of its faults may be answered by another attempt (P7). */
+  readonly retries: RetryBudget;
+}
+
+/** One target of a request: a provider, and the model to ask it for; null: the one the client named. */
+interface Hop {
+  readonly upstream: Upstream;
+  readonly model: string | null;
 }
 
 /** What the engine needs from outside, so that a test can hold it. */
@@ -807,6 +1298,9 @@ export interface Dependencies {
   /** From 0 up to 1. */
   readonly random: () => number;
   readonly log: Log;
+  /** Told of every finished request and every change of a key. */
+  readonly observers?: readonly Observer[];
+  readonly keeper?: Keeper | null;
 }
 
 /** Everything that runs, and nothing of it global. */
@@ -817,6 +1311,7 @@ export interface Engine extends Dependencies {
   readonly clocks: Clocks;
   readonly fetch: Bun.FetchSession["fetch"];
   readonly startedAt: number;
+  readonly observer: Observer;
   arrivals: number;
   inFlight: number;
   bufferedBytes: number;
@@ -829,7 +1324,8 @@ const UPSTREAM_IDLE_SEC = 50;
 const IDLE_SEC = 30;
 
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
-  const { clock } = dependencies;
+  const { clock, random, log, observers = [], keeper = null } = dependencies;
+  const observer = toAll([logObserver(log), ...observers]);
   const start = (provider: ProviderConfig, index: number): Upstream => {
     const { protocol, hostname, port } = provider.baseUrl;
     const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
@@ -838,7 +1334,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
       isDefault: index === 0,
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
-      pool: new Pool(provider, config.maxCooldownMs, dependencies),
+      pool: new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper }),
+      retries: new RetryBudget(),
       heardAt: 0,
       canConnect: () => canConnect(hostname, portNumber, clock),
     };
@@ -852,10 +1349,21 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     clocks: new Clocks(config, clock),
     fetch: session.fetch,
     startedAt: clock.now(),
+    observer,
     arrivals: 0,
     inFlight: 0,
     bufferedBytes: 0,
     draining: false,
+  };
+}
+
+/** One observer that tells all. */
+function toAll(observers: readonly Observer[]): Observer {
+  const readers = observers.flatMap(({ finished }) => (finished === undefined ? [] : [finished]));
+  const watchers = observers.flatMap(({ keyChanged }) => (keyChanged === undefined ? [] : [keyChanged]));
+  return {
+    ...(readers.length > 0 ? { finished: (record) => readers.forEach((read) => read(record)) } : {}),
+    keyChanged: (event) => watchers.forEach((watch) => watch(event)),
   };
 }
 
@@ -868,25 +1376,38 @@ class Call implements Need, Client {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
-  /** The whole body; null where there is none. */
+  /** The whole body, as the target under way gets it; null where there is none. */
   body: Bytes | null = null;
   readonly arrival: number;
   readonly waitUntil: number;
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
-  /** The clocks of the attempt under way. */
+  boundTo: string | null = null;
+  /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
   watch: Watch | null = null;
+  attemptAt = 0;
+  budgets: Budgets | null = null;
+  /** The best answer of upstream so far that was not passed on. */
+  kept: KeptAnswer | null = null;
   /** What upstream said last, for the message when nothing helps. */
   lastSaid = "";
   /** Whose fault the last setback was. */
   lastBlame: "nobody" | "key" | "upstream" = "nobody";
   /** `x-keywheel-key`: the key of the last attempt. */
   keyLabel: string | null = null;
+  waitedMs = 0;
+  isTruncated = false;
+  /** The body as the client sent it, and how much of it counts as buffered. */
+  #sentBody: Bytes | null = null;
   #tried: Set<Key> | null = null;
   #unsuited: Set<Key> | null = null;
   #model: string | null | undefined;
+  #askedModel: string | null | undefined;
+  #conversation: number | null | undefined;
   #providerName: string | null = null;
+  #keyId: string | null = null;
+  readonly #attempts: AttemptRecord[] = [];
   #begunAt: number | null = null;
   #isHeld = false;
   #isOver = false;
@@ -922,10 +1443,26 @@ class Call implements Need, Client {
     return this.#unsuited ?? NO_KEYS;
   }
 
-  /** The model that is asked for: looked up only where a limit or a log line needs it. */
+  /** The model that the client named: looked up only where a limit, a route or a reader needs it. */
   get model(): string | null {
-    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.body);
-    return this.#model;
+    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.#sentBody ?? this.body);
+    return this.#askedModel ?? this.#model;
+  }
+
+  get conversation(): number | null {
+    if (this.#conversation === undefined)
+      this.#conversation = conversationOf(this.target.path, this.headers, this.#sentBody ?? this.body);
+    return this.#conversation;
+  }
+
+  /** From here on the request goes to this target. */
+  aimAt({ model }: Hop): void {
+    this.progress.upstreamFaults = 0;
+    if (model === null && this.#sentBody === null) return;
+    this.#sentBody ??= this.body;
+    this.#askedModel = model;
+    if (this.#sentBody !== null)
+      this.body = model === null ? this.#sentBody : withModel(this.#sentBody, model);
   }
 
   /** From here on only our own clocks end the connection, not the server's idle timer. */
@@ -936,32 +1473,54 @@ class Call implements Need, Client {
   }
 
   /** Remembers how an attempt failed. */
-  note(setback: Failure, upstream: Upstream, key: Key): void {
+  note({ setback, answer }: Failed, upstream: Upstream, lease: Lease): void {
+    const { key } = lease;
     (this.#tried ??= new Set()).add(key);
     // A key that was refused as dead is not asked again for this request, even where it is the last.
     const isHopeless = setback.kind === "unsuited" || setback.kind === "revoked";
     if (isHopeless) (this.#unsuited ??= new Set()).add(key);
-    if (setback.kind === "unreachable") this.lastSaid = setback.message;
-    else if (setback.kind !== "abandoned") this.lastSaid = setback.said;
+    if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
     this.lastBlame = blameOf(setback);
     this.#used(upstream, key);
+    const status = answer?.status ?? 0;
+    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.engine.clock.now());
+    if (answer !== null) {
+      const { keyLabel, lastSaid: said } = this;
+      this.kept = moreInformative(this.kept, { answer, keyLabel, said });
+    }
   }
 
   /** The answer is here. The body is not needed any more, and a stream may go on for long. */
-  begins(upstream: Upstream, key: Key, now: number): void {
+  begins({ status, outcome }: WholeAnswer | OpenAnswer, upstream: Upstream, lease: Lease, now: number): void {
     this.#begunAt = now;
-    this.#used(upstream, key);
-    if (this.engine.log.enabled("info") || key.modelCooldowns.size > 0) void this.model;
+    this.#used(upstream, lease.key);
+    this.#record(outcome.kind, status, "", upstream, lease, now);
+    if (this.engine.observer.finished !== undefined || lease.limits !== null) void this.model;
     this.#dropBody();
   }
 
+  #record(
+    verdict: string,
+    status: number,
+    said: string,
+    upstream: Upstream,
+    lease: Lease,
+    now: number,
+  ): void {
+    const { index: key, secret } = lease.key;
+    const provider = upstream.config.name;
+    this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
+  }
+
   #dropBody(): void {
-    this.engine.bufferedBytes -= this.body?.length ?? 0;
+    this.engine.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
     this.body = null;
+    this.#sentBody = null;
   }
 
   #used(upstream: Upstream, key: Key): void {
     this.#providerName = upstream.config.name;
+    this.#keyId = key.secret.id;
     this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
   }
 
@@ -977,25 +1536,38 @@ class Call implements Need, Client {
     this.#isOver = true;
     const { engine } = this;
     engine.inFlight -= 1;
-    const model = engine.log.enabled("info") ? this.model : null;
+    const { finished } = engine.observer;
+    if (finished !== undefined) void this.model;
     this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
-    if (!engine.log.enabled("info")) return;
-    engine.log.line("info", "request", {
+    if (finished === undefined) return;
+    finished({
+      id: this.arrival,
+      at: this.#arrivedAt,
       method: this.method,
       path: this.target.path,
+      provider: this.#providerName,
+      model: this.#model ?? null,
       status,
       outcome,
-      provider: this.#providerName,
-      model,
       key: this.keyLabel,
-      attempts: this.progress.attempts,
-      first_byte_ms: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
-      total_ms: engine.clock.now() - this.#arrivedAt,
+      keyId: this.#keyId,
+      attempts: this.#attempts,
+      waitedMs: this.waitedMs,
+      firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
+      totalMs: engine.clock.now() - this.#arrivedAt,
       bytes,
       client: this.client,
+      isTruncated: this.isTruncated,
+      maybeBilledReplays: this.progress.maybeBilledReplays,
     });
   }
+}
+
+/** The body with another model in it, and nothing else changed; as it is where it names none. */
+function withModel(body: Bytes, model: string): Bytes {
+  const found = findTopLevelString(body, "model");
+  return found === null ? body : replaceTopLevelString(body, found, model);
 }
 
 function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
@@ -1052,11 +1624,7 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
     route.target.query = withoutKeyParameter(target.query);
   }
   const client = admission.kind === "admitted" ? admission.client : null;
-  return relay(
-    new Call(request, server, engine, route.target, client, route.retryStatus),
-    route.upstream,
-    engine,
-  );
+  return relay(new Call(request, server, engine, route.target, client, route.retryStatus), route, engine);
 }
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
@@ -1074,6 +1642,8 @@ function readable(response: Response, request: Request, { config }: Engine): Res
 interface Route {
   readonly kind: "route";
   readonly upstream: Upstream;
+  /** The path names no provider: routes and fallbacks may lead elsewhere. */
+  readonly isOpen: boolean;
   readonly target: Target;
   readonly retryStatus: ReadonlySet<number>;
 }
@@ -1096,7 +1666,22 @@ function planRoute(request: Request, target: Target, engine: Engine): Route | Re
   const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
   if (retryStatus === null) return unreadableRetryStatus(RETRY_STATUS_FIELD);
   const path = named === undefined ? target.path : target.path.slice(named.prefix?.length) || "/";
-  return { kind: "route", upstream, target: { path, query: target.query }, retryStatus };
+  const isOpen = named === undefined;
+  return { kind: "route", upstream, isOpen, target: { path, query: target.query }, retryStatus };
+}
+
+/** The targets of a request in order: a route's, or its provider and what stands behind that. */
+function hopsOf(call: Call, { upstream, isOpen }: Route, { config, upstreams }: Engine): Hop[] {
+  const first: Hop = { upstream, model: null };
+  const { routes, fallback } = config;
+  if (!isOpen || (routes.length === 0 && fallback.length === 0)) return [first];
+  const { model } = call;
+  const route = routes.find(({ name }) => name === model);
+  const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop[] => {
+    const target = upstreams.find(({ config }) => config.name === provider);
+    return target === undefined || target.config.disabled ? [] : [{ upstream: target, model }];
+  });
+  return route !== undefined && hops.length > 0 ? hops : [first, ...hops];
 }
 
 /** Paths that the proxy keeps for itself, served or not. */
@@ -1115,9 +1700,9 @@ async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
   const { maxBodyBytes, maxInFlight, maxBufferedBytes } = engine.config;
   const length = headers.get("content-length");
   const announced = length === null ? 0 : Number(length);
-  if (announced > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
-  if (engine.inFlight >= maxInFlight || engine.bufferedBytes + announced > maxBufferedBytes) return NO_ROOM;
   engine.inFlight += 1;
+  if (announced > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
+  if (engine.inFlight > maxInFlight || engine.bufferedBytes + announced > maxBufferedBytes) return NO_ROOM;
   try {
     if (announced > 0) {
       engine.bufferedBytes += announced; // before it comes: many at once must not all be let in
@@ -1127,7 +1712,6 @@ async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
     } else if (headers.has("transfer-encoding")) {
       const body = await receiveChunked(call, engine);
       if (!(body instanceof Uint8Array)) {
-        engine.inFlight -= 1;
         return body;
       }
       call.body = body;
@@ -1136,7 +1720,6 @@ async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
     }
   } catch {
     // Broken off, or silent for too long: nobody reads this answer.
-    engine.inFlight -= 1;
     engine.bufferedBytes -= announced;
     return BODY_BROKE_OFF;
   }
@@ -1173,7 +1756,7 @@ function health(engine: Engine, isKnownVisitor: boolean): Response {
     name: config.name,
     dialect: config.dialect,
     baseUrl: config.baseUrl.href.replace(/\/$/, ""),
-    pausedMs: Math.max(0, pool.breaker.openUntil - now),
+    pausedMs: Math.max(0, pool.pausedUntil - now),
     waiting: pool.waiting,
     keys: pool.report(now),
   });

@@ -101,3 +101,6 @@ function valueEnd(bytes: Buffer, start: number): number {
   }
   return -1;
 }
+export function replaceTopLevelString(body: Uint8Array<ArrayBuffer>, found: FoundString, value: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(Buffer.concat([body.subarray(0, found.start), Buffer.from(JSON.stringify(value)), body.subarray(found.end)]));
+}

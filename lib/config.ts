@@ -98,6 +98,8 @@ export interface Config {
   logLevel: "debug" | "info" | "warn" | "error";
   /** null: text on a terminal, else JSON. */
   logFormat: "text" | "json" | null;
+  routes: { name: string; targets: { provider: string; model: string | null }[] }[];
+  fallback: { provider: string; model: string | null }[];
 }
 
 /** Lines for people. A warning never stops the start. */
@@ -136,6 +138,8 @@ export function parseConfig(
     maxInFlight: sheet.read("MAX_IN_FLIGHT", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
     drainMs: sheet.read("DRAIN_SEC", SECONDS),
     logLevel: sheet.read("LOG_LEVEL", oneOf(["debug", "info", "warn", "error"])),
+    routes: [],
+    fallback: [],
     logFormat: sheet.readOptional("LOG_FORMAT", oneOf(["text", "json"])),
   };
   if (settings.corsOrigins.includes("*") && settings.access.mode !== "keys") {

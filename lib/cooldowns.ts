@@ -9,7 +9,14 @@ import type { Verdict } from "./providers.ts";
 
 /** Why a key rests, or why it is out. Shown in `/health`. */
 export type KeyReason =
-  "rate_limit" | "concurrency" | "quota_day" | "billing" | "unconfirmed" | "invalid_key" | "manual";
+  | "rate_limit"
+  | "concurrency"
+  | "quota_day"
+  | "billing"
+  | "unconfirmed"
+  | "invalid_key"
+  | "no_access"
+  | "manual";
 
 /** A key, or a model on a key, that may not be asked before `until`. Instants are epoch milliseconds. */
 export interface Cooldown {

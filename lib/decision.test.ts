@@ -39,7 +39,8 @@ function decideAfter(
   jitter = 0,
 ): Decision {
   const progress = { attempts: 1, maybeBilledReplays: 0, upstreamFaults: 0, ...spent };
-  return decide(setback, progress, { maxAttempts: 10, waitUntil: NOW + 100_000, ...bounds }, NOW, jitter);
+  const policy = { maxAttempts: 10, waitUntil: NOW + 100_000, hasFallback: false, mayRetry: true, ...bounds };
+  return decide(setback, progress, policy, NOW, jitter);
 }
 
 describe("decide", () => {

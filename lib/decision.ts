@@ -47,7 +47,7 @@ export interface Progress {
   attempts: number;
   /** Attempts repeated although the provider may have done, and billed, the work. */
   maybeBilledReplays: number;
-  /** Failures of the upstream so far: the exponent of the backoff. */
+  /** Failures of this upstream so far: the exponent of the backoff. */
   upstreamFaults: number;
 }
 
@@ -55,6 +55,10 @@ export interface Policy {
   maxAttempts: number;
   /** Epoch ms: no wait goes beyond it. */
   waitUntil: number;
+  /** Another target stands behind this one. */
+  hasFallback: boolean;
+  /** The retry budget has room for a retry of this upstream's faults (P7). */
+  mayRetry: boolean;
 }
 
 export type Decision =
@@ -62,12 +66,16 @@ export type Decision =
   | { do: "rotate"; reuseAt: number }
   /** The same upstream again, after this long. */
   | { do: "back_off"; pauseMs: number; replaysMaybeBilled: boolean }
+  /** The next target at once. */
+  | { do: "fall_back"; replaysMaybeBilled: boolean }
   | { do: "give_up" };
 
 const BACKOFF_FIRST_MS = 250;
 const BACKOFF_LONGEST_MS = 4000;
 /** A failure that may have been billed is repeated this often for one request. */
 const MAYBE_BILLED_REPLAYS = 1;
+/** Where another target stands behind, an upstream that failed this often is taken to be down. */
+const FAULTS_BEFORE_FALLBACK = 2;
 
 /** What to do about a setback. `jitter` is a random number from 0 up to 1, `now` epoch ms. */
 export function decide(
@@ -77,25 +85,32 @@ export function decide(
   now: number,
   jitter: number,
 ): Decision {
+  const { hasFallback } = policy;
+  const isSpent = progress.attempts >= policy.maxAttempts;
   switch (setback.kind) {
     case "abandoned": // nobody is left to answer
-    case "no_key": // the pool has waited already, or knows that waiting is in vain
       return { do: "give_up" };
+    case "no_key": // the pool has waited already, or knows that waiting is in vain
+      return hasFallback && !isSpent ? { do: "fall_back", replaysMaybeBilled: false } : { do: "give_up" };
     case "rate_limited":
     case "exhausted":
     case "revoked":
     case "unsuited":
-      if (progress.attempts >= policy.maxAttempts) return { do: "give_up" };
+      if (isSpent) return { do: "give_up" };
       return { do: "rotate", reuseAt: now + backoffMs(progress.attempts, jitter) };
     case "overloaded":
     case "unreachable": {
-      if (progress.attempts >= policy.maxAttempts) return { do: "give_up" };
-      if (setback.maybeBilled && progress.maybeBilledReplays >= MAYBE_BILLED_REPLAYS)
-        return { do: "give_up" };
+      const replaysMaybeBilled = setback.maybeBilled;
+      if (isSpent) return { do: "give_up" };
+      if (replaysMaybeBilled && progress.maybeBilledReplays >= MAYBE_BILLED_REPLAYS) return { do: "give_up" };
+      // The one replay that may be billed twice goes where it is likelier to be answered.
+      const isDown = replaysMaybeBilled || progress.upstreamFaults + 1 >= FAULTS_BEFORE_FALLBACK;
+      if (hasFallback && (isDown || !policy.mayRetry)) return { do: "fall_back", replaysMaybeBilled };
+      if (!policy.mayRetry) return { do: "give_up" };
       const hintMs = setback.kind === "overloaded" ? (setback.pauseMs ?? 0) : 0;
       const pauseMs = Math.max(hintMs, backoffMs(progress.upstreamFaults + 1, jitter));
-      if (now + pauseMs > policy.waitUntil) return { do: "give_up" };
-      return { do: "back_off", pauseMs, replaysMaybeBilled: setback.maybeBilled };
+      if (now + pauseMs <= policy.waitUntil) return { do: "back_off", pauseMs, replaysMaybeBilled };
+      return hasFallback ? { do: "fall_back", replaysMaybeBilled } : { do: "give_up" };
     }
   }
 }

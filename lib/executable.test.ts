@@ -474,7 +474,9 @@ describe("no key is ever told (P29)", () => {
     ];
     await using provider = startRawProvider((request, connection) => {
       const [, status = "400", way = "0"] = /\/(\d+)\/(\d+)/.exec(request.target) ?? [];
-      const { text, fields = {}, pack = false } = ways[Number(way)]?.(request.key ?? "") ?? { text: "" };
+      const { text, fields: own = {}, pack = false } = ways[Number(way)]?.(request.key ?? "") ?? { text: "" };
+      // Without a hint, three refusals in a row would be taken for everybody's (P11).
+      const fields = status === "429" ? { ...own, "retry-after": "0" } : own;
       const body = JSON.stringify({ error: { message: text, type: "invalid_request_error" } });
       if (pack)
         connection.write(

@@ -22,6 +22,8 @@ export interface KeyReport {
   inFlight: number;
   /** Epoch ms; 0: never. */
   lastUsedAt: number;
+  /** What upstream said of a key that is out of use; empty: nothing, or it is in use. */
+  said: string;
 }
 
 /** A provider as it is shown. */

@@ -1,91 +1,139 @@
 /**
- * What is known of one key, and what follows from it at an instant: whether it may be asked, what `/health` shows.
+ * What is known of one key, and what follows from it at an instant: from when on it may be asked, what `/health` shows,
+ * what is kept over a restart.
+ *
+ * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
+ * and the day's count belong to the key.
  */
 import type { ConfiguredKey, ProviderConfig } from "./config.ts";
 import type { Cooldown, KeyReason } from "./cooldowns.ts";
 import type { KeyReport } from "./health.ts";
+import { AFTER_AN_EVENT, Pacer } from "./pacing.ts";
+import type { PacerState, RateRule } from "./pacing.ts";
 
 /** Everything that is known of one key. Instants are epoch milliseconds; 0 means never. */
 export interface Key extends ConfiguredKey {
-  readonly index: number;
-  cooldown: Cooldown | null;
-  readonly modelCooldowns: Map<string, Cooldown>;
-  disabled: { reason: KeyReason; at: number; said: string } | null;
-  /**
-   * How many attempts may be undecided at once since the last rate refusal; 0: any number. A key that wakes is
-   * asked once, then twice, then four times: else all who waited for it would get it refused again.
-   */
-  probation: number;
-  /** Answers that have begun since the key last woke, and how many did between its last two rests; 0: not known. */
-  admittedSinceRest: number;
-  admittedPerRest: number;
-  /** Attempts whose answer has not begun. */
-  undecided: number;
+  /** Place in the configuration; -1: it is not there any more. */
+  index: number;
+  owner: Account;
+  disabled: Disabled | null;
+  /** Taken out by the operator. */
+  isPaused: boolean;
   inFlight: number;
   requests: number;
   rateLimited: number;
   errors: number;
   /** Requests of the running day, which the pool ends. */
   today: number;
-  /** When an answer last began. */
-  admittedAt: number;
   lastUsedAt: number;
-  /** When the last `RPM` requests were sent, a ring whose oldest is at `sentNext`; null where no number is set. */
-  readonly sentAt: Float64Array | null;
-  sentNext: number;
 }
 
-/** What of a request decides which keys may serve it. */
-export interface KeyNeed {
-  readonly model: string | null;
-  /** Keys that were asked already: again only when no other is ready, and not before `reuseAt`. */
-  readonly tried: ReadonlySet<Key>;
-  readonly reuseAt: number;
-  /** Keys that cannot serve this request at all. */
-  readonly unsuited: ReadonlySet<Key>;
+export interface Disabled {
+  reason: KeyReason;
+  /** Epoch ms. */
+  at: number;
+  said: string;
 }
 
-const RATE_WINDOW_MS = 60_000;
+/** What keys of one account share. */
+export class Account {
+  /** Place among the accounts of the pool. */
+  index = 0;
+  cooldown: Cooldown | null = null;
+  pacer: Pacer;
+  /** When an answer last began. */
+  admittedAt = 0;
+  readonly trust = new Trust();
+
+  constructor(rule: RateRule) {
+    this.pacer = new Pacer(rule);
+  }
+
+  /** Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
+  readyAt(now: number): number {
+    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer.nextAt(now));
+  }
+}
+
+/** What holds for one model with one account. */
+export class ModelLimits {
+  cooldown: Cooldown | null = null;
+  pacer: Pacer | null = null;
+  /** Until when it is known that the account may not use the model (P16): others are asked first. */
+  deniedUntil = 0;
+  readonly trust = new Trust();
+
+  readyAt(now: number): number {
+    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer?.nextAt(now) ?? 0);
+  }
+}
+
 /** A provider that refuses does so at once; one that serves may take its time. */
 const REFUSAL_COMES_WITHIN_MS = 3000;
-/** A key that was asked this many times at once without a refusal has proven itself. */
+/** What was asked this many times at once without a refusal has proven itself. */
 const PROBATION_ENDS_AT = 64;
 
-export function newKey(configured: ConfiguredKey, index: number, config: ProviderConfig): Key {
+/**
+ * What wakes after a refusal is asked once, then twice, then four times: else all who waited for it would get it
+ * refused again at once.
+ */
+export class Trust {
+  /** How many attempts may be undecided at once; 0: any number. */
+  #allowed = 0;
+  #lastAt = 0;
+  /** Attempts whose answer has not begun. */
+  undecided = 0;
+
+  get readyAt(): number {
+    if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;
+    return this.#lastAt + REFUSAL_COMES_WITHIN_MS;
+  }
+
+  sends(now: number): void {
+    this.undecided += 1;
+    this.#lastAt = now;
+  }
+
+  decided(): void {
+    this.undecided -= 1;
+  }
+
+  /** An answer has begun: one attempt more, which from round to round is twice as many. */
+  grows(): void {
+    if (this.#allowed > 0) this.#allowed = this.#allowed + 1 < PROBATION_ENDS_AT ? this.#allowed + 1 : 0;
+  }
+
+  isLost(): void {
+    this.#allowed = 1;
+  }
+}
+
+export function newKey(
+  configured: ConfiguredKey,
+  index: number,
+  config: ProviderConfig,
+  owner: Account,
+): Key {
   return {
     ...configured,
     dailyLimit: configured.dailyLimit ?? config.dailyLimit,
     index,
-    cooldown: null,
-    modelCooldowns: new Map(),
+    owner,
     disabled: null,
-    probation: 0,
-    admittedSinceRest: 0,
-    admittedPerRest: 0,
-    undecided: 0,
+    isPaused: false,
     inFlight: 0,
     requests: 0,
     rateLimited: 0,
     errors: 0,
     today: 0,
-    admittedAt: 0,
     lastUsedAt: 0,
-    sentAt: typeof config.rpm === "number" ? new Float64Array(config.rpm).fill(-RATE_WINDOW_MS) : null,
-    sentNext: 0,
   };
 }
 
-/** Epoch ms from which the key may be asked for this need. `dayEndsAt`: when its daily count starts again. */
-export function readyAt(key: Key, need: KeyNeed, dayEndsAt: number): number {
-  let at = key.cooldown?.until ?? 0;
-  if (key.modelCooldowns.size > 0 && need.model !== null) {
-    at = Math.max(at, key.modelCooldowns.get(need.model)?.until ?? 0);
-  }
-  if (need.tried.has(key)) at = Math.max(at, need.reuseAt);
-  if (isSpent(key)) at = Math.max(at, dayEndsAt);
-  // Full while the oldest of the last `RPM` requests is within the window.
-  if (key.sentAt !== null) at = Math.max(at, (key.sentAt[key.sentNext] ?? 0) + RATE_WINDOW_MS);
-  return at;
+/** Epoch ms from which the key itself may be asked, whatever its account allows; Infinity: nobody knows. */
+export function keyReadyAt(key: Key, dayEndsAt: number): number {
+  if (key.disabled !== null || key.isPaused) return Infinity;
+  return isSpent(key) ? dayEndsAt : 0;
 }
 
 /** Whether the key has had its day's requests. */
@@ -93,86 +141,181 @@ function isSpent(key: Key): boolean {
   return key.dailyLimit !== null && key.today >= key.dailyLimit;
 }
 
-/**
- * Epoch ms from which a key that has just woken may be asked once more: it has as many undecided attempts as it is
- * trusted with. 0 where it may at once. A refusal comes quickly, so an attempt that is long in deciding is no news.
- */
-export function busyUntil(key: Key): number {
-  if (key.probation === 0) return 0;
-  // As much as it bore the last time is sure; beyond that one attempt at a time finds out whether it bears more.
-  const isAtLimit = key.admittedPerRest > 0 && key.admittedSinceRest + key.undecided >= key.admittedPerRest;
-  const trusted = isAtLimit ? 1 : key.probation;
-  return key.undecided >= trusted ? key.lastUsedAt + REFUSAL_COMES_WITHIN_MS : 0;
-}
-
-/** The key was refused: what it bore until then is remembered, and it has to prove itself again. */
-export function distrustKey(key: Key): void {
-  if (key.admittedSinceRest > 0) key.admittedPerRest = key.admittedSinceRest;
-  key.admittedSinceRest = 0;
-  key.probation = 1;
-}
-
-/** An attempt with this key begins. */
-export function takeKey(key: Key, now: number): void {
-  key.today += 1;
-  key.requests += 1;
-  key.inFlight += 1;
-  key.undecided += 1;
-  key.lastUsedAt = now;
-  if (key.sentAt === null) return;
-  key.sentAt[key.sentNext] = now;
-  key.sentNext = (key.sentNext + 1) % key.sentAt.length;
-}
-
-/** An answer has begun: the key is trusted with one attempt more, which from round to round is twice as many. */
-export function trustKey(key: Key, model: () => string | null, now: number): void {
-  key.admittedAt = now;
-  key.admittedSinceRest += 1;
-  if (key.modelCooldowns.size > 0) {
-    const cooldown = key.modelCooldowns.get(model() ?? "");
-    if (cooldown !== undefined) cooldown.answeredAt = now;
-  }
-  if (key.probation > 0) key.probation = key.probation + 1 < PROBATION_ENDS_AT ? key.probation + 1 : 0;
-}
-
-/** The key as `/health` shows it. */
-export function reportOf(key: Key, dayEndsAt: number, now: number): KeyReport {
+/** The key as `/health` shows it. `models`: what is known of single models with its account. */
+export function reportOf(
+  key: Key,
+  models: Iterable<readonly [model: string, limits: ModelLimits]>,
+  dayEndsAt: number,
+  now: number,
+): KeyReport {
+  const { owner } = key;
+  const isOut = key.disabled !== null || key.isPaused;
   const spentMs = isSpent(key) ? dayEndsAt - now : 0;
-  const restMs = Math.max(0, (key.cooldown?.until ?? 0) - now);
-  const coolingMs = key.disabled === null ? Math.max(spentMs, restMs) : 0;
-  const resting = spentMs > restMs ? "quota_day" : (key.cooldown?.reason ?? null);
-  const models = [...key.modelCooldowns].filter(([, { until }]) => until > now);
+  const restMs = Math.max(0, (owner.cooldown?.until ?? 0) - now);
+  const coolingMs = isOut ? 0 : Math.max(spentMs, restMs);
+  const resting = spentMs > restMs ? "quota_day" : (owner.cooldown?.reason ?? null);
+  const shown: KeyReport["models"] = {};
+  for (const [model, { cooldown, deniedUntil }] of models) {
+    if (cooldown !== null && cooldown.until > now)
+      shown[model] = { coolingMs: cooldown.until - now, reason: cooldown.reason };
+    else if (deniedUntil > now) shown[model] = { coolingMs: deniedUntil - now, reason: "no_access" };
+  }
   return {
     index: key.index,
     id: key.secret.id,
     account: key.account,
-    state: key.disabled !== null ? "disabled" : coolingMs > 0 ? "cooling" : "ready",
-    reason: key.disabled?.reason ?? (coolingMs > 0 ? resting : null),
+    state: key.disabled !== null ? "disabled" : key.isPaused ? "paused" : coolingMs > 0 ? "cooling" : "ready",
+    reason: key.disabled?.reason ?? (key.isPaused ? "manual" : coolingMs > 0 ? resting : null),
     coolingMs,
-    models: Object.fromEntries(
-      models.map(([model, { until, reason }]) => [model, { coolingMs: until - now, reason }]),
-    ),
+    models: shown,
     requests: key.requests,
     rateLimited: key.rateLimited,
     errors: key.errors,
     today: key.today,
     dailyLimit: key.dailyLimit,
-    rpmLimit: key.sentAt?.length ?? null,
+    rpmLimit: owner.pacer.perMinute,
     inFlight: key.inFlight,
     lastUsedAt: key.lastUsedAt,
+    said: key.disabled?.said ?? "",
   };
 }
 
-/** Names come from clients: so many are kept for one key at most. */
-const MODELS_PER_KEY = 256;
-
-/** Rests one model on a key. What is over is forgotten, and beyond the bound the oldest. */
-export function rememberModel(key: Key, model: string, cooldown: Cooldown, now: number): void {
-  const { modelCooldowns } = key;
-  if (modelCooldowns.size >= MODELS_PER_KEY && !modelCooldowns.has(model)) {
-    for (const [name, { until }] of modelCooldowns) if (until <= now) modelCooldowns.delete(name);
-    const [oldest] = modelCooldowns.keys();
-    if (modelCooldowns.size >= MODELS_PER_KEY && oldest !== undefined) modelCooldowns.delete(oldest);
-  }
-  modelCooldowns.set(model, cooldown);
+/** What of a key survives a restart: the stored row, and the only second shape of it. */
+export interface KeyState {
+  cooldown: Cooldown | null;
+  models: Record<string, { cooldown: Cooldown | null; deniedUntil: number; pacer: PacerState | null }>;
+  disabled: Disabled | null;
+  isPaused: boolean;
+  today: number;
+  /** End of the day that `today` counts. */
+  dayEndsAt: number;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  lastUsedAt: number;
+  pacer: PacerState | null;
 }
+
+export function stateOf(
+  key: Key,
+  models: Iterable<readonly [model: string, limits: ModelLimits]>,
+  dayEndsAt: number,
+  now: number,
+): KeyState {
+  const kept: KeyState["models"] = {};
+  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
+    const running = cooldown !== null && cooldown.until > now ? cooldown : null;
+    const learnt = pacer?.state() ?? null;
+    if (running !== null || deniedUntil > now || learnt !== null)
+      kept[model] = { cooldown: running, deniedUntil, pacer: learnt };
+  }
+  const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, owner } = key;
+  const pacer = owner.pacer.state();
+  return {
+    cooldown: owner.cooldown,
+    models: kept,
+    disabled,
+    isPaused,
+    today,
+    dayEndsAt,
+    requests,
+    rateLimited,
+    errors,
+    lastUsedAt,
+    pacer,
+  };
+}
+
+/** Reads a stored row, which may be anything; null: it is no such row. Every number is checked. */
+export function readKeyState(stored: unknown): KeyState | null {
+  if (!isObject(stored)) return null;
+  const models: KeyState["models"] = {};
+  for (const [model, limits] of Object.entries(isObject(stored["models"]) ? stored["models"] : {})) {
+    if (!isObject(limits)) continue;
+    models[model] = {
+      cooldown: readCooldown(limits["cooldown"]),
+      deniedUntil: readNumber(limits["deniedUntil"]),
+      pacer: readPacer(limits["pacer"]),
+    };
+  }
+  const disabled = stored["disabled"];
+  const reason = isObject(disabled) ? readReason(disabled["reason"]) : null;
+  return {
+    cooldown: readCooldown(stored["cooldown"]),
+    models,
+    disabled:
+      isObject(disabled) && reason !== null
+        ? { reason, at: readNumber(disabled["at"]), said: readText(disabled["said"]) }
+        : null,
+    isPaused: stored["isPaused"] === true,
+    today: readNumber(stored["today"]),
+    dayEndsAt: readNumber(stored["dayEndsAt"]),
+    requests: readNumber(stored["requests"]),
+    rateLimited: readNumber(stored["rateLimited"]),
+    errors: readNumber(stored["errors"]),
+    lastUsedAt: readNumber(stored["lastUsedAt"]),
+    pacer: readPacer(stored["pacer"]),
+  };
+}
+
+function readCooldown(stored: unknown): Cooldown | null {
+  if (!isObject(stored)) return null;
+  const reason = readReason(stored["reason"]);
+  if (reason === null) return null;
+  return {
+    until: readNumber(stored["until"]),
+    beganAt: readNumber(stored["beganAt"]),
+    reason,
+    strikes: readNumber(stored["strikes"]),
+    answeredAt: readNumber(stored["answeredAt"]),
+  };
+}
+
+const REASONS: Record<KeyReason, true> = {
+  rate_limit: true,
+  concurrency: true,
+  quota_day: true,
+  billing: true,
+  unconfirmed: true,
+  invalid_key: true,
+  no_access: true,
+  manual: true,
+};
+
+function readReason(stored: unknown): KeyReason | null {
+  return Object.keys(REASONS).find((reason): reason is KeyReason => reason === stored) ?? null;
+}
+
+function readPacer(stored: unknown): PacerState | null {
+  if (!isObject(stored)) return null;
+  const windowMs = readNumber(stored["windowMs"]);
+  const rate = windowMs > 0 ? readBound(stored["rate"]) : null;
+  return { rate, windowMs, concurrency: readBound(stored["concurrency"]) };
+}
+
+function readBound(stored: unknown): PacerState["rate"] {
+  if (!isObject(stored)) return null;
+  const value = readNumber(stored["value"]);
+  if (value < 1) return null;
+  const ceiling = readNumber(stored["ceiling"]);
+  return {
+    value,
+    ceiling: ceiling > value ? ceiling : null,
+    trialAt: readNumber(stored["trialAt"]),
+    patienceMs: readNumber(stored["patienceMs"]),
+  };
+}
+
+function readNumber(stored: unknown): number {
+  return typeof stored === "number" && Number.isFinite(stored) && stored >= 0 ? stored : 0;
+}
+
+function readText(stored: unknown): string {
+  return typeof stored === "string" ? stored.slice(0, 300) : "";
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+export { AFTER_AN_EVENT };

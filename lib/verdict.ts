@@ -75,7 +75,7 @@ export type Verdict =
    * The upstream's: overloaded, down, or refusing everyone. Back off or fall back, keys untouched.
    * `maybeBilled`: the provider may have done the work (500, 502, 504, 520, 524).
    */
-  | { kind: "overloaded"; pauseMs: number | null; maybeBilled: boolean; said: string };
+  | { kind: "overloaded"; refusesAll?: boolean; pauseMs: number | null; maybeBilled: boolean; said: string };
 
 /** What `classify` may look at. */
 export interface Evidence {

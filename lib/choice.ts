@@ -1,0 +1,261 @@
+/**
+ * Which key serves a request now, and from when on one can.
+ *
+ * When a key may be asked is kept as a number for each account and each key, brought up to date by whoever changes
+ * one. So a choice is a walk over numbers that ends at the first that will do, and no walk at all while it is known
+ * that none is ready.
+ */
+import type { Strategy } from "./config.ts";
+import { rendezvous, seedOf } from "./conversation.ts";
+import { AFTER_AN_EVENT, keyReadyAt } from "./keystate.ts";
+import type { Account, Key, ModelLimits } from "./keystate.ts";
+
+/** What of a request decides which keys may serve it. */
+export interface KeyNeed {
+  /** Looked up only where a model has limits of its own. */
+  readonly model: string | null;
+  /** Names the conversation, for a strategy that keeps it with one key; null: nothing to tell by. */
+  readonly conversation: number | null;
+  /** Keys that were asked already: again only when no other is ready, and not before `reuseAt`. */
+  readonly tried: ReadonlySet<Key>;
+  readonly reuseAt: number;
+  /** Keys that cannot serve this request at all. */
+  readonly unsuited: ReadonlySet<Key>;
+  /** The account that alone has what the request refers to (P35); null: any. */
+  readonly boundTo: string | null;
+}
+
+/** What is known of one model with the accounts of a pool. */
+export class ModelLane {
+  readonly limits = new Map<Account, ModelLimits>();
+  /** By account: epoch ms from which the model may be asked for. */
+  readyAt = new Float64Array(0);
+  deniedUntil = new Float64Array(0);
+}
+
+/** Models with limits of their own that are kept at most: names come from clients. */
+const LANES = 256;
+
+export class Choice {
+  keys: readonly Key[] = [];
+  accounts: readonly Account[] = [];
+  strategy: Strategy;
+  readonly #lanes = new Map<string, ModelLane>();
+  #accountOf = new Uint32Array(0);
+  #seeds = new Uint32Array(0);
+  #keyAt = new Float64Array(0);
+  #accountAt = new Float64Array(0);
+  #cursor = 0;
+  /** No key is ready before this, whatever is asked for; and what else the walk found that told so. */
+  #noneBefore = 0;
+  #anyDepends = false;
+  #anyUsable = false;
+  /** After `next` found none: the earliest time at which one is ready; Infinity: none ever by time alone. */
+  readyAt = Infinity;
+  /** After `next` found none: the end of an attempt under way may make one ready. */
+  dependsOnOthers = false;
+  /** After `next` found none: whether there was any key that could serve this at some time. */
+  hasSuited = false;
+  /** After `next` found none: whether another request for the same model could be served now. */
+  hasReady = false;
+
+  constructor(strategy: Strategy) {
+    this.strategy = strategy;
+  }
+
+  /** Takes these keys from now on, in this order. */
+  arrange(keys: readonly Key[], dayEndsAt: number, now: number): void {
+    const accounts = [...new Set(keys.map((key) => key.owner))];
+    accounts.forEach((account, index) => (account.index = index));
+    for (const key of this.keys) key.index = -1;
+    keys.forEach((key, index) => (key.index = index));
+    this.keys = keys;
+    this.accounts = accounts;
+    this.#accountOf = Uint32Array.from(keys, (key) => key.owner.index);
+    this.#seeds = Uint32Array.from(keys, (key) => seedOf(key.secret.id));
+    this.#keyAt = new Float64Array(keys.length);
+    this.#accountAt = new Float64Array(accounts.length);
+    this.#cursor = 0;
+    for (const lane of this.#lanes.values()) {
+      for (const account of lane.limits.keys()) if (!accounts.includes(account)) lane.limits.delete(account);
+      lane.readyAt = new Float64Array(accounts.length);
+      lane.deniedUntil = new Float64Array(accounts.length);
+      for (const account of lane.limits.keys()) this.#refreshLane(lane, account, now);
+    }
+    for (const key of keys) this.refreshKey(key, dayEndsAt);
+    for (const account of accounts) this.refresh(account, null, now);
+  }
+
+  /** Something about the key itself has changed. */
+  refreshKey(key: Key, dayEndsAt: number): void {
+    if (key.index < 0) return;
+    this.#keyAt[key.index] = keyReadyAt(key, dayEndsAt);
+    this.#noneBefore = 0;
+  }
+
+  /** Something about an account has changed, and about the model with it. */
+  refresh(account: Account, lane: ModelLane | null, now: number): void {
+    if (this.accounts[account.index] !== account) return;
+    const readyAt = account.readyAt(now);
+    this.#accountAt[account.index] = readyAt;
+    if (readyAt < this.#noneBefore) this.#noneBefore = readyAt;
+    if (lane !== null) this.#refreshLane(lane, account, now);
+  }
+
+  #refreshLane(lane: ModelLane, account: Account, now: number): void {
+    const limits = lane.limits.get(account);
+    lane.readyAt[account.index] = limits?.readyAt(now) ?? 0;
+    lane.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
+  }
+
+  /** What is known of the model that a request asks for; null: nothing is known of it, or of any. */
+  laneOf(need: Pick<KeyNeed, "model">): ModelLane | null {
+    if (this.#lanes.size === 0 || need.model === null) return null;
+    return this.#lanes.get(need.model) ?? null;
+  }
+
+  get lanes(): Iterable<readonly [model: string, lane: ModelLane]> {
+    return this.#lanes;
+  }
+
+  /** The lane of a model, made where there is none. What is over is forgotten, and beyond the bound the oldest. */
+  openLane(model: string, now: number): ModelLane {
+    const known = this.#lanes.get(model);
+    if (known !== undefined) return known;
+    if (this.#lanes.size >= LANES) this.#forgetLanes(now);
+    const lane = new ModelLane();
+    lane.readyAt = new Float64Array(this.accounts.length);
+    lane.deniedUntil = new Float64Array(this.accounts.length);
+    this.#lanes.set(model, lane);
+    return lane;
+  }
+
+  #forgetLanes(now: number): void {
+    const isOver = (lane: ModelLane) =>
+      lane.readyAt.every((at) => at <= now) && lane.deniedUntil.every((at) => at <= now);
+    for (const [model, lane] of this.#lanes) if (isOver(lane)) this.#lanes.delete(model);
+    const [oldest] = this.#lanes.keys();
+    if (this.#lanes.size >= LANES && oldest !== undefined) this.#lanes.delete(oldest);
+  }
+
+  /** The limits that a model has with an account of its own, as long as there are any. */
+  *limitsOf(account: Account): Generator<readonly [model: string, limits: ModelLimits]> {
+    for (const [model, lane] of this.#lanes) {
+      const limits = lane.limits.get(account);
+      if (limits !== undefined) yield [model, limits];
+    }
+  }
+
+  /** The key that serves this now, or null: then the fields above tell why, and when. */
+  next(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
+    if (now < this.#noneBefore && need.boundTo === null && lane === null && need.unsuited.size === 0) {
+      this.readyAt = this.#noneBefore < AFTER_AN_EVENT ? this.#noneBefore : Infinity;
+      this.dependsOnOthers = this.#anyDepends;
+      this.hasSuited = this.#anyUsable;
+      this.hasReady = false;
+      return null;
+    }
+    return this.#walk(need, lane, now);
+  }
+
+  #walk(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
+    const { keys } = this;
+    const count = keys.length;
+    const takesFirst = this.strategy === "round-robin" || this.strategy === "sticky" || !this.#ranks(need);
+    let best: Key | null = null;
+    let bestRank = -Infinity;
+    let second: Key | null = null;
+    let secondIsDenied = true;
+    let earliest = Infinity;
+    let anyEarliest = Infinity;
+    let anyDepends = false;
+    let anyUsable = false;
+    let isEvent = false;
+    let hasReady = false;
+    let hasSuited = false;
+    for (let step = 0; step < count; step++) {
+      let index = this.#cursor + step;
+      if (index >= count) index -= count;
+      const account = this.#accountOf[index]!;
+      const ownAt = this.#keyAt[index]!;
+      if (ownAt === Infinity) continue;
+      anyUsable = true;
+      let at = Math.max(ownAt, this.#accountAt[account]!);
+      if (at < anyEarliest) anyEarliest = at;
+      if (at >= AFTER_AN_EVENT) anyDepends = true;
+      if (lane !== null) at = Math.max(at, lane.readyAt[account]!);
+      if (at <= now) hasReady = true;
+      const key = keys[index]!;
+      if (!isBoundTo(key, need)) continue;
+      if (need.unsuited.size > 0 && need.unsuited.has(key)) continue;
+      hasSuited = true;
+      const wasTried = need.tried.size > 0 && need.tried.has(key);
+      if (wasTried && at <= now) at = Math.max(at, need.reuseAt);
+      if (at > now) {
+        if (at >= AFTER_AN_EVENT) isEvent = true;
+        else if (at < earliest) earliest = at;
+        continue;
+      }
+      const isDenied = lane !== null && lane.deniedUntil[account]! > now;
+      if (wasTried || isDenied) {
+        // What may not have the model is asked last of all, to learn whether that is still so.
+        if (second === null || (secondIsDenied && !isDenied)) {
+          second = key;
+          secondIsDenied = isDenied;
+        }
+        continue;
+      }
+      if (takesFirst) {
+        best = key;
+        break;
+      }
+      const rank = this.#rankOf(key, index, need);
+      if (rank > bestRank) {
+        best = key;
+        bestRank = rank;
+      }
+    }
+    const found = best ?? second;
+    if (found !== null) {
+      this.#cursor = this.strategy === "round-robin" || !takesFirst ? (found.index + 1) % count : found.index;
+      return found;
+    }
+    this.readyAt = earliest;
+    this.dependsOnOthers = isEvent;
+    this.hasSuited = hasSuited;
+    this.hasReady = hasReady;
+    this.#anyDepends = anyDepends;
+    this.#anyUsable = anyUsable;
+    this.#noneBefore = anyEarliest;
+    return null;
+  }
+
+  #ranks(need: KeyNeed): boolean {
+    return this.strategy !== "affinity" || need.conversation !== null;
+  }
+
+  /** Of the ready keys the one with the highest rank is taken. */
+  #rankOf(key: Key, index: number, need: KeyNeed): number {
+    switch (this.strategy) {
+      case "lru":
+        return -key.lastUsedAt;
+      case "quota": // the most of its day left; without a limit it never runs out
+        return key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
+      case "affinity":
+        return rendezvous(need.conversation ?? 0, this.#seeds[index]!);
+      case "round-robin":
+      case "sticky":
+        return 0;
+    }
+  }
+}
+
+/** Whether a key may serve a request that refers to what one account alone has. */
+export function isBoundTo(key: Key, { boundTo }: Pick<KeyNeed, "boundTo">): boolean {
+  return boundTo === null || accountName(key) === boundTo;
+}
+
+/** What an account is called where resources are remembered: its label, or its only key. */
+export function accountName(key: Key): string {
+  return key.account ?? key.secret.id;
+}
