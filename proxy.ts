@@ -330,6 +330,8 @@ export class Pool {
     owner.admittedAt = now;
     owner.trust.decided();
     owner.trust.grows();
+    owner.pacer.bears(now);
+    limits?.pacer?.bears(now);
     limits?.trust.decided();
     limits?.trust.grows();
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
@@ -349,14 +351,15 @@ export class Pool {
     const { key, limits } = lease;
     const { owner } = key;
     key.inFlight -= 1;
-    owner.pacer.ends();
-    limits?.pacer?.ends();
+    const hadBegun = lease.admittedAt > 0;
+    owner.pacer.ends({ hadBegun });
+    limits?.pacer?.ends({ hadBegun });
     if (lease.admittedAt === 0) {
       owner.trust.decided();
       limits?.trust.decided();
     }
     this.#tellBreakers(lease, outcome, now);
-    if (!isCounted(lease, outcome)) this.#uncount(lease, now);
+    if (!isCounted(lease, outcome)) this.#uncount(lease);
     if (budgets !== null) this.#hear(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
@@ -391,9 +394,9 @@ export class Pool {
   }
 
   /** The provider did not count it: nor do we. */
-  #uncount({ key, limits, at, dayEndsAt }: Lease, now: number): void {
-    key.owner.pacer.uncounts(at, now);
-    limits?.pacer?.uncounts(at, now);
+  #uncount({ key, limits, at, dayEndsAt }: Lease): void {
+    key.owner.pacer.uncounts(at);
+    limits?.pacer?.uncounts(at);
     if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
     key.today -= 1;
     if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);

@@ -2,7 +2,7 @@
  * What is printed at the start: where the proxy is, what stands behind it, who may use it. Never a key.
  */
 import { formatDuration } from "./clock.ts";
-import type { Config, Listen, ProviderConfig } from "./config.ts";
+import type { Config, Listen, ProviderConfig, RouteTarget } from "./config.ts";
 
 export interface Running {
   version: string;
@@ -18,6 +18,7 @@ export function banner(
   return [
     `keywheel ${version}`,
     ...config.providers.map((provider, index) => providerLine(provider, index === 0)),
+    ...chainLines(config),
     `  settings   ${envFile ?? "from the environment"}`,
     `  open to    ${whoMayConnect(config)}`,
     `  give this base URL to your agent:  ${baseUrl(url)}${agentKey(config)}`,
@@ -49,6 +50,18 @@ function providerLine(
   const count = keys.length === 1 ? "1 key" : `${keys.length} keys`;
   const state = disabled ? ", switched off" : "";
   return `  ${label.padEnd(10)} ${target.href.replace(/\/$/, "")} (${dialect}), ${count}, cooldown ${formatDuration(cooldownMs)} after a 429 without a hint${state}`;
+}
+
+/** Where requests may go besides: model names to ask for, and what stands in when the default provider is out. */
+function chainLines({ routes, fallback }: Config): string[] {
+  const lines: string[] = [];
+  if (routes.length > 0) lines.push(`  routes     ${routes.map(({ name }) => name).join(", ")}`);
+  if (fallback.length > 0) lines.push(`  fallback   ${fallback.map(targetText).join(" > ")}`);
+  return lines;
+}
+
+function targetText({ provider, model }: RouteTarget): string {
+  return model === null ? provider : `${provider}/${model}`;
 }
 
 function whoMayConnect({ access, listen }: Config): string {

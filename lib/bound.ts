@@ -9,7 +9,7 @@
 
 /** A level that held this long while it was in the way has proven itself. */
 const HOLDS_AFTER_MS = 60_000;
-/** How long nothing higher is tried after a try was refused; doubled each time. */
+/** How long a level that was refused is not tried again; doubled each time it is refused again. */
 const FIRST_PATIENCE_MS = 2 * 60_000;
 const LONGEST_PATIENCE_MS = 4 * 3_600_000;
 /** A rest after a refusal costs capacity: it is risked again only after this many times its length. */
@@ -25,7 +25,7 @@ export interface BoundState {
   value: number;
   /** null: none. */
   ceiling: number | null;
-  trialAt: number;
+  retryAt: number;
   patienceMs: number;
 }
 
@@ -41,6 +41,8 @@ export class Bound {
   #step = 1;
   /** Epoch ms from which more may be tried. */
   #trialAt = 0;
+  /** Epoch ms from which the ceiling itself may be tried again. */
+  #retryAt = 0;
   #patienceMs = FIRST_PATIENCE_MS;
   /** The last change took it down to what was let through: later refusals of the same burst correct it. */
   #follows = false;
@@ -53,19 +55,34 @@ export class Bound {
     return this.#proven > 0 && this.value > this.#proven;
   }
 
+  /** What held; the value itself as long as nothing else did. */
+  get proven(): number {
+    return this.#proven > 0 ? Math.min(this.#proven, this.value) : this.value;
+  }
+
   /** It stands in the way of a request: where it has held for a while, it is raised a step. Says whether it was. */
   presses(now: number): boolean {
     if (this.value === Infinity || now < this.#trialAt) return false;
-    if (this.isOnTrial) this.#patienceMs = FIRST_PATIENCE_MS;
     this.#proven = this.value;
-    if (this.#ceiling - this.value <= Math.max(1, this.value * CLOSE_ENOUGH)) this.#ceiling = Infinity;
-    this.value =
-      this.#ceiling === Infinity ? this.value + this.#step : Math.floor((this.value + this.#ceiling) / 2);
-    this.#step *= 2;
+    if (this.#isClose(this.value)) {
+      if (now < this.#retryAt) return false;
+      this.value += 1; // what was refused once more, in case it passes now
+    } else if (this.#ceiling === Infinity) {
+      this.value += this.#step;
+      this.#step *= 2;
+    } else {
+      this.value = Math.floor((this.value + this.#ceiling) / 2);
+    }
     this.#trialAt = now + HOLDS_AFTER_MS;
     this.changedAt = now;
     this.#follows = false;
     return true;
+  }
+
+  /** Whether what is known to be refused is too close above a level to try anything between. */
+  #isClose(level: number): boolean {
+    if (level > this.#ceiling) this.#ceiling = Infinity;
+    return this.#ceiling - level <= Math.max(1, level * CLOSE_ENOUGH);
   }
 
   /**
@@ -73,39 +90,41 @@ export class Bound {
    * `restMs`: what the refusal costs.
    */
   refused(level: number, sentAt: number, restMs: number, now: number): void {
-    if (this.isKnown && sentAt <= this.changedAt) return this.#follow(level);
+    if (this.isKnown && sentAt < this.changedAt) return this.#follow(level);
     const before = this.value;
+    const { proven } = this;
+    const wasOnTrial = this.isOnTrial && level >= proven;
     this.changedAt = now;
     this.#step = 1;
-    this.#follows = true;
+    this.#follows = !wasOnTrial;
+    this.#trialAt = now + restMs + HOLDS_AFTER_MS;
     if (before === Infinity) {
       this.value = Math.max(1, level);
-      this.#trialAt = now + restMs + HOLDS_AFTER_MS;
       return;
     }
-    if (this.isOnTrial && level >= this.#proven) {
-      this.#ceiling = before;
-      this.value = this.#proven;
-      this.#follows = false;
-      this.#losesPatience(restMs);
+    // The same place once more: it is tried again only after twice the time.
+    const isConfirmed =
+      this.#ceiling !== Infinity && Math.abs(before - this.#ceiling) <= Math.max(1, before * 0.1);
+    this.#patienceMs = Math.max(this.#patienceMs, restMs * RESTS_PER_PATIENCE);
+    if (isConfirmed) this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
+    if (wasOnTrial) {
+      this.value = proven;
     } else {
       const gentle = Math.min(Math.floor(before * GENTLE_CUT), before - 1);
       this.#lowerTo(level >= gentle ? gentle : Math.max(level, Math.floor(before * DEEPEST_CUT)));
-      this.#ceiling = Math.max(before, this.value + 1);
     }
-    this.#trialAt = now + restMs + this.#patienceMs;
+    this.#ceiling = Math.max(before, this.value + 1);
+    this.#retryAt = now + restMs + this.#patienceMs;
   }
 
   /** It was refused, and `value` is by measure what it bears. */
   measured(value: number, sentAt: number, now: number): void {
-    if (this.isKnown && sentAt <= this.changedAt) return this.#follow(value);
-    if (this.isOnTrial) this.#losesPatience(0);
-    const restMs = this.isKnown ? this.#patienceMs : HOLDS_AFTER_MS;
+    if (this.isKnown && sentAt < this.changedAt) return this.#follow(value);
     this.value = Math.max(1, value);
     this.#proven = this.value;
     this.#ceiling = Infinity;
     this.#step = 1;
-    this.#trialAt = now + restMs;
+    this.#trialAt = now + HOLDS_AFTER_MS;
     this.changedAt = now;
     this.#follows = true;
   }
@@ -115,7 +134,8 @@ export class Bound {
     this.value = Math.max(1, value);
     this.#proven = this.value;
     this.#ceiling = this.value + 1;
-    this.#trialAt = now + LONGEST_PATIENCE_MS;
+    this.#retryAt = now + LONGEST_PATIENCE_MS;
+    this.#trialAt = now;
     this.changedAt = now;
     this.#follows = false;
   }
@@ -141,7 +161,7 @@ export class Bound {
     this.value = other.#proven;
     this.#proven = other.#proven;
     this.#ceiling = other.#ceiling;
-    this.#trialAt = Math.max(this.#trialAt, other.#trialAt);
+    this.#retryAt = Math.max(this.#retryAt, other.#retryAt);
     this.#patienceMs = Math.max(this.#patienceMs, other.#patienceMs);
   }
 
@@ -155,24 +175,19 @@ export class Bound {
     this.#proven = Math.min(this.#proven, this.value);
   }
 
-  #losesPatience(restMs: number): void {
-    const doubled = Math.max(this.#patienceMs * 2, restMs * RESTS_PER_PATIENCE);
-    this.#patienceMs = Math.min(doubled, LONGEST_PATIENCE_MS);
-  }
-
   /** null: nothing is known. */
   state(): BoundState | null {
     if (this.value === Infinity) return null;
     const value = this.#proven > 0 ? Math.min(this.#proven, this.value) : this.value;
     const ceiling = this.#ceiling === Infinity ? null : this.#ceiling;
-    return { value, ceiling, trialAt: this.#trialAt, patienceMs: this.#patienceMs };
+    return { value, ceiling, retryAt: this.#retryAt, patienceMs: this.#patienceMs };
   }
 
-  restore({ value, ceiling, trialAt, patienceMs }: BoundState): void {
+  restore({ value, ceiling, retryAt, patienceMs }: BoundState): void {
     this.value = value;
     this.#proven = value;
     this.#ceiling = ceiling ?? Infinity;
-    this.#trialAt = trialAt;
+    this.#retryAt = retryAt;
     this.#patienceMs = Math.max(FIRST_PATIENCE_MS, patienceMs);
   }
 }

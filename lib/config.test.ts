@@ -51,6 +51,13 @@ describe("without any setting but a key, the configuration", () => {
       drainMs: 30_000,
       logLevel: "info",
       logFormat: null,
+      logDir: null,
+      logRetentionDays: 14,
+      routes: [],
+      fallback: [],
+      statePath: "keywheel.db",
+      adminPassword: null,
+      webhookUrl: null,
     });
     expect(providers.map(({ keys: _, retryStatus, baseUrl, ...provider }) => provider)).toEqual([
       {
@@ -84,6 +91,8 @@ describe("a setting that is understood", () => {
     ["the status of exhaustion may be 429", { EXHAUSTED_STATUS: "429" }, { exhaustedStatus: 429 }],
     ["a word may be in capitals", { LOG_LEVEL: "DEBUG" }, { logLevel: "debug" }],
     ["the log format may be fixed", { LOG_FORMAT: "json" }, { logFormat: "json" }],
+    ["the log may go to a directory", { LOG_DIR: "/var/log/k" }, { logDir: "/var/log/k" }],
+    ["its files may be kept longer", { LOG_RETENTION_DAYS: "90" }, { logRetentionDays: 90 }],
     ["port 0 is any free one", { PORT: "0" }, { listen: { kind: "tcp", hostname: "0.0.0.0", port: 0 } }],
     [
       "an IPv6 address needs no brackets, and may have them",
@@ -315,6 +324,14 @@ describe("the default provider", () => {
     expect([provider.dialect as string, provider.baseUrl.href]).toEqual([dialect, baseUrl]);
   });
 
+  test("has mistakes of its dialect and of its address reported together", () => {
+    const problems = problemsOf({ API_KEYS: "k1", PROVIDER: "opnai", TARGET_BASE_URL: "localhost:8000" });
+    expect(problems).toEqual([
+      expect.stringContaining("PROVIDER is opnai."),
+      expect.stringContaining("TARGET_BASE_URL is not an address."),
+    ]);
+  });
+
   const faults: [says: string, environment: Variables, problem: string][] = [
     ["no scheme", { TARGET_BASE_URL: "localhost:8000/v1" }, "TARGET_BASE_URL is not an address."],
     ["another scheme", { TARGET_BASE_URL: "ftp://a.example" }, "TARGET_BASE_URL is not an address."],
@@ -427,11 +444,175 @@ describe("a named provider", () => {
     [
       "a bad setting",
       { GROQ_API_KEYS: "g1", GROQ_RPM: "0" },
-      "GROQ_RPM is 0. Use a whole number from 1 up, auto or off, or remove it",
+      "GROQ_RPM is 0. Use a whole number from 1 to 100000, auto or off, or remove it",
     ],
   ];
   test.each(faults)("is refused for %s", (_, environment, problem) => {
     expect(problemsOf({ API_KEYS: "k1", ...environment })).toEqual([expect.stringContaining(problem)]);
+  });
+});
+
+describe("a strategy", () => {
+  test.each(["round-robin", "sticky", "lru", "quota", "Affinity"])("may be %s", (strategy) => {
+    expect(configOf({ STRATEGY: strategy }).providers[0].strategy as string).toBe(strategy.toLowerCase());
+  });
+});
+
+describe("STATE", () => {
+  const table: [says: string, environment: Variables, statePath: string | null][] = [
+    ["is a file in the working directory", {}, "keywheel.db"],
+    ["is off", { STATE: "OFF" }, null],
+    ["is a path of your own", { STATE: "/srv/k.db" }, "/srv/k.db"],
+    ["is in the directory that systemd gives", { STATE_DIRECTORY: "/var/lib/k" }, "/var/lib/k/keywheel.db"],
+    ["is in the first of several", { STATE_DIRECTORY: "/var/lib/k:/var/lib/l" }, "/var/lib/k/keywheel.db"],
+    ["has its own name there", { STATE_DIRECTORY: "/var/lib/k/", STATE: "./s.db" }, "/var/lib/k/s.db"],
+    ["is elsewhere in spite of it", { STATE_DIRECTORY: "/var/lib/k", STATE: "/srv/k.db" }, "/srv/k.db"],
+    ["is off in spite of it", { STATE_DIRECTORY: "/var/lib/k", STATE: "off" }, null],
+    ["is not led astray by an empty one", { STATE_DIRECTORY: " " }, "keywheel.db"],
+  ];
+  test.each(table)("%s", (_, environment, statePath) => {
+    expect(configOf(environment).statePath).toBe(statePath);
+  });
+
+  test("takes STATE_DIRECTORY from systemd only, not from the file", () => {
+    expect(configOf({}, { STATE_DIRECTORY: "/elsewhere" }).statePath).toBe("keywheel.db");
+  });
+
+  const faults: [says: string, text: string, problem: string][] = [
+    [
+      "a Redis server",
+      "redis://u:canary@h/0",
+      "STATE is the address of a Redis server, which is not supported yet.",
+    ],
+    [
+      "another server",
+      "mysql://h/x",
+      "STATE is mysql://h/x. Use the path of a file, such as ./keywheel.db, or off",
+    ],
+    ["a directory", "/var/lib/k/", "STATE is /var/lib/k/. Use the path of a file"],
+    ["a key", "nvapi-canary0123456789", "STATE is [hidden: it looks like a key]. Use the path of a file"],
+  ];
+  test.each(faults)("is refused for %s", (_, text, problem) => {
+    const problems = problemsOf({ API_KEYS: "k1", STATE: text });
+    expect(problems).toEqual([expect.stringContaining(problem)]);
+    expect(problems.join()).not.toContain("canary");
+  });
+});
+
+describe("ADMIN_PASSWORD", () => {
+  test("is a secret of any characters that can be typed", () => {
+    const { adminPassword } = configOf({ ADMIN_PASSWORD: "pässword with <blanks> & signs" });
+    expect(adminPassword?.reveal()).toBe("pässword with <blanks> & signs");
+  });
+
+  const faults: [says: string, text: string, problem: string][] = [
+    ["fewer than 8 characters", "canary7", "is shorter than 8 characters and can be guessed."],
+    ["fewer than 8 letters of many bytes", "ääää模型", "is shorter than 8 characters"],
+    ["a control character", "canary\x07canary", "holds a control character."],
+    ["an example", "change-me!", "is one that everybody would try."],
+    ["a word that is none", "Password123", "is one that everybody would try."],
+    ["one letter again and again", "aaaaaaaa", "is one that everybody would try."],
+    ["a pool key", "canary-pool", "is one of the pool's own keys."],
+    ["a key of a named provider", "canary-groq", "is one of the pool's own keys."],
+    ["a client's key", "canary-client", "is one of the keys in PROXY_API_KEY."],
+  ];
+  test.each(faults)("is refused for %s, and not shown", (_, text, problem) => {
+    const problems = problemsOf({
+      API_KEYS: "k1,canary-pool",
+      GROQ_API_KEYS: "canary-groq",
+      PROXY_API_KEY: "c1=canary-client",
+      ADMIN_PASSWORD: text,
+    });
+    expect(problems).toEqual([expect.stringContaining(`ADMIN_PASSWORD ${problem}`)]);
+    expect(problems[0]).toEndWith(", or remove it for no /admin.");
+    expect(problems.join()).not.toContain(text);
+  });
+});
+
+describe("WEBHOOK_URL", () => {
+  test("is a secret address", () => {
+    const { webhookUrl } = configOf({ WEBHOOK_URL: "https://hooks.example/services/T0/canary?x=1" });
+    expect(webhookUrl?.reveal()).toBe("https://hooks.example/services/T0/canary?x=1");
+  });
+
+  const faults: [says: string, text: string][] = [
+    ["no scheme", "hooks.example/canary"],
+    ["another scheme", "ftp://hooks.example/canary"],
+    ["no host", "https:///canary"],
+    ["a placeholder", "https://hooks.example/<canary>"],
+    ["one in dots", "https://canary.example/services/..."],
+    ["a space", "https://hooks.example/a canary"],
+  ];
+  test.each(faults)("is refused for %s, and not shown", (_, text) => {
+    const problems = problemsOf({ API_KEYS: "k1", WEBHOOK_URL: text });
+    expect(problems).toEqual([
+      "WEBHOOK_URL is not a web address. Use an address that begins with https:// or http://, or remove it.",
+    ]);
+  });
+});
+
+describe("ROUTES and FALLBACK", () => {
+  test("name the providers that are configured", () => {
+    const { routes, fallback } = configOf({
+      GROQ_API_KEYS: "g1",
+      ROUTES: "fast = groq/llama > default/meta/llama-3",
+      FALLBACK: "groq",
+    });
+    expect(routes).toEqual([
+      {
+        name: "fast",
+        targets: [
+          { provider: "groq", model: "llama" },
+          { provider: "default", model: "meta/llama-3" },
+        ],
+      },
+    ]);
+    expect(fallback).toEqual([{ provider: "groq", model: null }]);
+  });
+
+  test("call a named provider the default one where there is no other", () => {
+    const { routes, fallback } = configOf({
+      API_KEYS: "",
+      GROQ_API_KEYS: "g1",
+      ROUTES: "a = default/x > groq/y",
+      FALLBACK: "default/z",
+    });
+    expect(routes[0]?.targets.map(({ provider }) => provider)).toEqual(["groq", "groq"]);
+    expect(fallback).toEqual([{ provider: "groq", model: "z" }]);
+  });
+
+  test("may stand on several lines of the file", () => {
+    const { values } = parseEnvFile(
+      'API_KEYS=k1\nROUTES="\n  a = default/x\n    > default/y;\n  b = default/z\n"\n',
+    );
+    const parsed = parseConfig({}, values);
+    expect(parsed.ok && parsed.config.routes.map(({ name, targets }) => [name, targets.length])).toEqual([
+      ["a", 2],
+      ["b", 1],
+    ]);
+  });
+
+  test("are not blamed for a provider that has a mistake of its own", () => {
+    const problems = problemsOf({
+      API_KEYS: "k1",
+      GROK_API_KEYS: "g1",
+      ROUTES: "a = grok/x",
+      FALLBACK: "grok",
+    });
+    expect(problems).toEqual([expect.stringContaining("GROK_BASE_URL is not set")]);
+  });
+
+  test("have their mistakes reported together with all others", () => {
+    const problems = problemsOf({ API_KEYS: "k1", ROUTES: "a = b/c", FALLBACK: ">", LOG_LEVEL: "x" });
+    expect(problems.map((line) => line.split(/[: ]/)[0])).toEqual(["LOG_LEVEL", "ROUTES", "FALLBACK"]);
+  });
+
+  test("tell of a target that is switched off", () => {
+    const environment = { API_KEYS: "k1", GROQ_API_KEYS: "g1", GROQ_DISABLED: "true" };
+    expect(warningsOf({ ...environment, ROUTES: "a = groq/x > default/y", FALLBACK: "groq" })).toEqual([
+      "ROUTES: the route a leads to groq, which is switched off: that target is skipped.",
+      "FALLBACK leads to groq, which is switched off: that target is skipped.",
+    ]);
   });
 });
 
@@ -491,6 +672,9 @@ describe("a mistake", () => {
       "CORS_ORIGINS is https://*.a.example.",
     ],
     ["a space in a number", { MAX_IN_FLIGHT: "1 000" }, 'MAX_IN_FLIGHT is "1 000".'],
+    ["more requests a minute than can be counted", { RPM: "100001" }, "RPM is 100001. Use a whole number"],
+    ["a log that is kept for no day", { LOG_RETENTION_DAYS: "0" }, "LOG_RETENTION_DAYS is 0. Use a whole"],
+    ["a log that goes to a server", { LOG_DIR: "https://a.example/x" }, "LOG_DIR is https://a.example/x."],
     ["a body of nothing", { MAX_BODY_MB: "0" }, "MAX_BODY_MB is 0. Use megabytes, more than 0"],
   ];
   test.each(table)("is named: %s", (_, environment, problem) => {
@@ -536,25 +720,13 @@ describe("a mistake", () => {
 
 describe("a warning", () => {
   const unsupported: [says: string, environment: Variables, warnings: string[]][] = [
+    ["is not needed for a strategy", { STRATEGY: "sticky", GROQ_API_KEYS: "g1", GROQ_STRATEGY: "lru" }, []],
     [
-      "tells of a strategy that is not there yet",
-      { STRATEGY: "Affinity" },
+      "tells of a setting that is not there yet, not of its value",
+      { TELEGRAM_BOT_TOKEN: "canary" },
       [
-        "STRATEGY=affinity is not supported yet: the keys take turns (round-robin). It has no effect in this version.",
+        "TELEGRAM_BOT_TOKEN is not supported yet: there is no Telegram bot. It has no effect in this version.",
       ],
-    ],
-    [
-      "tells of it under a prefix",
-      { GROQ_API_KEYS: "g1", GROQ_STRATEGY: "sticky" },
-      [
-        "GROQ_STRATEGY=sticky is not supported yet: the keys take turns (round-robin). It has no effect in this version.",
-      ],
-    ],
-    ["is not needed for what happens anyway", { STRATEGY: "round-robin", STATE: "off" }, []],
-    [
-      "tells of a whole setting, not of its value",
-      { ADMIN_PASSWORD: "canary" },
-      ["ADMIN_PASSWORD is not supported yet: there is no /admin. It has no effect in this version."],
     ],
     [
       "tells of a buffer that is too small",
@@ -566,10 +738,6 @@ describe("a warning", () => {
   ];
   test.each(unsupported)("%s", (_, environment, warnings) => {
     expect(warningsOf({ API_KEYS: "k1", ...environment })).toEqual(warnings);
-  });
-
-  test("of an unsupported strategy leaves the keys to take turns", () => {
-    expect(configOf({ STRATEGY: "affinity" }).providers[0].strategy).toBe("round-robin");
   });
 
   test("tells of a star for origins when nobody is asked for a key", () => {
@@ -880,10 +1048,9 @@ describe(".env.example", () => {
       const paragraph = lines.slice(0, line).join("\n").split("\n\n").at(-1) ?? "";
       return paragraph.includes("(not yet in this version)");
     });
-    const unsupported = [...values.keys()].filter((name) => {
-      const value = name === "STRATEGY" ? "affinity" : "something";
-      return warningsOf({ API_KEYS: "k1", [name]: value }).some((line) => line.includes("not supported yet"));
-    });
+    const unsupported = [...values.keys()].filter((name) =>
+      warningsOf({ API_KEYS: "k1", [name]: "something" }).some((line) => line.includes("not supported yet")),
+    );
     expect(marked.sort()).toEqual(unsupported.sort());
   });
 });

@@ -9,6 +9,7 @@ import { parseEnvFile } from "./envfile.ts";
 import {
   type ClientKey,
   type ConfiguredKey,
+  faultOfPassword,
   readClientKeys,
   readPoolKeys,
   splitKeyFile,
@@ -18,6 +19,7 @@ import { defaultBaseUrl, DIALECTS, type Dialect, dialectFromUrl } from "./provid
 import {
   DAILY_LIMIT,
   HOST,
+  DIRECTORY_PATH,
   MEGABYTES,
   oneOf,
   ORIGINS,
@@ -25,11 +27,15 @@ import {
   RPM,
   type Rule,
   SECONDS,
+  STATE,
   STATUS_LIST,
   TIMEZONE,
+  WEB_ADDRESS,
   wholeNumber,
   YES_OR_NO,
 } from "./rules.ts";
+import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
+import { Secret } from "./secret.ts";
 import {
   type DefaultedSetting,
   notYet,
@@ -43,6 +49,7 @@ import {
 import { nearest, shown, shownPath, vocabularyOf } from "./wording.ts";
 
 export type { ClientKey, ConfiguredKey } from "./keys.ts";
+export type { Route, RouteTarget } from "./routes.ts";
 export { parseStatusList } from "./rules.ts";
 
 /** How the next key is chosen. */
@@ -98,8 +105,20 @@ export interface Config {
   logLevel: "debug" | "info" | "warn" | "error";
   /** null: text on a terminal, else JSON. */
   logFormat: "text" | "json" | null;
-  routes: { name: string; targets: { provider: string; model: string | null }[] }[];
-  fallback: { provider: string; model: string | null }[];
+  /** null: no log files. A relative one begins at the working directory. */
+  logDir: string | null;
+  /** So many days before today are kept. */
+  logRetentionDays: number;
+  /** Model names of the user's own; each has a model in every target. */
+  routes: Route[];
+  /** Where a request goes when its provider cannot serve it, in this order. */
+  fallback: RouteTarget[];
+  /** The file that outlives a restart; null: off. A relative one begins at the working directory. */
+  statePath: string | null;
+  /** null: there is no /admin. */
+  adminPassword: Secret | null;
+  /** An http or https address, which may hold a token; null: nobody is told. */
+  webhookUrl: Secret | null;
 }
 
 /** Lines for people. A warning never stops the start. */
@@ -122,7 +141,8 @@ export function parseConfig(
 ): ParsedConfig {
   const sheet = new Sheet(environment, file);
   const listen = readListen(sheet);
-  const [first, ...others] = readProviders(sheet, listen, fileOf);
+  const { providers, known } = readProviders(sheet, listen, fileOf);
+  const [first, ...others] = providers;
   const settings = {
     listen,
     access: readAccess(sheet),
@@ -138,9 +158,13 @@ export function parseConfig(
     maxInFlight: sheet.read("MAX_IN_FLIGHT", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
     drainMs: sheet.read("DRAIN_SEC", SECONDS),
     logLevel: sheet.read("LOG_LEVEL", oneOf(["debug", "info", "warn", "error"])),
-    routes: [],
-    fallback: [],
     logFormat: sheet.readOptional("LOG_FORMAT", oneOf(["text", "json"])),
+    logDir: sheet.readOptional("LOG_DIR", DIRECTORY_PATH),
+    logRetentionDays: sheet.read("LOG_RETENTION_DAYS", wholeNumber(1, 36_500)),
+    ...readRoutes(sheet, known),
+    statePath: readStatePath(sheet, environment.STATE_DIRECTORY),
+    adminPassword: readAdminPassword(sheet),
+    webhookUrl: readWebhookUrl(sheet),
   };
   if (settings.corsOrigins.includes("*") && settings.access.mode !== "keys") {
     sheet.warnings.add(
@@ -243,8 +267,14 @@ async function readText(path: string): Promise<FileText> {
   }
 }
 
+/** The providers, and the names of all that are meant, those with mistakes in them too. */
+interface Providers {
+  providers: ProviderConfig[];
+  known: KnownProvider[];
+}
+
 /** The default provider, then the named ones in the order of environment and file. */
-function readProviders(sheet: Sheet, listen: Listen, fileOf: FileOf): ProviderConfig[] {
+function readProviders(sheet: Sheet, listen: Listen, fileOf: FileOf): Providers {
   const prefixes = new Set<string>();
   for (const name of sheet.values.keys()) {
     const prefix = providerPrefix(name);
@@ -253,21 +283,30 @@ function readProviders(sheet: Sheet, listen: Listen, fileOf: FileOf): ProviderCo
     if (because === null) prefixes.add(prefix);
     else sheet.problems.add(`${name} names a provider that cannot be: ${because}. Use another name.`);
   }
-  const providers: (ProviderConfig | null)[] = [];
+  const all: (string | null)[] = [...prefixes];
   if (sheet.has("API_KEYS") || sheet.has("API_KEYS_FILE")) {
-    providers.push(readProvider(sheet, null, listen, fileOf));
+    all.unshift(null);
   } else if (prefixes.size === 0) {
     sheet.problems.add(
       "There are no API keys. Set API_KEYS=key1,key2 in the environment or in .env (see .env.example), or try keywheel --demo, which needs none.",
     );
-    readProvider(sheet, null, listen, fileOf); // For the problems in its other settings.
+    all.push(null); // For the problems in its other settings.
   } else {
     for (const name of ["TARGET_BASE_URL", "PROVIDER"].filter((name) => sheet.has(name))) {
       sheet.warnings.add(`${name} has no effect without API_KEYS: the first named provider is the default.`);
     }
   }
-  for (const prefix of prefixes) providers.push(readProvider(sheet, prefix, listen, fileOf));
-  return providers.filter((provider) => provider !== null);
+  const providers = all.map((prefix) => readProvider(sheet, prefix, listen, fileOf));
+  const known = all.map((prefix) => ({ name: providerName(prefix), disabled: isDisabled(sheet, prefix) }));
+  return { providers: providers.filter((provider) => provider !== null), known };
+}
+
+function providerName(prefix: string | null): string {
+  return prefix?.toLowerCase() ?? "default";
+}
+
+function isDisabled(sheet: Sheet, prefix: string | null): boolean {
+  return prefix !== null && (sheet.readOwn(`${prefix}_DISABLED`, YES_OR_NO) ?? false);
 }
 
 /** The provider under this prefix; null: the default one. Answers null where it has no usable address. */
@@ -285,11 +324,11 @@ function readProvider(
     rpm: sheet.read("RPM", RPM, prefix),
     dailyLimit: dailyLimit === "off" ? null : dailyLimit,
     timezone: sheet.readOptional("TIMEZONE", TIMEZONE, prefix),
-    strategy: readStrategy(sheet, prefix),
+    strategy: sheet.read("STRATEGY", oneOf(STRATEGIES), prefix),
     retryStatus: sheet.read("RETRY_STATUS", STATUS_LIST, prefix),
-    disabled: prefix !== null && (sheet.readOwn(`${prefix}_DISABLED`, YES_OR_NO) ?? false),
+    disabled: isDisabled(sheet, prefix),
   };
-  return upstream && { name: prefix?.toLowerCase() ?? "default", ...upstream, keys, ...settings };
+  return upstream && { name: providerName(prefix), ...upstream, keys, ...settings };
 }
 
 /** The keys of `API_KEYS` and `API_KEYS_FILE` (under the prefix) together, in this order. */
@@ -323,7 +362,8 @@ function readUpstream(
 ): { dialect: Dialect; baseUrl: URL } | null {
   const dialectName = under(prefix, "PROVIDER");
   const chosen = sheet.readOwn(dialectName, oneOf(DIALECTS));
-  if (chosen === null && sheet.has(dialectName)) return null;
+  // A dialect that is none must not hide what is wrong with the address, nor be blamed on it.
+  const isMisread = chosen === null && sheet.has(dialectName);
   const named = DIALECTS.find((dialect) => dialect.toUpperCase() === prefix) ?? null;
 
   const urlName = prefix === null ? "TARGET_BASE_URL" : `${prefix}_BASE_URL`;
@@ -332,22 +372,26 @@ function readUpstream(
   const fallback = prefix === null && chosen === null ? SETTINGS.TARGET_BASE_URL : null;
   const text = sheet.text(urlName) ?? catalogued ?? fallback;
   if (text === null) {
-    sheet.problems.add(noAddress(prefix, urlName, chosen ?? named));
+    if (!isMisread) sheet.problems.add(noAddress(prefix, urlName, chosen ?? named));
     return null;
   }
-  const baseUrl = parseBaseUrl(text);
-  if (typeof baseUrl === "string") {
-    sheet.problems.add(`${urlName} ${baseUrl}.`);
-    return null;
-  }
-  if (isOwnAddress(baseUrl, listen)) {
-    sheet.problems.add(
-      `${urlName} is the address on which keywheel itself listens. Use the provider's, or another PORT.`,
-    );
-    return null;
-  }
+  const baseUrl = readBaseUrl(sheet, urlName, text, listen);
+  if (baseUrl === null || isMisread) return null;
   const byHost = dialectFromUrl(baseUrl);
   return { dialect: chosen ?? (byHost === "generic" ? (named ?? byHost) : byHost), baseUrl };
+}
+
+function readBaseUrl(sheet: Sheet, name: string, text: string, listen: Listen): URL | null {
+  const baseUrl = parseBaseUrl(text);
+  if (typeof baseUrl === "string") {
+    sheet.problems.add(`${name} ${baseUrl}.`);
+    return null;
+  }
+  if (!isOwnAddress(baseUrl, listen)) return baseUrl;
+  sheet.problems.add(
+    `${name} is the address on which keywheel itself listens. Use the provider's, or another PORT.`,
+  );
+  return null;
 }
 
 function noAddress(prefix: string | null, urlName: string, dialect: Dialect | null): string {
@@ -369,12 +413,6 @@ function isOwnAddress(url: URL, listen: Listen): boolean {
   return port === listen.port && (local.includes(own) ? local : [own]).includes(url.hostname);
 }
 
-/** A strategy that is not there yet is a warning, and the default until then. */
-function readStrategy(sheet: Sheet, prefix: string | null): Strategy {
-  const strategy = sheet.read("STRATEGY", oneOf(STRATEGIES), prefix);
-  return notYet("STRATEGY", "STRATEGY", strategy) === null ? strategy : "round-robin";
-}
-
 function readListen(sheet: Sheet): Listen {
   const host = sheet.read("HOST", HOST);
   const port = sheet.read("PORT", wholeNumber(0, 65_535));
@@ -389,6 +427,7 @@ function readAccess(sheet: Sheet): Access {
   const list = readClientKeys("PROXY_API_KEY", text, sheet.poolKeys);
   for (const problem of list.problems) sheet.problems.add(problem);
   for (const warning of list.warnings) sheet.warnings.add(warning);
+  for (const key of list.texts) sheet.clientKeys.add(key);
   if (list.keys.length === 0 && list.problems.length === 0) {
     sheet.problems.add(
       "PROXY_API_KEY holds no key. Put one there, or remove the setting for protected mode.",
@@ -409,15 +448,61 @@ function readBodyLimits(sheet: Sheet): Pick<Config, "maxBodyBytes" | "maxBuffere
   return { maxBodyBytes, maxBufferedBytes };
 }
 
+/** After the providers, by whose names targets are found. */
+function readRoutes(sheet: Sheet, known: readonly KnownProvider[]): Pick<Config, "routes" | "fallback"> {
+  const routes = sheet.text("ROUTES");
+  const fallback = sheet.text("FALLBACK");
+  const routeList = routes === null ? null : parseRoutes(routes, known);
+  const targetList = fallback === null ? null : parseFallback(fallback, known);
+  for (const list of [routeList, targetList]) {
+    for (const problem of list?.problems ?? []) sheet.problems.add(problem);
+    for (const warning of list?.warnings ?? []) sheet.warnings.add(warning);
+  }
+  return { routes: routeList?.routes ?? [], fallback: targetList?.targets ?? [] };
+}
+
+/** `directories`: what systemd says in `STATE_DIRECTORY`, several separated by `:`. */
+function readStatePath(sheet: Sheet, directories: string | undefined): string | null {
+  if (/^rediss?:/i.test(sheet.text("STATE") ?? "")) {
+    sheet.problems.add(
+      `STATE is the address of a Redis server, which is not supported yet. ${STATE.says}, or remove it for the default, ${SETTINGS.STATE}.`,
+    );
+    return null;
+  }
+  const path = sheet.read("STATE", STATE);
+  if (path === "off") return null;
+  const [directory = ""] = directories?.trim().split(":") ?? [];
+  return directory === "" ? path : absolutePath(directory, path);
+}
+
+/** After the keys: whoever holds one of them must not hold the password too. Never shown. */
+function readAdminPassword(sheet: Sheet): Secret | null {
+  const text = sheet.text("ADMIN_PASSWORD");
+  if (text === null) return null;
+  const fault = faultOfPassword(text, sheet);
+  if (fault !== null) sheet.problems.add(`ADMIN_PASSWORD ${fault}, or remove it for no /admin.`);
+  return new Secret(text);
+}
+
+/** Its address mostly holds a token, so it is never shown. */
+function readWebhookUrl(sheet: Sheet): Secret | null {
+  const text = sheet.text("WEBHOOK_URL");
+  if (text === null) return null;
+  const address = WEB_ADDRESS.read(text);
+  if (address !== null) return new Secret(address);
+  sheet.problems.add(`WEBHOOK_URL is not a web address. ${WEB_ADDRESS.says}, or remove it.`);
+  return null;
+}
+
 /** Warns of what is written but has no effect: not supported yet, or misspelt. */
 function warnOfNoEffect(sheet: Sheet): void {
   const prefixes = new Set([...sheet.values.keys()].map(providerPrefix).filter((prefix) => prefix !== null));
   const meantSetting = spellingOf(prefixes);
-  for (const [name, value] of sheet.values) {
+  for (const name of sheet.values.keys()) {
     const setting = settingOf(name, prefixes);
     const source = sheet.fromFile.has(name) ? "file" : "environment";
     if (setting !== null) {
-      const warning = notYet(name, setting, value.toLowerCase());
+      const warning = notYet(setting);
       if (warning !== null) sheet.warnings.add(warning);
       continue;
     }
@@ -442,6 +527,8 @@ class Sheet {
   readonly warnings = new Set<string>();
   /** Texts of all pool keys: a client key is compared with them. Lives as long as the parsing. */
   readonly poolKeys = new Set<string>();
+  /** Likewise those of all client keys. */
+  readonly clientKeys = new Set<string>();
 
   constructor(environment: Environment, file: ReadonlyMap<string, string>) {
     for (const [name, value = ""] of Object.entries(environment)) {

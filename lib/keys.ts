@@ -175,3 +175,24 @@ function faultOfCharacters(text: string): string | null {
   if (/^[\x21-\x7e]+$/.test(text)) return null;
   return "holds a space, a control character or a letter outside ASCII, which no key has. Copy it again.";
 }
+
+/** Below this a password can be found by trying, however long each wrong one delays the next. */
+const SHORTEST_PASSWORD = 8;
+
+/** Passwords that stand in examples, or are tried first. */
+const FIRST_GUESSES =
+  /^(?:<[^<>]*>|(?:change|replace)[-_ ]?(?:me|this)\W*|(?:(?:my|your|the|admin|secret|keywheel)[-_ ]?)*pass(?:word|wort)[\W\d_]*|(.)\1*|12345678\d*)$/i;
+
+/** What is wrong with a password of the operator, and what to do, as the end of a sentence; null: nothing. */
+export function faultOfPassword(
+  password: string,
+  known: { poolKeys: ReadonlySet<string>; clientKeys: ReadonlySet<string> },
+): string | null {
+  if ([...password].length < SHORTEST_PASSWORD) {
+    return `is shorter than ${SHORTEST_PASSWORD} characters and can be guessed. Use a longer one`;
+  }
+  if (/[\x00-\x1f\x7f]/.test(password)) return "holds a control character. Use one that can be typed";
+  if (FIRST_GUESSES.test(password)) return "is one that everybody would try. Use one of your own";
+  if (known.poolKeys.has(password)) return "is one of the pool's own keys. Use another one";
+  return known.clientKeys.has(password) ? "is one of the keys in PROXY_API_KEY. Use another one" : null;
+}

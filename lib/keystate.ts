@@ -301,7 +301,7 @@ function readBound(stored: unknown): PacerState["rate"] {
   return {
     value,
     ceiling: ceiling > value ? ceiling : null,
-    trialAt: readNumber(stored["trialAt"]),
+    retryAt: readNumber(stored["retryAt"]),
     patienceMs: readNumber(stored["patienceMs"]),
   };
 }

@@ -1,6 +1,7 @@
 /**
  * What may stand in a setting: a rule reads the text, and says in a sentence what it would have understood. Pure.
  */
+import { alternatives, looksLikeKey } from "./wording.ts";
 
 /** How one kind of setting is read. */
 export interface Rule<T> {
@@ -51,7 +52,7 @@ function decimal(text: string): number | null {
 /** One of a few words, in any case. */
 export function oneOf<const Word extends string>(words: readonly Word[]): Rule<Word> {
   return {
-    says: `Use ${words.slice(0, -1).join(", ")} or ${words.at(-1)}`,
+    says: `Use ${alternatives(words)}`,
     read: (text) => words.find((word) => word === text.toLowerCase()) ?? null,
   };
 }
@@ -64,10 +65,13 @@ export const YES_OR_NO: Rule<boolean> = {
   },
 };
 
+/** Each key remembers that many requests; no provider allows so many, and who wants no limit writes off. */
+const MOST_RPM = 100_000;
+
 /** Requests per key in any 60 s. */
 export const RPM: Rule<number | "auto" | "off"> = {
-  says: "Use a whole number from 1 up, auto or off",
-  read: (text) => oneOf(["auto", "off"]).read(text) ?? wholeNumber(1, Number.MAX_SAFE_INTEGER).read(text),
+  says: `Use a whole number from 1 to ${MOST_RPM}, auto or off`,
+  read: (text) => oneOf(["auto", "off"]).read(text) ?? wholeNumber(1, MOST_RPM).read(text),
 };
 
 /** Requests a day; `off` lifts, for one provider, a limit that is set for all. */
@@ -171,3 +175,30 @@ export function parseBaseUrl(text: string): URL | string {
   url.pathname = url.pathname.replace(/\/+$/, "");
   return url;
 }
+
+/** Where a file is to be, or `off`. */
+export const STATE: Rule<string> = {
+  says: "Use the path of a file, such as ./keywheel.db, or off",
+  read: (text) => oneOf(["off"]).read(text) ?? (isPath(text) && !text.endsWith("/") ? text : null),
+};
+
+export const DIRECTORY_PATH: Rule<string> = {
+  says: "Use the path of a directory, such as /var/log/keywheel",
+  read: (text) => (isPath(text) ? text : null),
+};
+
+/** A key that was put here by mistake would become the name of a file for all to see. */
+function isPath(text: string): boolean {
+  if (/[\x00-\x1f\x7f]|^[a-z][a-z0-9+.-]*:\/\//i.test(text)) return false;
+  return /[./\\]/.test(text) || !looksLikeKey(text);
+}
+
+/** An address to which a message is posted. It mostly holds a token, so whoever reads it makes it a secret. */
+export const WEB_ADDRESS: Rule<string> = {
+  says: "Use an address that begins with https:// or http://",
+  read(text) {
+    const url = URL.parse(text);
+    const isWhole = /^https?:\/\/[^/\s][^\s<>]*$/i.test(text) && !text.includes("...");
+    return url !== null && isWhole ? url.href : null;
+  },
+};

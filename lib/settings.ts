@@ -75,41 +75,17 @@ export type Setting = SettingName | (typeof PROVIDER_SETTINGS)[number];
 /** Path segments that mean something else. */
 const RESERVED_PROVIDERS = new Set(["v1", "health", "metrics", "admin", "default"]);
 
-/** What this version does not do yet. Delete a row, and the setting (or its value) takes effect. */
-const NOT_YET: readonly NotYet[] = [
-  { setting: "STRATEGY", only: "sticky", unless: null, instead: "the keys take turns (round-robin)" },
-  { setting: "STRATEGY", only: "lru", unless: null, instead: "the keys take turns (round-robin)" },
-  { setting: "STRATEGY", only: "quota", unless: null, instead: "the keys take turns (round-robin)" },
-  { setting: "STRATEGY", only: "affinity", unless: null, instead: "the keys take turns (round-robin)" },
-  { setting: "FALLBACK", only: null, unless: null, instead: "a request stays with its provider" },
-  { setting: "ROUTES", only: null, unless: null, instead: "model names go to the provider as they are" },
-  { setting: "STATE", only: null, unless: "off", instead: "cooldowns and counts are lost at a restart" },
-  { setting: "ADMIN_PASSWORD", only: null, unless: null, instead: "there is no /admin" },
-  { setting: "LOG_DIR", only: null, unless: null, instead: "no log files are written" },
-  { setting: "LOG_RETENTION_DAYS", only: null, unless: null, instead: "no log files are written" },
-  { setting: "WEBHOOK_URL", only: null, unless: null, instead: "nobody is notified" },
-  { setting: "TELEGRAM_BOT_TOKEN", only: null, unless: null, instead: "there is no Telegram bot" },
-  { setting: "TELEGRAM_ALLOWED_USERS", only: null, unless: null, instead: "there is no Telegram bot" },
-];
+/** What this version does not do yet, and what happens instead. Delete a row, and the setting takes effect. */
+const NOT_YET: ReadonlyMap<Setting, string> = new Map<Setting, string>([
+  ["TELEGRAM_BOT_TOKEN", "there is no Telegram bot"],
+  ["TELEGRAM_ALLOWED_USERS", "there is no Telegram bot"],
+]);
 
-interface NotYet {
-  setting: Setting;
-  /** The one value that is not supported; null: the setting as a whole. */
-  only: string | null;
-  /** The value that asks for what happens anyway. */
-  unless: string | null;
-  instead: string;
-}
-
-/** The warning that `setting` (written as `name`, which may have a prefix) has no effect yet, or null. */
-export function notYet(name: string, setting: Setting, value: string): string | null {
-  const row = NOT_YET.find(
-    (row) => row.setting === setting && value !== row.unless && (row.only === null || row.only === value),
-  );
-  if (row === undefined) return null;
-  // Without `only` the value may be a secret, and is not needed.
-  const written = row.only === null ? name : `${name}=${row.only}`;
-  return `${written} is not supported yet: ${row.instead}. It has no effect in this version.`;
+/** The warning that `setting` has no effect yet, or null. Its value may be a secret, and is not needed. */
+export function notYet(setting: Setting): string | null {
+  const instead = NOT_YET.get(setting);
+  if (instead === undefined) return null;
+  return `${setting} is not supported yet: ${instead}. It has no effect in this version.`;
 }
 
 /** The prefix under which `name` gives keys to a named provider (`GROQ_API_KEYS` to `GROQ`), or null. */
