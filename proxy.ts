@@ -19,7 +19,7 @@ import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock
 import type { CancelTimer, Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
-import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
+import type { Config, ConfiguredKey, Places, ProviderConfig } from "./lib/config.ts";
 import { conversationOf } from "./lib/conversation.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
@@ -42,8 +42,11 @@ import type { KeyReport, ProviderReport } from "./lib/health.ts";
 import { Account, keyReadyAt, ModelLimits, newKey, reportOf, stateOf } from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { Line, Place } from "./lib/line.ts";
-import { createLog, logObserver } from "./lib/log.ts";
+import { createLog, logLine, logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
+import type { LogFiles } from "./lib/logfiles.ts";
+import { Metrics, METRICS_TYPE } from "./lib/metrics.ts";
+import { createBoundedWriter, sendToStdout } from "./lib/output.ts";
 import { Pacer } from "./lib/pacing.ts";
 import type { RateRule } from "./lib/pacing.ts";
 import {
@@ -60,6 +63,7 @@ import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/o
 import type { Asked, Attempted, Failed, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
 import { authHeader, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
+import { givenEnvironment, liftFetchLimit, writesToTerminal } from "./lib/process.ts";
 import type { AttemptRecord, KeyEvent, Observer } from "./lib/record.ts";
 import {
   bodyTooLarge,
@@ -78,7 +82,9 @@ import {
   unreadableRetryStatus,
 } from "./lib/refusals.ts";
 import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
+import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
+import type { Secret } from "./lib/secret.ts";
 import { errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -1308,13 +1314,15 @@ export interface Dependencies {
 
 /** Everything that runs, and nothing of it global. */
 export interface Engine extends Dependencies {
-  readonly config: Config;
+  /** A reload puts another one here: whoever needs two values of one takes it once. */
+  config: Config;
   /** The default one first. */
-  readonly upstreams: readonly [Upstream, ...Upstream[]];
+  upstreams: readonly [Upstream, ...Upstream[]];
   readonly clocks: Clocks;
   readonly fetch: Bun.FetchSession["fetch"];
   readonly startedAt: number;
   readonly observer: Observer;
+  readonly metrics: Metrics;
   arrivals: number;
   inFlight: number;
   bufferedBytes: number;
@@ -1327,32 +1335,19 @@ const UPSTREAM_IDLE_SEC = 50;
 const IDLE_SEC = 30;
 
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
-  const { clock, random, log, observers = [], keeper = null } = dependencies;
-  const observer = toAll([logObserver(log), ...observers]);
-  const start = (provider: ProviderConfig, index: number): Upstream => {
-    const { protocol, hostname, port } = provider.baseUrl;
-    const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
-    return {
-      config: provider,
-      isDefault: index === 0,
-      prefix: provider.name === "default" ? null : `/${provider.name}`,
-      base: baseOf(provider.baseUrl),
-      pool: new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper }),
-      retries: new RetryBudget(),
-      heardAt: 0,
-      canConnect: () => canConnect(hostname, portNumber, clock),
-    };
-  };
-  const [first, ...others] = config.providers;
+  const { clock, log, observers = [] } = dependencies;
+  const metrics = new Metrics();
+  const observer = toAll([logObserver(log), metrics, ...observers]);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
   return {
     ...dependencies,
     config,
-    upstreams: [start(first, 0), ...others.map((provider, index) => start(provider, index + 1))],
+    upstreams: upstreamsOf(config, [], { ...dependencies, observer }),
     clocks: new Clocks(config, clock),
     fetch: session.fetch,
     startedAt: clock.now(),
     observer,
+    metrics,
     arrivals: 0,
     inFlight: 0,
     bufferedBytes: 0,
@@ -1360,13 +1355,52 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
   };
 }
 
+/** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
+export function reconfigure(engine: Engine, config: Config): void {
+  engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
+  engine.clocks.follow(config);
+  engine.log.setLevel(config.logLevel);
+  engine.config = config;
+}
+
+/** The providers of a configuration; those that were there before go on with their pools. */
+function upstreamsOf(
+  config: Config,
+  before: readonly Upstream[],
+  { clock, random, observer, keeper = null }: Dependencies & { observer: Observer },
+): readonly [Upstream, ...Upstream[]] {
+  const upstreamOf = (provider: ProviderConfig, index: number): Upstream => {
+    const old = before.find(({ config }) => config.name === provider.name);
+    const { protocol, hostname, port } = provider.baseUrl;
+    const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
+    const pool = old?.pool ?? new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
+    if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
+    return {
+      config: provider,
+      isDefault: index === 0,
+      prefix: provider.name === "default" ? null : `/${provider.name}`,
+      base: baseOf(provider.baseUrl),
+      pool,
+      retries: old?.retries ?? new RetryBudget(),
+      heardAt: 0,
+      canConnect: () => canConnect(hostname, portNumber, clock),
+    };
+  };
+  const [first, ...others] = config.providers;
+  return [upstreamOf(first, 0), ...others.map((provider, index) => upstreamOf(provider, index + 1))];
+}
+
 /** One observer that tells all. */
 function toAll(observers: readonly Observer[]): Observer {
-  const readers = observers.flatMap(({ finished }) => (finished === undefined ? [] : [finished]));
-  const watchers = observers.flatMap(({ keyChanged }) => (keyChanged === undefined ? [] : [keyChanged]));
+  const readers = observers.filter(({ finished }) => finished !== undefined);
+  const watchers = observers.filter(({ keyChanged }) => keyChanged !== undefined);
   return {
-    ...(readers.length > 0 ? { finished: (record) => readers.forEach((read) => read(record)) } : {}),
-    keyChanged: (event) => watchers.forEach((watch) => watch(event)),
+    finished(record) {
+      for (const reader of readers) reader.finished?.(record);
+    },
+    keyChanged(event) {
+      for (const watcher of watchers) watcher.keyChanged?.(event);
+    },
   };
 }
 
@@ -1612,10 +1646,13 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
     keyParameter: keyParameter(target.query),
   };
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
-  if (target.path === "/health") {
+  if (target.path === "/health" || target.path === "/metrics") {
     const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
-    const isLocal = authorizeLocal(visitor, config.listen, config.corsOrigins).kind === "admitted";
-    return readable(health(engine, hasKey || isLocal), request, engine);
+    const locally = authorizeLocal(visitor, config.listen, config.corsOrigins);
+    const isKnown = hasKey || locally.kind === "admitted";
+    if (target.path === "/health") return readable(health(engine, isKnown), request, engine);
+    if (!isKnown) return refusalResponse(refusalOf(admission.kind === "admitted" ? locally : admission));
+    return metricsOf(engine);
   }
   const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
   if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
@@ -1755,6 +1792,13 @@ async function receiveChunked({ request }: Call, engine: Engine): Promise<Bytes 
 /** `GET /health`, and what a monitor or a person sees in it. */
 function health(engine: Engine, isKnownVisitor: boolean): Response {
   const now = engine.clock.now();
+  const providers = reportsOf(engine);
+  return healthResponse({ version: VERSION, uptimeMs: now - engine.startedAt, providers, isKnownVisitor });
+}
+
+/** The providers as they are now, the default one first. */
+function reportsOf({ upstreams, clock }: Engine): [ProviderReport, ...ProviderReport[]] {
+  const now = clock.now();
   const report = ({ config, pool }: Upstream): ProviderReport => ({
     name: config.name,
     dialect: config.dialect,
@@ -1763,9 +1807,18 @@ function health(engine: Engine, isKnownVisitor: boolean): Response {
     waiting: pool.waiting,
     keys: pool.report(now),
   });
-  const [first, ...others] = engine.upstreams;
-  const providers: [ProviderReport, ...ProviderReport[]] = [report(first), ...others.map(report)];
-  return healthResponse({ version: VERSION, uptimeMs: now - engine.startedAt, providers, isKnownVisitor });
+  const [first, ...others] = upstreams;
+  return [report(first), ...others.map(report)];
+}
+
+/** `GET /metrics`. */
+async function metricsOf(engine: Engine): Promise<Response> {
+  const { readVitals } = await import("./lib/vitals.ts");
+  const vitals = await readVitals();
+  const { startedAt, inFlight } = engine;
+  const providers = reportsOf(engine);
+  const text = engine.metrics.render({ version: VERSION, startedAt, inFlight, providers, vitals });
+  return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
 }
 
 /** A proxy that listens. */
@@ -1850,45 +1903,6 @@ declare const KEYWHEEL_VERSION: string | undefined;
 export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
 const USER_AGENT = `keywheel/${VERSION}`;
 
-/**
- * Bun's fetch keeps at most 256 requests under way unless this is in the environment when the process starts (1.4.5):
- * the 257th stream would hang. So the process replaces itself once, with it set. The environment it passes on is the
- * one it was given: from source, Bun has mixed the working directory's `.env` into its own copy.
- */
-function liftFetchLimit(environment: Record<string, string>): void {
-  const isRight = environment[FETCH_LIMIT] !== undefined && environment[FETCH_TRACE] === undefined;
-  if (isRight || process.execve === undefined) return;
-  const own = Bun.isStandaloneExecutable
-    ? process.argv.slice(2)
-    : ["--no-env-file", ...process.argv.slice(1)];
-  const { [FETCH_TRACE]: _, ...others } = environment;
-  try {
-    process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
-  } catch {
-    console.error(
-      `warning: at most 256 requests at a time go through. Set ${FETCH_LIMIT}=65535 in the environment.`,
-    );
-  }
-}
-
-const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
-/** Has Bun print every request with its fields to stderr: keys among them. */
-const FETCH_TRACE = "BUN_CONFIG_VERBOSE_FETCH";
-
-/** The environment as the process was given it. */
-async function givenEnvironment(): Promise<Record<string, string>> {
-  try {
-    const text = await Bun.file("/proc/self/environ").text();
-    const variables = text.split("\0").map((variable): [string, string] => {
-      const equals = variable.indexOf("=");
-      return [variable.slice(0, equals), variable.slice(equals + 1)];
-    });
-    return Object.fromEntries(variables.filter(([name]) => name !== ""));
-  } catch {
-    return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
-  }
-}
-
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
   const environment = await givenEnvironment();
@@ -1903,6 +1917,11 @@ async function main(): Promise<number> {
     case "usage":
       console.error(command.message);
       return EXIT_USAGE;
+    case "check":
+    case "status":
+    case "keys":
+      console.error(`keywheel ${command.kind} is not in this version yet.`);
+      return EXIT_USAGE;
     case "demo":
     case "serve":
       liftFetchLimit(environment);
@@ -1911,25 +1930,31 @@ async function main(): Promise<number> {
 }
 
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const loaded = await loadConfig({
-    environment,
-    envFile,
-    workingDirectory: process.cwd(),
-    programDirectory: Bun.isStandaloneExecutable
-      ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
-      : import.meta.dir,
-  });
+  const places = placesOf(environment, envFile);
+  const loaded = await loadConfig(places);
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
   if (!loaded.ok) {
     for (const problem of loaded.problems) console.error(problem);
     return EXIT_USAGE;
   }
   const { config } = loaded;
-  const proxy = await listenOrExplain(config);
-  if (proxy === null) return EXIT_FAILED;
-  const signalled = untilSignalled(proxy); // before it says that it is there: somebody may answer with a signal
-  console.log(banner(config, { version: VERSION, url: proxy.url, envFile: loaded.envFile }));
+  const running = await startOrExplain(config);
+  if (running === null) return EXIT_FAILED;
+  const { engine, url } = running.proxy;
+  const { clock, log } = engine;
+  const apply = (next: Config) => reconfigure(engine, next);
+  const reloader = new Reloader({ places, loaded, clock, log, apply });
+  const signalled = untilSignalled(running, reloader); // before it says that it is there: somebody may answer with a signal
+  console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
+}
+
+/** Where settings are looked for. */
+function placesOf(environment: Record<string, string>, envFile: string | null): Places {
+  const programDirectory = Bun.isStandaloneExecutable
+    ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
+    : import.meta.dir;
+  return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
 }
 
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
@@ -1943,53 +1968,74 @@ async function demo(environment: Record<string, string>): Promise<number> {
     API_KEYS: provider.keys.join(","),
     TARGET_BASE_URL: `${provider.url}/v1`,
     PROVIDER: "openai",
+    STATE: "off",
   };
   const parsed = parseConfig(settings);
   if (!parsed.ok) {
     for (const problem of parsed.problems) console.error(problem);
     return EXIT_USAGE;
   }
-  const proxy = await listenOrExplain(parsed.config);
-  if (proxy === null) return EXIT_FAILED;
-  const signalled = untilSignalled(proxy);
-  console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
+  const running = await startOrExplain(parsed.config);
+  if (running === null) return EXIT_FAILED;
+  const signalled = untilSignalled(running, null);
+  console.log(demoBanner(parsed.config, { version: VERSION, url: running.proxy.url }));
   const code = await signalled;
   await provider.stop();
   return code;
 }
 
-/** Starts the proxy, or says on stderr why it cannot listen. */
-async function listenOrExplain(config: Config): Promise<Proxy | null> {
-  const format = config.logFormat ?? ((await writesToTerminal()) ? "text" : "json");
-  const write = (text: string) => console.log(text.trimEnd()); // `process.stdout` would cost 2 MB of memory
-  const log = createLog({ level: config.logLevel, format, clock: systemClock, write });
+/** A proxy, and what writes of it. */
+interface Running {
+  readonly proxy: Proxy;
+  /** Writes what is still to be written. */
+  end(): Promise<void>;
+}
+
+/** Starts the proxy and what is told of its work, or says on stderr why it cannot listen. */
+async function startOrExplain(config: Config): Promise<Running | null> {
+  const isTerminal = await writesToTerminal();
+  const format = config.logFormat ?? (isTerminal ? "text" : "json");
+  const clock = systemClock;
+  const sayDropped = (lines: number) =>
+    logLine(format, clock.now(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
+  const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
+  const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
+  const files = config.logDir === null ? null : await openLogFiles(config.logDir, config, log);
+  const notifier = config.webhookUrl === null ? null : await openNotifier(config.webhookUrl, log);
+  const observers = [files, notifier].filter((observer) => observer !== null);
   try {
-    return startProxy(config, { clock: systemClock, random: Math.random, log });
+    const proxy = startProxy(config, { clock, random: Math.random, log, observers });
+    return {
+      proxy,
+      async end() {
+        log.flush();
+        await Promise.race([Promise.all([output.flushed(), files?.close()]), nextTurn(LAST_WORDS_MS)]);
+      },
+    };
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;
   }
 }
 
-/**
- * Whether stdout is a terminal: its device is one of the kernel's majors for consoles (4, 5) and pseudo-terminals
- * (136 to 143; Documentation/admin-guide/devices.txt). `process.stdout` would tell too, for 2 MB of memory.
- */
-async function writesToTerminal(): Promise<boolean> {
-  try {
-    const { rdev } = await Bun.file(1).stat();
-    const major = (rdev >> 8) & 0xfff;
-    return major === 4 || major === 5 || (major >= 136 && major <= 143);
-  } catch {
-    return false;
-  }
+/** How long the last lines may take to be written. */
+const LAST_WORDS_MS = 1000;
+
+async function openLogFiles(directory: string, { logRetentionDays }: Config, log: Log): Promise<LogFiles> {
+  const { LogFiles } = await import("./lib/logfiles.ts");
+  return new LogFiles({ directory, retentionDays: logRetentionDays, clock: systemClock, log });
+}
+
+async function openNotifier(url: Secret, log: Log): Promise<Observer> {
+  const { Notifier } = await import("./lib/notify.ts");
+  return new Notifier({ url, clock: systemClock, random: Math.random, fetch, log });
 }
 
 /** Two SIGINTs within this time are one Ctrl-C. */
 const SAME_CTRL_C_MS = 100;
 
-/** Serves until SIGTERM or SIGINT, then drains; a second signal ends at once. */
-function untilSignalled(proxy: Proxy): Promise<number> {
+/** Serves until SIGTERM or SIGINT, then drains; a second signal ends at once. SIGHUP reads the settings again. */
+function untilSignalled({ proxy, end }: Running, reloader: Reloader | null): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let drainingSince = 0;
   const onSignal = (signal: NodeJS.Signals) => {
@@ -1998,17 +2044,17 @@ function untilSignalled(proxy: Proxy): Promise<number> {
     if (signal === "SIGINT" && clock.now() < drainingSince + SAME_CTRL_C_MS) return;
     if (drainingSince > 0) process.exit(EXIT_FINE);
     drainingSince = clock.now();
+    reloader?.close();
     log.line("info", "draining", { in_flight: inFlight, at_most: formatDuration(config.drainMs) });
     log.flush();
-    void proxy.drain().then(() => resolve(EXIT_FINE));
+    void proxy
+      .drain()
+      .then(end)
+      .then(() => resolve(EXIT_FINE));
   };
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  process.on("SIGHUP", () => {
-    proxy.engine.log.line("warn", "reload_not_supported", {
-      hint: "this version reads its settings at start: restart it",
-    });
-  });
+  process.on("SIGHUP", () => void reloader?.reload());
   return promise;
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { findTopLevelString } from "./body.ts";
+import { findTopLevelString, replaceTopLevelString } from "./body.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
@@ -20,6 +20,8 @@ describe("the model of a body", () => {
     ["is the empty string", '{"model":""}', ""],
     ["stands behind numbers and words", '{"a":-1.5e3,"b":true,"c":null,"model":"x"}', "x"],
     ["stands behind brackets inside texts", '{"a":["]}",{"b":"[{"}],"model":"x"}', "x"],
+    ["has a name that is written with an escape", '{"mod\\u0065l":"x"}', "x"],
+    ["is there twice: the first one is taken", '{"model":"x","model":"y"}', "x"],
     ["is missing", '{"a":1}', null],
     ["belongs to no object", '["model","x"]', null],
     ["is in an empty object", "{}", null],
@@ -47,28 +49,10 @@ describe("the model of a body", () => {
   });
 
   test("agrees with JSON.parse on bodies made at random", () => {
-    let seed = 1;
-    const next = (below: number) => (seed = (seed * 48_271) % 2_147_483_647) % below;
-    const TEXTS = ["model", "", "\\", '"', "}{][,:", '\\"', "ö😀", "a b", "\n"];
-    const value = (depth: number): unknown => {
-      const kind = next(depth > 3 ? 4 : 6);
-      if (kind === 0) return next(1000) - 500;
-      if (kind === 1) return [true, false, null][next(3)];
-      if (kind < 4) return TEXTS[next(TEXTS.length)];
-      const items = Array.from({ length: next(4) }, () => value(depth + 1));
-      return kind === 4 ? items : Object.fromEntries(items.map((item) => [TEXTS[next(TEXTS.length)], item]));
-    };
-    for (let round = 0; round < 3000; round++) {
-      const object = {
-        a: value(0),
-        [`${TEXTS[next(TEXTS.length)]}`]: value(0),
-        model: value(2),
-        z: value(0),
-      };
-      const text = JSON.stringify(object, null, next(3));
+    for (const { object, text } of randomBodies(3000)) {
       const expected = typeof object.model === "string" ? object.model : null;
       const found = findTopLevelString(bytes(text), "model")?.value ?? null;
-      if (found !== expected) throw new Error(`round ${round}: ${found} in ${text}`);
+      if (found !== expected) throw new Error(`${found} in ${text}`);
     }
   });
 
@@ -77,5 +61,111 @@ describe("the model of a body", () => {
     for (let end = 0; end < whole.length; end++) {
       expect(findTopLevelString(whole.subarray(0, end), "model")?.value ?? 'x"y').toBe('x"y');
     }
+  });
+});
+
+/** Objects with a `model` somewhere among fields of all kinds, and their JSON. The same ones in every run. */
+function* randomBodies(count: number): Generator<{ object: Record<string, unknown>; text: string }> {
+  let seed = 1;
+  const next = (below: number) => (seed = (seed * 48_271) % 2_147_483_647) % below;
+  const TEXTS = ["model", "", "\\", '"', "}{][,:", '\\"', "ö😀", "a b", "\n"];
+  const value = (depth: number): unknown => {
+    const kind = next(depth > 3 ? 4 : 6);
+    if (kind === 0) return next(1000) - 500;
+    if (kind === 1) return [true, false, null][next(3)];
+    if (kind < 4) return TEXTS[next(TEXTS.length)];
+    const items = Array.from({ length: next(4) }, () => value(depth + 1));
+    return kind === 4 ? items : Object.fromEntries(items.map((item) => [TEXTS[next(TEXTS.length)], item]));
+  };
+  for (let round = 0; round < count; round++) {
+    const name = `${TEXTS[next(TEXTS.length)]}`;
+    const object = { a: value(0), [name]: value(0), model: value(2), z: value(0) };
+    yield { object, text: JSON.stringify(object, null, next(3)) };
+  }
+}
+
+/** What becomes of a body whose `model` is replaced. */
+function withModel(text: string, model: string): string {
+  const body = bytes(text);
+  const found = findTopLevelString(body, "model");
+  if (found === null) throw new Error(`no model in ${text}`);
+  return new TextDecoder().decode(replaceTopLevelString(body, found, model));
+}
+
+describe("a model that is replaced", () => {
+  const rows: [says: string, body: string, model: string, replaced: string][] = [
+    ["may be longer", '{"model":"a","x":1}', "abc", '{"model":"abc","x":1}'],
+    ["may be shorter", ' {"x": [1], "model" : "abc" } ', "a", ' {"x": [1], "model" : "a" } '],
+    ["is written as JSON", '{"model":"a"}', 'a"\\\n模', '{"model":"a\\"\\\\\\n模"}'],
+    [
+      "leaves texts alone",
+      '{"model":"a","p":"\\"model\\":\\"a\\""}',
+      "b",
+      '{"model":"b","p":"\\"model\\":\\"a\\""}',
+    ],
+    [
+      "leaves what is nested alone",
+      '{"model":"a","p":{"model":"a"}}',
+      "b",
+      '{"model":"b","p":{"model":"a"}}',
+    ],
+    [
+      "is replaced wherever a parser may look",
+      '{"model":"a","x":1,"model":"c"}',
+      "b",
+      '{"model":"b","x":1,"model":"b"}',
+    ],
+    [
+      "is replaced where it is no text too",
+      '{"model":"a","model":{"x":[1]}, "model":null}',
+      "b",
+      '{"model":"b","model":"b", "model":"b"}',
+    ],
+    [
+      "is replaced under a name with escapes",
+      '{"model":"a","\\u006dodel":"c"}',
+      "b",
+      '{"model":"b","\\u006dodel":"b"}',
+    ],
+    ["is replaced in a body that is cut off", '{"model":"a","x":{"y":', "b", '{"model":"b","x":{"y":'],
+    [
+      "does not reach into a second document",
+      '{"model":"a"}{"model":"a"}',
+      "b",
+      '{"model":"b"}{"model":"a"}',
+    ],
+  ];
+  test.each(rows)("%s", (_, body, model, replaced) => {
+    expect(withModel(body, model)).toBe(replaced);
+  });
+
+  test("is found in a part of a larger buffer, which stays as it was", () => {
+    const whole = bytes('{"model":"no"}{"model":"yes"}');
+    const part = whole.subarray(14);
+    const found = findTopLevelString(part, "model");
+    const replaced = found && replaceTopLevelString(part, found, "b");
+    expect(new TextDecoder().decode(replaced ?? undefined)).toBe('{"model":"b"}');
+    expect(new TextDecoder().decode(whole)).toBe('{"model":"no"}{"model":"yes"}');
+  });
+
+  test("is all that changes in bodies made at random", () => {
+    let round = 0;
+    for (const { object, text } of randomBodies(3000)) {
+      if (typeof object.model !== "string") continue;
+      round += 1;
+      const doubled = round % 2 === 0;
+      const before = doubled ? text.replace(/\}$/, ', "model" :[{"model":"}"}]}') : text;
+      const model = ["", "x", 'a"b\\', "x".repeat(100)][round % 4] ?? "";
+      const after = withModel(before, model);
+      expect(JSON.parse(after)).toEqual({ ...object, model });
+      const found = findTopLevelString(bytes(before), "model");
+      const [start, end] = [found?.start ?? 0, found?.end ?? 0];
+      const head = Buffer.from(before).subarray(0, start).toString();
+      const tail = Buffer.from(before).subarray(end).toString();
+      const written = JSON.stringify(model);
+      const expected = doubled ? tail.replace(/\[\{"model":"\}"\}\]\}$/, () => `${written}}`) : tail;
+      expect(after).toBe(head + written + expected);
+    }
+    expect(round).toBeGreaterThan(500);
   });
 });

@@ -1,13 +1,15 @@
 /**
- * Finds a field of a JSON body without parsing the body.
+ * Finds and replaces fields of a JSON body without parsing the body.
  *
  * A long conversation is hundreds of kilobytes; parsing it costs more than everything else a request costs. The
- * scanner walks the bytes of the top level only, jumps over strings, and stops at the field: SDKs send `model`
- * first, so it usually looks at a few bytes.
+ * scanner walks the bytes of one object or array only, jumps over strings, and stops at what was looked for: SDKs
+ * send `model` first, so it usually looks at a few bytes. It does not check what it jumps over: that is upstream's.
  */
 
 /** A string value at the top level of a body, and the bytes it occupies with its quotes. */
 export interface FoundString {
+  /** Of the field. */
+  name: string;
   value: string;
   /** Offset of the opening quote. */
   start: number;
@@ -15,40 +17,146 @@ export interface FoundString {
   end: number;
 }
 
-const QUOTE = 0x22;
+export const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 
-/** The string that the top-level field `name` holds, or null: no JSON object, no such field, not a string. */
+/**
+ * The string that the top-level field `name` holds, or null: no JSON object, no such field, not a string.
+ * Of a field that is there twice this is the first; most JSON parsers take the last.
+ */
 export function findTopLevelString(body: Uint8Array, name: string): FoundString | null {
-  const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
-  let at = skipSpace(bytes, 0);
-  if (bytes[at] !== 0x7b /* { */) return null;
-  at += 1;
-  while (at < bytes.length) {
-    at = skipSpace(bytes, at);
-    if (bytes[at] === 0x2c /* , */) {
-      at += 1;
-      continue;
-    }
-    if (bytes[at] !== QUOTE) return null;
-    const nameEnd = stringEnd(bytes, at);
-    if (nameEnd < 0) return null;
-    const isWanted = bytes.toString("utf8", at + 1, nameEnd - 1) === name;
-    at = skipSpace(bytes, nameEnd);
-    if (bytes[at] !== 0x3a /* : */) return null;
-    at = skipSpace(bytes, at + 1);
-    const end = valueEnd(bytes, at);
-    if (end < 0) return null;
-    if (isWanted) return bytes[at] === QUOTE ? foundString(bytes, at, end) : null;
-    at = end;
+  const bytes = asBuffer(body);
+  const fields = Members.ofObject(bytes, 0);
+  while (fields?.next()) {
+    if (fields.name() !== name) continue;
+    const value = fields.text();
+    return value === null ? null : { name, value, start: fields.valueStart, end: fields.valueEnd() };
   }
   return null;
 }
 
-function foundString(bytes: Buffer, start: number, end: number): FoundString | null {
+/**
+ * A body in which the field that was found there says `value` instead, and every other byte is as it was. Where the
+ * field is repeated at the top level all of them say it, whatever they held: no parser must find the old value.
+ */
+export function replaceTopLevelString(
+  body: Uint8Array,
+  found: FoundString,
+  value: string,
+): Uint8Array<ArrayBuffer> {
+  const places = [{ start: found.start, end: found.end }];
+  const rest = new Members(asBuffer(body), found.end, OBJECT_END);
+  while (rest.next()) {
+    const end = rest.name() === found.name ? rest.valueEnd() : -1;
+    if (end >= 0) places.push({ start: rest.valueStart, end });
+  }
+  const written = Buffer.from(JSON.stringify(value));
+  const growth = places.reduce((sum, { start, end }) => sum + written.length - (end - start), 0);
+  const replaced = new Uint8Array(body.length + growth);
+  let from = 0;
+  let to = 0;
+  for (const { start, end } of places) {
+    replaced.set(body.subarray(from, start), to);
+    to += start - from;
+    replaced.set(written, to);
+    to += written.length;
+    from = end;
+  }
+  replaced.set(body.subarray(from), to);
+  return replaced;
+}
+
+const OBJECT_START = 0x7b;
+const OBJECT_END = 0x7d;
+const ARRAY_START = 0x5b;
+const ARRAY_END = 0x5d;
+
+/** The same bytes, with Buffer's searches. */
+export function asBuffer(body: Uint8Array): Buffer {
+  return Buffer.from(body.buffer, body.byteOffset, body.length);
+}
+
+/**
+ * Walks over the fields of an object or the elements of an array: `next()` until it is false. A value is looked
+ * over only where somebody asks for its end, or for what comes after it.
+ */
+export class Members {
+  readonly #bytes: Buffer;
+  readonly #closing: number;
+  #at: number;
+  #nameStart = 0;
+  #nameEnd = 0;
+  /** Offset of the present value. */
+  valueStart = -1;
+  /** -1: not looked for yet, or it never ends. */
+  #valueEnd = -1;
+
+  /** From `at` on, between two members, until the `closing` bracket. */
+  constructor(bytes: Buffer, at: number, closing: number) {
+    this.#bytes = bytes;
+    this.#closing = closing;
+    this.#at = at;
+  }
+
+  /** The fields of the object that begins at `start` (white space aside), or null where none does. */
+  static ofObject(bytes: Buffer, start: number): Members | null {
+    const at = skipSpace(bytes, start);
+    return bytes[at] === OBJECT_START ? new Members(bytes, at + 1, OBJECT_END) : null;
+  }
+
+  /** The elements of the array that begins at `start` (white space aside), or null where none does. */
+  static ofArray(bytes: Buffer, start: number): Members | null {
+    const at = skipSpace(bytes, start);
+    return bytes[at] === ARRAY_START ? new Members(bytes, at + 1, ARRAY_END) : null;
+  }
+
+  /** Goes on to the next member; false at the end, and where the bytes are no JSON. */
+  next(): boolean {
+    const bytes = this.#bytes;
+    let at = this.valueStart < 0 ? this.#at : this.valueEnd();
+    if (at < 0) return false;
+    at = skipSpace(bytes, at);
+    while (bytes[at] === 0x2c /* , */) at = skipSpace(bytes, at + 1);
+    if (at >= bytes.length || bytes[at] === this.#closing) return false;
+    if (this.#closing === OBJECT_END) {
+      if (bytes[at] !== QUOTE) return false;
+      this.#nameStart = at + 1;
+      this.#nameEnd = stringEnd(bytes, at) - 1;
+      if (this.#nameEnd < 0) return false;
+      at = skipSpace(bytes, this.#nameEnd + 1);
+      if (bytes[at] !== 0x3a /* : */) return false;
+      at = skipSpace(bytes, at + 1);
+    }
+    this.valueStart = at;
+    this.#valueEnd = -1;
+    return true;
+  }
+
+  /** The name of the present field; null: no JSON. Empty for an element. */
+  name(): string | null {
+    const [start, end] = [this.#nameStart, this.#nameEnd];
+    const written = this.#bytes.toString("utf8", start, end);
+    // "mod\u0065l" is the same name to every parser.
+    return written.includes("\\") ? parseString(this.#bytes, start - 1, end + 1) : written;
+  }
+
+  /** Offset after the present value, or -1 where it never ends. */
+  valueEnd(): number {
+    if (this.#valueEnd < 0) this.#valueEnd = valueEnd(this.#bytes, this.valueStart);
+    return this.#valueEnd;
+  }
+
+  /** The present value where it is a string, else null. */
+  text(): string | null {
+    if (this.#bytes[this.valueStart] !== QUOTE || this.valueEnd() < 0) return null;
+    return parseString(this.#bytes, this.valueStart, this.valueEnd());
+  }
+}
+
+function parseString(bytes: Buffer, start: number, end: number): string | null {
   try {
     const value: unknown = JSON.parse(bytes.toString("utf8", start, end));
-    return typeof value === "string" ? { value, start, end } : null;
+    return typeof value === "string" ? value : null;
   } catch {
     return null; // an escape that is none: not JSON, so nobody's model
   }
@@ -60,19 +168,31 @@ function skipSpace(bytes: Buffer, from: number): number {
   return at;
 }
 
+/** So far a quotation mark is looked for here before it is worth a call into native code. */
+const NEAR_BYTES = 48;
+
 /** Offset after the string that begins at `start`, or -1 where it never ends. */
-function stringEnd(bytes: Buffer, start: number): number {
-  let quote = bytes.indexOf(QUOTE, start + 1);
-  while (quote >= 0) {
+export function stringEnd(bytes: Buffer, start: number): number {
+  let at = start + 1;
+  let nearEnd = Math.min(at + NEAR_BYTES, bytes.length);
+  for (;;) {
+    while (at < nearEnd) {
+      const byte = bytes[at];
+      if (byte === QUOTE) return at + 1;
+      at += byte === BACKSLASH ? 2 : 1;
+    }
+    // Nothing near: native code finds the next mark, and the backslashes before it tell whether it is escaped.
+    const quote = bytes.indexOf(QUOTE, at);
+    if (quote < 0) return -1;
     let backslashes = 0;
-    while (bytes[quote - 1 - backslashes] === BACKSLASH) backslashes += 1;
+    while (quote - 1 - backslashes >= at && bytes[quote - 1 - backslashes] === BACKSLASH) backslashes += 1;
     if (backslashes % 2 === 0) return quote + 1;
-    quote = bytes.indexOf(QUOTE, quote + 1);
+    at = quote + 1;
+    nearEnd = Math.min(at + NEAR_BYTES, bytes.length);
   }
-  return -1;
 }
 
-/** Offset after the value that begins at `start`, or -1 where it never ends. */
+/** Offset after the value that begins at `start`, or -1 where it never ends, or never begins. */
 function valueEnd(bytes: Buffer, start: number): number {
   let depth = 0;
   let at = start;
@@ -89,18 +209,15 @@ function valueEnd(bytes: Buffer, start: number): number {
         break;
       case 0x7d /* } */:
       case 0x5d /* ] */:
-        if (depth === 0) return at;
+        if (depth === 0) return at > start ? at : -1;
         depth -= 1;
         if (depth === 0) return at + 1;
         break;
       case 0x2c /* , */:
-        if (depth === 0) return at;
+        if (depth === 0) return at > start ? at : -1;
         break;
     }
     at += 1;
   }
   return -1;
-}
-export function replaceTopLevelString(body: Uint8Array<ArrayBuffer>, found: FoundString, value: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(Buffer.concat([body.subarray(0, found.start), Buffer.from(JSON.stringify(value)), body.subarray(found.end)]));
 }

@@ -39,7 +39,7 @@ const PROBE_MS = 2000;
 
 /** All attempts under way. */
 export class Clocks {
-  readonly #limits: ClockLimits;
+  #limits: ClockLimits;
   readonly #clock: Clock;
   readonly #watches = new Set<Watch>();
   #ticking = false;
@@ -50,6 +50,11 @@ export class Clocks {
   constructor(limits: ClockLimits, clock: Clock) {
     this.#limits = limits;
     this.#clock = clock;
+  }
+
+  /** Attempts that begin from now on go by these; those under way by theirs. */
+  follow(limits: ClockLimits): void {
+    this.#limits = limits;
   }
 
   /** Attempts whose clocks run. */

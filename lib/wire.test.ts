@@ -900,7 +900,7 @@ describe("protected mode on the wire (P30)", () => {
 
   test("there is no /admin and no default password", async () => {
     await onWire(OK, {}, async (proxy, provider) => {
-      for (const path of ["/admin", "/admin/", "/admin/api/keys", "/metrics"]) {
+      for (const path of ["/admin", "/admin/", "/admin/api/keys", "/metrics/more"]) {
         expect(
           (await exchange(proxy.url, head(`GET ${path}`, { Authorization: "Bearer admin" }))).status,
         ).toBe(404);

@@ -23,6 +23,12 @@ export function shownPath(path: string): string {
   return isPath ? path.replace(/[\x00-\x1f\x7f]/g, "?") : shown(path);
 }
 
+/** `a, b or c`. There is at least one word. */
+export function alternatives(words: readonly string[]): string {
+  const last = words.at(-1) ?? "";
+  return words.length < 2 ? last : `${words.slice(0, -1).join(", ")} or ${last}`;
+}
+
 /** How providers begin their keys. */
 const KEY_PREFIX =
   /(?<![A-Za-z0-9])(?:sk-|nvapi-|gsk_|csk-|xai-|pplx-|hf_|fw_|ms-|gh[pousr]_|github_pat_|AIza|ya29\.)\S{4}/i;
