@@ -300,6 +300,7 @@ export class Pool {
     key.inFlight += 1;
     key.lastUsedAt = now;
     if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
+    else this.#choice.ranked(key);
     owner.pacer.sends(now);
     owner.trust.sends(now);
     limits?.pacer?.sends(now);

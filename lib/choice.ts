@@ -31,6 +31,8 @@ export class ModelLane {
   /** By account: epoch ms from which the model may be asked for. */
   readyAt = new Float64Array(0);
   deniedUntil = new Float64Array(0);
+  /** Whether some account may not use the model, as far as is known. */
+  hasDenied = false;
 }
 
 /** Models with limits of their own that are kept at most: names come from clients. */
@@ -45,6 +47,8 @@ export class Choice {
   #seeds = new Uint32Array(0);
   #keyAt = new Float64Array(0);
   #accountAt = new Float64Array(0);
+  /** By key: what the strategy prefers, the higher the better. */
+  #ranks = new Float64Array(0);
   #cursor = 0;
   /** No key is ready before this, whatever is asked for; and what else the walk found that told so. */
   #noneBefore = 0;
@@ -74,6 +78,8 @@ export class Choice {
     this.#accountOf = Uint32Array.from(keys, (key) => key.owner.index);
     this.#seeds = Uint32Array.from(keys, (key) => seedOf(key.secret.id));
     this.#keyAt = new Float64Array(keys.length);
+    this.#ranks = new Float64Array(keys.length);
+    for (const key of keys) this.ranked(key);
     this.#accountAt = new Float64Array(accounts.length);
     this.#cursor = 0;
     for (const lane of this.#lanes.values()) {
@@ -90,6 +96,7 @@ export class Choice {
   refreshKey(key: Key, dayEndsAt: number): void {
     if (key.index < 0) return;
     this.#keyAt[key.index] = keyReadyAt(key, dayEndsAt);
+    this.ranked(key);
     this.#noneBefore = 0;
   }
 
@@ -98,7 +105,9 @@ export class Choice {
     if (this.accounts[account.index] !== account) return;
     const readyAt = account.readyAt(now);
     this.#accountAt[account.index] = readyAt;
-    if (readyAt < this.#noneBefore) this.#noneBefore = readyAt;
+    // Where the account has one key, that may be out of use or have spent its day.
+    const ownAt = this.keys.length === this.accounts.length ? this.#keyAt[account.index]! : 0;
+    if (readyAt < this.#noneBefore && ownAt < this.#noneBefore) this.#noneBefore = Math.max(readyAt, ownAt);
     if (lane !== null) this.#refreshLane(lane, account, now);
   }
 
@@ -106,6 +115,7 @@ export class Choice {
     const limits = lane.limits.get(account);
     lane.readyAt[account.index] = limits?.readyAt(now) ?? 0;
     lane.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
+    if (limits !== undefined && limits.deniedUntil > now) lane.hasDenied = true;
   }
 
   /** What is known of the model that a request asks for; null: nothing is known of it, or of any. */
@@ -155,13 +165,84 @@ export class Choice {
       this.hasReady = false;
       return null;
     }
-    return this.#walk(need, lane, now);
+    const isPlain = need.boundTo === null && need.tried.size === 0 && need.unsuited.size === 0;
+    const quick = isPlain && !(lane?.hasDenied ?? false) ? this.#quick(need, lane, now) : -1;
+    if (quick < 0) return this.#walk(need, lane, now);
+    this.#cursor = this.strategy === "sticky" ? quick : (quick + 1) % this.keys.length;
+    return this.keys[quick] ?? null;
+  }
+
+  /** The index of the key for a request that any key may serve, by numbers alone; -1: none is ready. */
+  #quick(need: KeyNeed, lane: ModelLane | null, now: number): number {
+    switch (this.strategy) {
+      case "round-robin":
+      case "sticky":
+        return this.#firstReady(lane, now);
+      case "lru":
+      case "quota":
+        return this.#bestReady(this.#ranks, lane, now);
+      case "affinity":
+        if (need.conversation === null) return this.#firstReady(lane, now);
+        for (let index = 0; index < this.keys.length; index++)
+          this.#ranks[index] = rendezvous(need.conversation, this.#seeds[index]!);
+        return this.#bestReady(this.#ranks, lane, now);
+    }
+  }
+
+  #firstReady(lane: ModelLane | null, now: number): number {
+    const count = this.keys.length;
+    const keyAt = this.#keyAt;
+    const accountOf = this.#accountOf;
+    const accountAt = this.#accountAt;
+    const laneAt = lane?.readyAt ?? accountAt;
+    const cursor = this.#cursor;
+    for (let index = cursor; index < count; index++) {
+      const account = accountOf[index]!;
+      if (accountAt[account]! <= now && keyAt[index]! <= now && laneAt[account]! <= now) return index;
+    }
+    for (let index = 0; index < cursor; index++) {
+      const account = accountOf[index]!;
+      if (accountAt[account]! <= now && keyAt[index]! <= now && laneAt[account]! <= now) return index;
+    }
+    return -1;
+  }
+
+  /** Of the ready keys the one with the highest rank; of equals the next in turn. */
+  #bestReady(ranks: Float64Array, lane: ModelLane | null, now: number): number {
+    const count = this.keys.length;
+    const keyAt = this.#keyAt;
+    const accountOf = this.#accountOf;
+    const accountAt = this.#accountAt;
+    const laneAt = lane?.readyAt ?? accountAt;
+    const cursor = this.#cursor;
+    let best = -1;
+    let bestRank = -Infinity;
+    for (let index = 0; index < count; index++) {
+      const rank = ranks[index]!;
+      if (rank < bestRank || (rank === bestRank && (best >= cursor || index < cursor))) continue;
+      const account = accountOf[index]!;
+      if (accountAt[account]! > now || keyAt[index]! > now || laneAt[account]! > now) continue;
+      best = index;
+      bestRank = rank;
+    }
+    return best;
+  }
+
+  /** A key was taken, or given back its day: where that decides who is next, it is noted. */
+  ranked(key: Key): void {
+    if (key.index < 0) return;
+    if (this.strategy === "lru") this.#ranks[key.index] = -key.lastUsedAt;
+    // The most of its day left; without a limit it never runs out.
+    if (this.strategy === "quota")
+      this.#ranks[key.index] = key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
   }
 
   #walk(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
     const { keys } = this;
     const count = keys.length;
-    const takesFirst = this.strategy === "round-robin" || this.strategy === "sticky" || !this.#ranks(need);
+    const { strategy } = this;
+    const isAffine = strategy === "affinity" && need.conversation !== null;
+    const takesFirst = !isAffine && strategy !== "lru" && strategy !== "quota";
     let best: Key | null = null;
     let bestRank = -Infinity;
     let second: Key | null = null;
@@ -209,7 +290,7 @@ export class Choice {
         best = key;
         break;
       }
-      const rank = this.#rankOf(key, index, need);
+      const rank = isAffine ? rendezvous(need.conversation ?? 0, this.#seeds[index]!) : this.#ranks[index]!;
       if (rank > bestRank) {
         best = key;
         bestRank = rank;
@@ -217,7 +298,7 @@ export class Choice {
     }
     const found = best ?? second;
     if (found !== null) {
-      this.#cursor = this.strategy === "round-robin" || !takesFirst ? (found.index + 1) % count : found.index;
+      this.#cursor = strategy === "sticky" ? found.index : (found.index + 1) % count;
       return found;
     }
     this.readyAt = earliest;
@@ -228,25 +309,6 @@ export class Choice {
     this.#anyUsable = anyUsable;
     this.#noneBefore = anyEarliest;
     return null;
-  }
-
-  #ranks(need: KeyNeed): boolean {
-    return this.strategy !== "affinity" || need.conversation !== null;
-  }
-
-  /** Of the ready keys the one with the highest rank is taken. */
-  #rankOf(key: Key, index: number, need: KeyNeed): number {
-    switch (this.strategy) {
-      case "lru":
-        return -key.lastUsedAt;
-      case "quota": // the most of its day left; without a limit it never runs out
-        return key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
-      case "affinity":
-        return rendezvous(need.conversation ?? 0, this.#seeds[index]!);
-      case "round-robin":
-      case "sticky":
-        return 0;
-    }
   }
 }
 
