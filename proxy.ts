@@ -12,6 +12,7 @@ import { findTopLevelString, replaceTopLevelString } from "./lib/body.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import { readBudgets } from "./lib/budget.ts";
 import type { Budgets } from "./lib/budget.ts";
+import type { CheckedKey } from "./lib/checking.ts";
 import { Choice, isBoundTo } from "./lib/choice.ts";
 import type { KeyNeed, ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
@@ -61,8 +62,9 @@ import {
 import type { Base, Target } from "./lib/paths.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
 import type { Asked, Attempted, Failed, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
-import { authHeader, resetZone } from "./lib/providers.ts";
-import type { Verdict } from "./lib/providers.ts";
+import { Prober } from "./lib/prober.ts";
+import { authHeader, probeFor, resetZone } from "./lib/providers.ts";
+import type { Probe, Verdict } from "./lib/providers.ts";
 import { givenEnvironment, liftFetchLimit, writesToTerminal } from "./lib/process.ts";
 import type { AttemptRecord, KeyEvent, Observer } from "./lib/record.ts";
 import {
@@ -1324,6 +1326,7 @@ export interface Engine extends Dependencies {
   readonly startedAt: number;
   readonly observer: Observer;
   readonly metrics: Metrics;
+  readonly prober: Prober;
   arrivals: number;
   inFlight: number;
   bufferedBytes: number;
@@ -1338,9 +1341,17 @@ const IDLE_SEC = 30;
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock, log, observers = [] } = dependencies;
   const metrics = new Metrics();
-  const observer = toAll([logObserver(log), metrics, ...observers]);
+  const prober = new Prober(clock, {
+    ask: (provider, keyId) => askAfter(engine, provider, keyId),
+    tellsBalance: (provider) => probeOf(engine, provider)?.proves === "balance",
+    revive: (provider, keyId) =>
+      withKey(engine, provider, keyId, (pool, key) => pool.revive(key, clock.now())),
+    bury: (provider, keyId, said) =>
+      withKey(engine, provider, keyId, (pool, key) => pool.disable(key, said, clock.now())),
+  });
+  const observer = toAll([logObserver(log), metrics, prober, ...observers]);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
-  return {
+  const engine: Engine = {
     ...dependencies,
     config,
     upstreams: upstreamsOf(config, [], { ...dependencies, observer }),
@@ -1349,11 +1360,46 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     startedAt: clock.now(),
     observer,
     metrics,
+    prober,
     arrivals: 0,
     inFlight: 0,
     bufferedBytes: 0,
     draining: false,
   };
+  return engine;
+}
+
+/** The cheapest proof of a provider's keys; null: there is none that is free and certain. */
+function probeOf({ upstreams }: Engine, provider: string): Probe | null {
+  const upstream = upstreams.find(({ config }) => config.name === provider);
+  return upstream === undefined ? null : probeFor(upstream.config.dialect, upstream.config.baseUrl);
+}
+
+/** Asks the provider about one of its keys, outside of any request; null: there is nothing to ask, or nobody. */
+async function askAfter(
+  engine: Engine,
+  provider: string,
+  keyId: string,
+): Promise<Pick<CheckedKey, "standing" | "detail"> | null> {
+  const config = engine.upstreams.find(({ config }) => config.name === provider)?.config;
+  const key = config?.keys.find(({ secret }) => secret.id === keyId);
+  if (config === undefined || key === undefined || probeOf(engine, provider) === null) return null;
+  const { checkKeys } = await import("./lib/checking.ts");
+  const { fetch, clock } = engine;
+  const [checked] = await checkKeys([{ ...config, keys: [key] }], { fetch, clock, onProgress() {} });
+  return checked ?? null;
+}
+
+/** Does something with a key of the pool, where it is still there. */
+function withKey<T>(
+  { upstreams }: Engine,
+  provider: string,
+  keyId: string,
+  action: (pool: Pool, key: Key) => T,
+): T | null {
+  const pool = upstreams.find(({ config }) => config.name === provider)?.pool;
+  const key = pool?.keys.find(({ secret }) => secret.id === keyId);
+  return pool === undefined || key === undefined ? null : action(pool, key);
 }
 
 /** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
@@ -1869,6 +1915,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
         });
   const stop = async () => {
     engine.clocks.stop();
+    engine.prober.close();
     await server.stop(true);
     engine.log.flush();
   };

@@ -16,7 +16,7 @@ import { asBuffer, Members, QUOTE, stringEnd } from "./body.ts";
 export function conversationOf(path: string, headers: Headers, body: Uint8Array | null): number | null {
   if (body === null || !TALKS.test(path)) return null;
   const bytes = asBuffer(body);
-  return idInHeaders(headers) ?? idInBody(bytes) ?? beginningOf(path, bytes);
+  return idInHeaders(headers) ?? idInBody(path, bytes) ?? beginningOf(path, bytes);
 }
 
 /** Elsewhere (embeddings, images, files) one request has nothing to do with the next. */
@@ -61,18 +61,18 @@ function idInHeaders(headers: Headers): number | null {
   return null;
 }
 
-/**
- * The id in `prompt_cache_key` (OpenAI), or the session in `metadata.user_id` (Anthropic; without one that is only
- * the user). They mostly stand behind the messages.
- */
-function idInBody(bytes: Buffer): number | null {
-  const key = lastStringOf(bytes, '"prompt_cache_key"', /./);
-  const id = key ?? lastStringOf(bytes, '"user_id"', SESSION);
+/** Both fields mostly stand behind the messages. */
+function idInBody(path: string, bytes: Buffer): number | null {
+  // Anthropic's names the user, and the session with it where the client is an agent.
+  const id = path.includes("/messages")
+    ? lastStringOf(bytes, 'user_id"', SESSION)
+    : lastStringOf(bytes, 'prompt_cache_key"', WHOLE);
   return id === null ? null : Bun.hash.xxHash32(id);
 }
 
 /** `user_…_account_…_session_<uuid>`, or JSON in a string: `{\"session_id\":\"<uuid>\"}`. */
 const SESSION = /session(?:_id)?[\\":_ ]+[\w-]{8,}/;
+const WHOLE = /^.+$/s;
 
 /** Longer ones are no ids. */
 const LONGEST_ID_BYTES = 1024;
@@ -80,21 +80,21 @@ const LONGEST_ID_BYTES = 1024;
 const MOST_LOOKED_AT = 64;
 
 /**
- * The part that `wanted` finds in the string of the last field of this name, at any depth. Native code finds the
- * name; inside a text it would have backslashes before its quotes, and no colon behind it.
+ * What `wanted` finds in the string of the last field of this name, at any depth, without a look at the rest: native
+ * code finds the name. It is given without its first quotation mark, of which a body has too many. The name in a text
+ * has a backslash before its marks, and no colon behind them.
  */
-function lastStringOf(bytes: Buffer, quotedName: string, wanted: RegExp): string | null {
+function lastStringOf(bytes: Buffer, nameAndQuote: string, wanted: RegExp): string | null {
   let at = bytes.length;
   for (let looked = 0; looked < MOST_LOOKED_AT && at > 0; looked += 1) {
-    at = bytes.lastIndexOf(quotedName, at - 1);
-    if (at < 0) return null;
-    const behind = bytes.toString(
-      "latin1",
-      at + quotedName.length,
-      at + quotedName.length + LONGEST_ID_BYTES,
-    );
-    const [, value = ""] = /^\s*:\s*"((?:[^"\\]|\\.)+)"/s.exec(behind) ?? [];
-    if (wanted.test(value)) return wanted === SESSION ? (SESSION.exec(value)?.[0] ?? null) : value;
+    at = bytes.lastIndexOf(nameAndQuote, at - 1);
+    if (at < 1) return null;
+    if (bytes[at - 1] !== QUOTE) continue;
+    const valueAt = at + nameAndQuote.length;
+    const behind = bytes.toString("latin1", valueAt, valueAt + LONGEST_ID_BYTES);
+    const [, value = ""] = /^\s*:\s*"((?:[^"\\]|\\.)*)"/s.exec(behind) ?? [];
+    const [found = null] = wanted.exec(value) ?? [];
+    if (found !== null) return found;
   }
   return null;
 }
@@ -104,7 +104,7 @@ function lastStringOf(bytes: Buffer, quotedName: string, wanted: RegExp): string
 /** Where the beginning is looked for. The window is the same in every turn. */
 const FRONT_BYTES = 1024 * 1024;
 /** So much of one text is hashed. */
-const TEXT_BYTES = 16 * 1024;
+const TEXT_BYTES = 4096;
 /** A completion's prompt grows from turn to turn: only what the first one mostly has is hashed. */
 const PROMPT_BYTES = 512;
 

@@ -516,7 +516,8 @@ describe("no key is ever told (P29)", () => {
         await ask(`/v1/${status}/${way}`, { method: "POST", body: "{}", headers: authorized });
     }
     for (const status of answers) await ask(`/v1/${status}/3`, { method: "HEAD", headers: authorized });
-    expect(new Set(provider.requests.map(({ target }) => target)).size).toBe(answers.length * ways.length);
+    const asked = provider.requests.map(({ target }) => target).filter((target) => target !== "/v1/models");
+    expect(new Set(asked).size).toBe(answers.length * ways.length);
     for (const way of ways.keys()) await ask(`/v1/401/${way}`, { headers: authorized });
     expect(new Set(provider.requests.map(({ key }) => key))).toEqual(new Set(POOL));
     for (const path of [
