@@ -27,7 +27,7 @@ import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
 import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
-import { discard, joined } from "./lib/evidence.ts";
+import { discard, joined, readUpTo } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import {
   addCors,
@@ -43,6 +43,7 @@ import type { KeyReport, ProviderReport } from "./lib/health.ts";
 import { Account, keyReadyAt, ModelLimits, newKey, reportOf, stateOf } from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { Line, Place } from "./lib/line.ts";
+import { withRoutes } from "./lib/listing.ts";
 import { createLog, logLine, logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
 import type { LogFiles } from "./lib/logfiles.ts";
@@ -914,7 +915,10 @@ async function tryKeys(
     } else {
       progress.attempts += 1;
       const result = await attempt(call, upstream, lease, engine);
-      if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
+      if (result.kind !== "failed") {
+        const answer = call.listsModels ? await withOwnModels(result, engine) : result;
+        return passThrough(answer, call, upstream, lease, engine);
+      }
       setback = result.setback;
       pool.settle(lease, result.verdict ?? result.setback, clock.now(), call.budgets);
       call.note(result, upstream, lease);
@@ -1118,6 +1122,32 @@ function passThrough(
   const passage = new Passage(answer, call, upstream, lease, engine);
   return new Response(passage.stream(), { status, headers });
 }
+
+/** A list of models, with the names of our routes in it. What is no such list goes on as it is. */
+async function withOwnModels(
+  answer: WholeAnswer | OpenAnswer,
+  { config }: Engine,
+): Promise<WholeAnswer | OpenAnswer> {
+  const { status, headers } = answer;
+  if (status !== 200 || headers.has("content-encoding")) return answer;
+  let body = answer.kind === "whole" ? answer.body : null;
+  if (answer.kind === "open") {
+    const { bytes, isWhole } = await readUpTo(answer.reader, LONGEST_LIST_BYTES, answer.first);
+    if (!isWhole) return { ...answer, first: bytes, pending: null };
+    body = bytes;
+  }
+  const listed =
+    body === null
+      ? null
+      : withRoutes(
+          body,
+          config.routes.map(({ name }) => name),
+        );
+  headers.delete("content-length");
+  return { kind: "whole", status, headers, outcome: answer.outcome, body: listed ?? body };
+}
+
+const LONGEST_LIST_BYTES = 8 * 2 ** 20;
 
 /** The end-to-end fields of an answer, and what the proxy adds to them. */
 function addOurs(headers: Headers, call: Call, engine: Engine): void {
@@ -1468,6 +1498,8 @@ class Call implements Need, Client {
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
   boundTo: string | null = null;
+  /** It asks for the models there are: routes are some, too. */
+  listsModels = false;
   /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
   watch: Watch | null = null;
   attemptAt = 0;
@@ -1761,6 +1793,10 @@ function planRoute(request: Request, target: Target, engine: Engine): Route | Re
 function hopsOf(call: Call, { upstream, isOpen }: Route, { config, upstreams }: Engine): Hop[] {
   const first: Hop = { upstream, model: null };
   const { routes, fallback } = config;
+  if (isOpen && routes.length > 0 && call.method === "GET" && call.target.path.endsWith("/models")) {
+    call.listsModels = true;
+    call.headers.set("accept-encoding", "identity");
+  }
   if (!isOpen || (routes.length === 0 && fallback.length === 0)) return [first];
   const { model } = call;
   const route = routes.find(({ name }) => name === model);

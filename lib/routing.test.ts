@@ -1,0 +1,148 @@
+import { describe, expect, test } from "bun:test";
+import { FalseClock, httpAnswer, stage, startRawProvider, until } from "./fixture.ts";
+import type { RawProvider, Stage } from "./fixture.ts";
+
+const answerOf = (text: string) =>
+  httpAnswer(200, `{"id":"1","choices":[{"message":{"content":"${text}"}}]}`);
+const LIMITED = httpAnswer(429, '{"error":{"message":"Slow down."}}', { "retry-after": "500" });
+const BUSY = httpAnswer(503, '{"error":{"message":"Busy."}}');
+const FAILED = httpAnswer(500, '{"error":{"message":"Oops."}}');
+
+interface Pair extends Stage {
+  readonly clock: FalseClock;
+  readonly first: RawProvider;
+  readonly second: RawProvider;
+  ask(
+    body: string,
+    path?: string,
+  ): Promise<{ status: number; text: string; key: string | null; attempts: string | null }>;
+}
+
+/** A proxy with two providers, `default` and `other`, that answer by script. */
+async function pair(
+  {
+    first,
+    second = answerOf("second"),
+    settings,
+  }: { first: Buffer; second?: Buffer; settings: Record<string, string> },
+  body: (pair: Pair) => Promise<void>,
+): Promise<void> {
+  const clock = new FalseClock();
+  await using one = startRawProvider((_request, connection) => connection.write(first));
+  await using two = startRawProvider((_request, connection) => connection.write(second));
+  const named = {
+    OTHER_API_KEYS: "other-key-canary",
+    OTHER_BASE_URL: `${two.url}/api/v1`,
+    OTHER_PROVIDER: "generic",
+  };
+  const own = { API_KEYS: "own-key-canary", TARGET_BASE_URL: one.url, PROVIDER: "generic" };
+  await using staged = stage({ settings: { ...own, ...named, ...settings }, clock });
+  const ask = async (text: string, path = "/v1/chat/completions") => {
+    const answer = fetch(staged.url + path, { method: "POST", body: text });
+    let isThere = false;
+    answer.finally(() => (isThere = true)).catch(() => {});
+    while (!isThere) {
+      await until(
+        "an answer, or a wait",
+        () => isThere || (clock.nextAt < Infinity && staged.engine.clocks.running === 0),
+      );
+      if (!isThere && clock.nextAt < Infinity) await clock.advance(clock.nextAt - clock.now());
+    }
+    const { status, headers } = await answer;
+    const key = headers.get("x-keywheel-key");
+    return { status, text: await (await answer).text(), key, attempts: headers.get("x-keywheel-attempts") };
+  };
+  await body({ ...staged, clock, first: one, second: two, ask });
+}
+
+const bodyOf = (provider: RawProvider) => provider.requests.map(({ body }) => body.toString());
+
+describe("FALLBACK", () => {
+  const settings = { FALLBACK: "other/big/model:free" };
+
+  test("takes a request where its provider has no key in time, and rewrites nothing but the model", async () => {
+    const sent = '{ "model" : "small",\n "x": {"model": "small"}, "messages": [] }';
+    await pair({ first: LIMITED, settings }, async ({ ask, first, second }) => {
+      expect(await ask(sent)).toMatchObject({ status: 200, key: "other/0", attempts: "2" });
+      expect(bodyOf(first)).toEqual([sent]);
+      expect(bodyOf(second)).toEqual([sent.replace('"small"', '"big/model:free"')]);
+      expect(second.requests[0]).toMatchObject({
+        target: "/api/v1/chat/completions",
+        key: "other-key-canary",
+      });
+    });
+  });
+
+  test("takes a request at once while the provider is down, and after two failures of it", async () => {
+    await pair({ first: BUSY, settings }, async ({ ask, first, engine }) => {
+      for (let request = 0; request < 3; request++)
+        expect(await ask('{"model":"small"}')).toMatchObject({ status: 200, key: "other/0" });
+      expect(engine.upstreams[0].pool.breaker.isQuiet).toBeFalse();
+      const before = first.requests.length;
+      expect(await ask('{"model":"small"}')).toMatchObject({ status: 200, key: "other/0", attempts: "1" });
+      expect(first.requests.length - before).toBeLessThanOrEqual(1);
+    });
+  });
+
+  test("P3 counts as the one replay of what may have been billed", async () => {
+    await pair({ first: FAILED, second: FAILED, settings }, async ({ ask, first, second }) => {
+      expect(await ask('{"model":"small"}')).toMatchObject({ status: 500 });
+      expect([first.requests.length, second.requests.length]).toEqual([1, 1]);
+    });
+  });
+
+  test("is not for what names its provider in the path", async () => {
+    await pair(
+      { first: answerOf("first"), second: LIMITED, settings: { FALLBACK: "default/small" } },
+      async ({ ask, first }) => {
+        expect(await ask("{}", "/other/v1/chat/completions")).toMatchObject({ status: 503 });
+        expect(first.requests).toHaveLength(0);
+      },
+    );
+  });
+
+  test("P8 answers with the last provider's trouble where none can serve", async () => {
+    await pair({ first: LIMITED, second: LIMITED, settings }, async ({ ask }) => {
+      const { status, text } = await ask('{"model":"small"}');
+      expect(status).toBe(503);
+      expect(JSON.parse(text).error).toMatchObject({ type: "all_keys_cooling", retry_after: 500 });
+    });
+  });
+});
+
+describe("ROUTES", () => {
+  const settings = { ROUTES: "smart = default/one > other/two; quick = other/three" };
+
+  test("lead a model name of one's own along its targets", async () => {
+    await pair({ first: LIMITED, settings }, async ({ ask, first, second }) => {
+      expect(await ask('{"model":"smart"}')).toMatchObject({ status: 200, key: "other/0" });
+      expect([bodyOf(first), bodyOf(second)]).toEqual([['{"model":"one"}'], ['{"model":"two"}']]);
+    });
+  });
+
+  test("lead straight to another provider, and leave other names alone", async () => {
+    await pair({ first: answerOf("first"), settings }, async ({ ask, first, second }) => {
+      expect((await ask('{"model":"quick"}')).text).toContain("second");
+      expect((await ask('{"model":"small"}')).text).toContain("first");
+      expect([bodyOf(first), bodyOf(second)]).toEqual([['{"model":"small"}'], ['{"model":"three"}']]);
+    });
+  });
+
+  test("are listed among the models", async () => {
+    const list = httpAnswer(200, '{"object":"list","data":[{"id":"one","object":"model"}]}');
+    await pair({ first: list, settings }, async ({ url }) => {
+      const response = await fetch(`${url}/v1/models`);
+      const { data }: { data: { id: string }[] } = await response.json();
+      expect(data.map(({ id }) => id)).toEqual(["smart", "quick", "one"]);
+    });
+  });
+
+  test("show in the log which provider was asked for which model", async () => {
+    await pair({ first: LIMITED, settings }, async ({ ask, engine, logged }) => {
+      await ask('{"model":"smart"}');
+      engine.log.flush();
+      const line = logged().find(({ event }) => event === "request");
+      expect(line).toMatchObject({ provider: "other", model: "smart", status: 200, attempts: 2 });
+    });
+  });
+});
