@@ -40,9 +40,10 @@ import {
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
 
-import { Account, keyReadyAt, ModelLimits, newKey, reportOf, stateOf } from "./lib/keystate.ts";
+import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf } from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { Line, Place } from "./lib/line.ts";
+import { Ledger } from "./lib/ledger.ts";
 import { withRoutes } from "./lib/listing.ts";
 import { createLog, logLine, logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
@@ -88,6 +89,7 @@ import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import type { Secret } from "./lib/secret.ts";
+import type { Store } from "./lib/store.ts";
 import { errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
 import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -141,6 +143,8 @@ class Waiter extends Place {
 
 /** What of a key has to outlive the program is told here; `snapshot` is called when it is written. */
 export interface Keeper {
+  /** What was stored in an earlier run, by the keys' ids; anything at all. */
+  keyStates(provider: string): ReadonlyMap<string, unknown>;
   saveKey(provider: string, keyId: string, snapshot: () => KeyState): void;
 }
 
@@ -186,6 +190,7 @@ export class Pool {
     this.#dependencies = dependencies;
     this.#choice = new Choice(config.strategy);
     this.#arrange([], config.keys, dependencies.clock.now());
+    if (dependencies.keeper !== null) this.#restore(dependencies.keeper);
   }
 
   get keys(): readonly Key[] {
@@ -234,23 +239,24 @@ export class Pool {
     this.#choice.arrange(keys, this.#dayEndsAt, now);
   }
 
-  /** Takes over what was stored of a key in an earlier run. Call before the first lease. */
-  restore(states: ReadonlyMap<string, KeyState>): void {
+  /** Takes over what was stored of keys in an earlier run. */
+  #restore(keeper: Keeper): void {
     const now = this.#dependencies.clock.now();
     this.#turnDay(now);
+    const stored = keeper.keyStates(this.#config.name);
     for (const key of this.keys) {
-      const state = states.get(key.secret.id);
-      if (state === undefined) continue;
+      const state = readKeyState(stored.get(key.secret.id));
+      if (state === null) continue;
       const { cooldown, pacer, models, dayEndsAt, today, ...counted } = state;
       Object.assign(key, counted);
       if (dayEndsAt === this.#dayEndsAt) key.today = today;
       if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
       if (pacer !== null) key.owner.pacer.restore(pacer);
-      for (const [model, stored] of Object.entries(models)) {
+      for (const [model, known] of Object.entries(models)) {
         const limits = this.#openLimits(key.owner, model, now);
-        limits.cooldown = stored.cooldown;
-        limits.deniedUntil = stored.deniedUntil;
-        if (stored.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(stored.pacer);
+        limits.cooldown = known.cooldown;
+        limits.deniedUntil = known.deniedUntil;
+        if (known.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(known.pacer);
       }
     }
     this.#choice.arrange(this.keys, this.#dayEndsAt, now);
@@ -2086,12 +2092,16 @@ async function startOrExplain(config: Config): Promise<Running | null> {
   const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
   const files = config.logDir === null ? null : await openLogFiles(config.logDir, config, log);
   const notifier = config.webhookUrl === null ? null : await openNotifier(config.webhookUrl, log);
-  const observers = [files, notifier].filter((observer) => observer !== null);
+  const ledger = config.statePath === null && config.adminPassword === null ? null : new Ledger();
+  const store =
+    config.statePath === null || ledger === null ? null : await openStateFile(config.statePath, ledger, log);
+  const observers = [ledger, store, files, notifier].filter((observer) => observer !== null);
   try {
-    const proxy = startProxy(config, { clock, random: Math.random, log, observers });
+    const proxy = startProxy(config, { clock, random: Math.random, log, observers, keeper: store });
     return {
       proxy,
       async end() {
+        store?.close();
         log.flush();
         await Promise.race([Promise.all([output.flushed(), files?.close()]), nextTurn(LAST_WORDS_MS)]);
       },
@@ -2104,6 +2114,11 @@ async function startOrExplain(config: Config): Promise<Running | null> {
 
 /** How long the last lines may take to be written. */
 const LAST_WORDS_MS = 1000;
+
+async function openStateFile(path: string, ledger: Ledger, log: Log): Promise<Store | null> {
+  const { openStore } = await import("./lib/store.ts");
+  return openStore({ path, clock: systemClock, log, ledger });
+}
 
 async function openLogFiles(directory: string, { logRetentionDays }: Config, log: Log): Promise<LogFiles> {
   const { LogFiles } = await import("./lib/logfiles.ts");
