@@ -257,10 +257,28 @@ describe("after a failed attempt, keywheel", () => {
     ["P2 replays a 503", 503],
     ["P2 replays a 529", 529],
   ])("%s freely", async (_, status) => {
-    await using scene = open((_key, nth) => (nth < 5 ? httpAnswer(status, errorBody("Busy.")) : OK));
+    await using scene = open((_key, nth) => (nth < 4 ? httpAnswer(status, errorBody("Busy.")) : OK));
     const response = await inTime(scene, chat(scene.url));
     expect(await response.text()).toBe(SERVED);
-    expect(attemptsOf(response)).toBe("5");
+    expect(attemptsOf(response)).toBe("4");
+  });
+
+  // A provider in trouble had every request of every client repeated up to ten times.
+  test("P7 retries an upstream's faults three times in 10 s, and more only for a fifth of the requests", async () => {
+    await using scene = open(() => httpAnswer(503, errorBody("Busy.")), { keys: 1 });
+    const first = await inTime(scene, chat(scene.url));
+    expect([first.status, attemptsOf(first)]).toEqual([503, "4"]);
+    const second = await inTime(scene, chat(scene.url));
+    expect([second.status, attemptsOf(second)]).toEqual([503, "1"]);
+    await scene.clock.advance(20_000);
+    const third = await inTime(scene, chat(scene.url));
+    expect(Number(attemptsOf(third))).toBeGreaterThanOrEqual(4);
+  });
+
+  test("P7 counts no rotation on refusals of keys", async () => {
+    await using scene = open((key) => (key < 7 ? limited({ "retry-after": "60" }) : OK), { keys: 8 });
+    const response = await chat(scene.url);
+    expect([response.status, attemptsOf(response)]).toEqual([200, "8"]);
   });
 
   test("P2 replays a refused connection freely, and counts it", async () => {

@@ -916,6 +916,7 @@ async function tryKeys(
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
     const lease = await leaseFor(call, pool, hasFallback, clock);
     let setback: Setback;
+    let isFault = false;
     if (lease.kind === "no_key") {
       setback = call.signal.aborted ? ABANDONED : lease;
     } else {
@@ -926,12 +927,14 @@ async function tryKeys(
         return passThrough(answer, call, upstream, lease, engine);
       }
       setback = result.setback;
-      pool.settle(lease, result.verdict ?? result.setback, clock.now(), call.budgets);
+      const outcome = result.verdict ?? setback;
+      isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
+      pool.settle(lease, outcome, clock.now(), call.budgets);
       call.note(result, upstream, lease);
     }
 
     const now = clock.now();
-    const mayRetry = !isFault(setback) || retries.hasRoom(now);
+    const mayRetry = !isFault || retries.hasRoom(now); // what a client wants repeated is no fault
     const decision = decide(
       setback,
       progress,
@@ -944,7 +947,7 @@ async function tryKeys(
         call.reuseAt = decision.reuseAt;
         break;
       case "back_off":
-        retries.spend(now);
+        if (isFault) retries.spend(now);
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         call.hold();
@@ -979,11 +982,6 @@ function leaseFor(
     call.waitedMs += clock.now() - since;
     return result;
   });
-}
-
-/** Whether it is the upstream's fault, whose retries are on a budget (P7). */
-function isFault({ kind }: Setback): boolean {
-  return kind === "overloaded" || kind === "unreachable";
 }
 
 /** Resolves after `durationMs`, or at once when the signal fires. */

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { banner } from "./banner.ts";
 import { type Config, type FileOf, loadConfig, parseConfig, parseStatusList } from "./config.ts";
 import { parseEnvFile } from "./envfile.ts";
 import { defaultBaseUrl, DIALECTS } from "./providers.ts";
@@ -590,6 +591,19 @@ describe("ROUTES and FALLBACK", () => {
       ["a", 2],
       ["b", 1],
     ]);
+  });
+
+  test("stand in the banner, and no secret does", () => {
+    const config = configOf({
+      GROQ_API_KEYS: "g1",
+      ROUTES: "fast = groq/x; smart = default/y",
+      FALLBACK: "groq/z > groq",
+      ADMIN_PASSWORD: "canary-password",
+      WEBHOOK_URL: "https://hooks.example/canary",
+    });
+    const text = banner(config, { version: "1", url: "http://127.0.0.1:3000", envFile: null });
+    expect(text).toContain("\n  routes     fast, smart\n  fallback   groq/z > groq\n");
+    expect(text).not.toContain("canary");
   });
 
   test("are not blamed for a provider that has a mistake of its own", () => {

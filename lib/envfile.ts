@@ -15,10 +15,21 @@ export interface EnvFile {
 }
 
 /** One assignment, or why there is none. `lines` is how many lines it takes up. */
-type Statement =
-  | { kind: "blank"; lines: 1 }
-  | { kind: "assignment"; name: string; value: string; lines: number }
-  | { kind: "unreadable"; because: string; lines: 1 };
+export type Statement =
+  { kind: "blank"; lines: 1 } | Assignment | { kind: "unreadable"; because: string; lines: 1 };
+
+export interface Assignment {
+  kind: "assignment";
+  name: string;
+  value: string;
+  lines: number;
+  /** How it is written: `before`, the value between two `quote`, `after`. */
+  before: string;
+  quote: Quote | "";
+  after: string;
+}
+
+export type Quote = '"' | "'";
 
 /**
  * Reads `NAME=value` lines: an optional `export`, comments, single and double quotes (a quoted value may go over
@@ -31,43 +42,54 @@ export function parseEnvFile(text: string): EnvFile {
     file.problems.push("Line 1 is not text in UTF-8. Save the file as UTF-8.");
     return file;
   }
-  const lines = text.replace(/^\uFEFF/, "").split(/\r\n|\n|\r/);
   const lineOf = new Map<string, number>();
+  let line = 1;
+  for (const statement of statementsOf(text.replace(/^\uFEFF/, "").split(LINE_END))) {
+    if (statement.kind === "unreadable") file.problems.push(`Line ${line} ${statement.because}`);
+    if (statement.kind === "assignment") {
+      const { name, value } = statement;
+      const earlier = lineOf.get(name);
+      // A name with a dot or a dash cannot be ours, but it can be a key that got here by mistake: never shown.
+      if (earlier !== undefined && /^\w+$/.test(name)) {
+        file.warnings.push(
+          `Line ${line} sets ${name} again, after line ${earlier}. The last one counts; remove the other.`,
+        );
+      }
+      file.values.set(name, value);
+      lineOf.set(name, line);
+    }
+    line += statement.lines;
+  }
+  return file;
+}
+
+export const LINE_END = /\r\n|\n|\r/;
+
+/** The statements in these lines, in order; together they take up all of them. */
+export function statementsOf(lines: readonly string[]): Statement[] {
+  const statements: Statement[] = [];
   let index = 0;
   while (index < lines.length) {
     const statement = readStatement(lines, index);
-    const line = index + 1;
+    statements.push(statement);
     index += statement.lines;
-    if (statement.kind === "unreadable") file.problems.push(`Line ${line} ${statement.because}`);
-    if (statement.kind !== "assignment") continue;
-    const { name, value } = statement;
-    const earlier = lineOf.get(name);
-    // A name with a dot or a dash cannot be ours, but it can be a key that got here by mistake: never shown.
-    if (earlier !== undefined && /^\w+$/.test(name)) {
-      file.warnings.push(
-        `Line ${line} sets ${name} again, after line ${earlier}. The last one counts; remove the other.`,
-      );
-    }
-    file.values.set(name, value);
-    lineOf.set(name, line);
   }
-  return file;
+  return statements;
 }
 
 function readStatement(lines: readonly string[], index: number): Statement {
   const line = lines[index] ?? "";
   if (/^\s*(?:#|$)/.test(line)) return { kind: "blank", lines: 1 };
-  const [, name, rest] = /^\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*=(.*)$/s.exec(line) ?? [];
-  if (name === undefined || rest === undefined) {
+  const [, head, name, rest] = /^(\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*=)(.*)$/s.exec(line) ?? [];
+  if (head === undefined || name === undefined || rest === undefined) {
     return unreadable(
       "is not NAME=value. Correct it, or put # before it; a value of several lines needs quotation marks.",
     );
   }
   const begun = rest.trimStart();
+  const before = head + rest.slice(0, rest.length - begun.length);
   const quote = begun[0];
-  if (quote !== '"' && quote !== "'") {
-    return { kind: "assignment", name, value: rest.replace(/\s#.*$/s, "").trim(), lines: 1 };
-  }
+  if (quote !== '"' && quote !== "'") return unquoted(name, head, rest);
   const body = [begun.slice(1), ...lines.slice(index + 1)].join("\n");
   const end = closingQuote(body, quote);
   const inside = body.slice(0, end ?? 0);
@@ -81,7 +103,15 @@ function readStatement(lines: readonly string[], index: number): Statement {
     );
   }
   const value = quote === '"' ? unescaped(inside) : inside;
-  return { kind: "assignment", name, value, lines: inside.split("\n").length };
+  return { kind: "assignment", name, value, lines: inside.split("\n").length, before, quote, after };
+}
+
+function unquoted(name: string, head: string, rest: string): Assignment {
+  const value = rest.replace(/\s#.*$/s, "").trim();
+  const start = value === "" ? 0 : rest.indexOf(value);
+  const before = head + rest.slice(0, start);
+  const after = rest.slice(start + value.length);
+  return { kind: "assignment", name, value, lines: 1, before, quote: "", after };
 }
 
 function unreadable(because: string): Statement {
