@@ -7,6 +7,7 @@
  * effects (everything that awaits) are kept apart: a status code is judged in lib/providers.ts and nowhere else,
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
+import type { Admin } from "./lib/admin.ts";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
 import { findTopLevelString, replaceTopLevelString } from "./lib/body.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
@@ -16,6 +17,7 @@ import type { CheckedKey } from "./lib/checking.ts";
 import { Choice, isBoundTo } from "./lib/choice.ts";
 import type { KeyNeed, ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
+import type { OperatorCommand } from "./lib/cli.ts";
 import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
 import type { CancelTimer, Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
@@ -26,7 +28,9 @@ import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
+import type { DeskOptions } from "./lib/desk.ts";
 import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
+import type { Visitor } from "./lib/door.ts";
 import { discard, joined, readUpTo } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import {
@@ -43,6 +47,7 @@ import type { KeyReport, ProviderReport } from "./lib/health.ts";
 import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf } from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { Line, Place } from "./lib/line.ts";
+import { receive } from "./lib/intake.ts";
 import { Ledger } from "./lib/ledger.ts";
 import { withRoutes } from "./lib/listing.ts";
 import { createLog, logLine, logObserver } from "./lib/log.ts";
@@ -70,10 +75,7 @@ import type { Probe, Verdict } from "./lib/providers.ts";
 import { givenEnvironment, liftFetchLimit, writesToTerminal } from "./lib/process.ts";
 import type { AttemptRecord, KeyEvent, Observer } from "./lib/record.ts";
 import {
-  bodyTooLarge,
-  BODY_BROKE_OFF,
   DRAINING,
-  NO_ROOM,
   NO_TUNNELS,
   NO_WEBSOCKETS,
   notFound,
@@ -879,7 +881,8 @@ const ABANDONED: Abandoned = { kind: "abandoned" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(call: Call, route: Route, engine: Engine): Promise<Response> {
-  const refusal = await receive(call, engine);
+  const refusal = await receive(call, engine, engine.config);
+  keepForwarded(call.headers, USER_AGENT);
   if (refusal !== null)
     return readable(
       call.finish(refusal.status, refusal.type, refusalResponse(refusal)),
@@ -1180,6 +1183,8 @@ function streamOf(bytes: Bytes): ReadableStream<Bytes> {
 
 type PassageController = ReadableStreamDirectController;
 
+const NO_BYTES: Bytes = new Uint8Array();
+
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
 class Passage {
   readonly #answer: OpenAnswer;
@@ -1316,7 +1321,13 @@ class Passage {
 const CUT_SHORT = new Error("the answer was cut short");
 
 /** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
-const STREAM_FAILED: Verdict = { kind: "overloaded", pauseMs: null, maybeBilled: true, said: "" };
+const STREAM_FAILED: Verdict = {
+  kind: "overloaded",
+  pauseMs: null,
+  maybeBilled: true,
+  refusesAll: false,
+  said: "",
+};
 
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -1361,6 +1372,12 @@ export interface Engine extends Dependencies {
   readonly observer: Observer;
   readonly metrics: Metrics;
   readonly prober: Prober;
+  /** Opens the operator's door; null: there is none. Loaded when somebody first knocks. */
+  openAdmin: (() => Promise<Admin>) | null;
+  /** Whoever comes later is told too. */
+  observe(observer: Observer): void;
+  /** Called when the proxy begins to end. */
+  onDrain: () => void;
   arrivals: number;
   inFlight: number;
   bufferedBytes: number;
@@ -1383,7 +1400,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bury: (provider, keyId, said) =>
       withKey(engine, provider, keyId, (pool, key) => pool.disable(key, said, clock.now())),
   });
-  const observer = toAll([logObserver(log), metrics, prober, ...observers]);
+  const all = [logObserver(log), metrics, prober, ...observers];
+  const observer = toAll(all);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
   const engine: Engine = {
     ...dependencies,
@@ -1395,6 +1413,9 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     observer,
     metrics,
     prober,
+    openAdmin: null,
+    observe: (another) => all.push(another),
+    onDrain: () => {},
     arrivals: 0,
     inFlight: 0,
     bufferedBytes: 0,
@@ -1471,16 +1492,14 @@ function upstreamsOf(
   return [upstreamOf(first, 0), ...others.map((provider, index) => upstreamOf(provider, index + 1))];
 }
 
-/** One observer that tells all. */
-function toAll(observers: readonly Observer[]): Observer {
-  const readers = observers.filter(({ finished }) => finished !== undefined);
-  const watchers = observers.filter(({ keyChanged }) => keyChanged !== undefined);
+/** One observer that tells all; the list may grow. */
+function toAll(observers: readonly Observer[]): Required<Observer> {
   return {
     finished(record) {
-      for (const reader of readers) reader.finished?.(record);
+      for (const observer of observers) observer.finished?.(record);
     },
     keyChanged(event) {
-      for (const watcher of watchers) watcher.keyChanged?.(event);
+      for (const observer of observers) observer.keyChanged?.(event);
     },
   };
 }
@@ -1721,6 +1740,16 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   const { headers } = request;
   const target = targetOf(request.url, headers.get("host"));
   if (target === null) return refusalResponse(UNREADABLE_TARGET);
+
+  if (
+    engine.openAdmin !== null &&
+    config.adminPassword !== null &&
+    withoutPrefix(target.path, "/admin") !== null
+  ) {
+    const knock = { request, path: target.path, query: target.query, peer: peerOf(request, server, config) };
+    if (target.path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
+    return engine.openAdmin().then((admin) => admin.handle(knock));
+  }
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
 
   const visitor = {
@@ -1733,9 +1762,14 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
     const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
     const locally = authorizeLocal(visitor, config.listen, config.corsOrigins);
     const isKnown = hasKey || locally.kind === "admitted";
-    if (target.path === "/health") return readable(health(engine, isKnown), request, engine);
-    if (!isKnown) return refusalResponse(refusalOf(admission.kind === "admitted" ? locally : admission));
-    return metricsOf(engine);
+    const show = (mayKnow: boolean) => {
+      if (target.path === "/health") return readable(health(engine, mayKnow), request, engine);
+      if (mayKnow) return metricsOf(engine);
+      const refused = admission.kind === "admitted" ? locally : admission;
+      return refused.kind === "admitted" ? metricsOf(engine) : refusalResponse(refusalOf(refused));
+    };
+    const mayBeOperator = !isKnown && config.adminPassword !== null && headers.has("authorization");
+    return mayBeOperator ? isOperator(engine, visitor).then(show) : show(isKnown);
   }
   const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
   if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
@@ -1748,6 +1782,14 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   }
   const client = admission.kind === "admitted" ? admission.client : null;
   return relay(new Call(request, server, engine, route.target, client, route.retryStatus), route, engine);
+}
+
+/** Whether somebody without a client key shows the operator's password. */
+async function isOperator(
+  { openAdmin }: Engine,
+  { headers, peer }: Pick<Visitor, "headers" | "peer">,
+): Promise<boolean> {
+  return openAdmin === null ? false : (await openAdmin()).isOperator(headers, peer);
 }
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
@@ -1817,64 +1859,6 @@ function isReserved(path: string): boolean {
 }
 
 const NO_STATUSES: ReadonlySet<number> = new Set();
-
-/**
- * Takes the whole body in before anything is sent, so that a broken upload never reaches an upstream and every
- * attempt sends the same bytes. From here on the call is in flight. Returns why it is refused instead, or null.
- */
-async function receive(call: Call, engine: Engine): Promise<Refusal | null> {
-  const { headers } = call;
-  const { maxBodyBytes, maxInFlight, maxBufferedBytes } = engine.config;
-  const length = headers.get("content-length");
-  const announced = length === null ? 0 : Number(length);
-  engine.inFlight += 1;
-  if (announced > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
-  if (engine.inFlight > maxInFlight || engine.bufferedBytes + announced > maxBufferedBytes) return NO_ROOM;
-  try {
-    if (announced > 0) {
-      engine.bufferedBytes += announced; // before it comes: many at once must not all be let in
-      call.body = new Uint8Array(await call.request.arrayBuffer());
-      engine.bufferedBytes += call.body.length - announced; // Bun drops the body of GET and HEAD
-      if (call.body.length === 0) call.body = null;
-    } else if (headers.has("transfer-encoding")) {
-      const body = await receiveChunked(call, engine);
-      if (!(body instanceof Uint8Array)) {
-        return body;
-      }
-      call.body = body;
-    } else if (length !== null) {
-      call.body = NO_BYTES;
-    }
-  } catch {
-    // Broken off, or silent for too long: nobody reads this answer.
-    engine.bufferedBytes -= announced;
-    return BODY_BROKE_OFF;
-  }
-  keepForwarded(headers, USER_AGENT);
-  return null;
-}
-
-const NO_BYTES: Bytes = new Uint8Array();
-
-/** A body of unknown length, counted as it comes. */
-async function receiveChunked({ request }: Call, engine: Engine): Promise<Bytes | Refusal> {
-  const { maxBodyBytes, maxBufferedBytes } = engine.config;
-  const chunks: Bytes[] = [];
-  let uncounted = 0;
-  try {
-    for await (const chunk of request.body ?? []) {
-      chunks.push(chunk);
-      uncounted += chunk.length;
-      engine.bufferedBytes += chunk.length;
-      if (uncounted > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
-      if (engine.bufferedBytes > maxBufferedBytes) return NO_ROOM;
-    }
-    uncounted = 0; // it stays counted until the call ends
-    return joined(chunks);
-  } finally {
-    engine.bufferedBytes -= uncounted;
-  }
-}
 
 /** `GET /health`, and what a monitor or a person sees in it. */
 function health(engine: Engine, isKnownVisitor: boolean): Response {
@@ -1964,6 +1948,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
     url: listen.kind === "tcp" ? `http://${urlHost(listen.hostname)}:${server.port}` : `unix:${listen.path}`,
     async drain() {
       engine.draining = true;
+      engine.onDrain();
       const { promise: isLate, resolve } = Promise.withResolvers<"late">();
       const cancel = engine.clock.after(config.drainMs, () => resolve("late"));
       const ending = await Promise.race([server.stop(), isLate]);
@@ -2008,13 +1993,27 @@ async function main(): Promise<number> {
     case "check":
     case "status":
     case "keys":
-      console.error(`keywheel ${command.kind} is not in this version yet.`);
-      return EXIT_USAGE;
+      return operate(command, environment);
     case "demo":
     case "serve":
       liftFetchLimit(environment);
       return command.kind === "demo" ? demo(environment) : serve(environment, command.envFile);
   }
+}
+
+/** Looks at a proxy or changes its keys, and ends. */
+async function operate(command: OperatorCommand, environment: Record<string, string>): Promise<number> {
+  const [{ runCommand }, { openTerminal }] = await Promise.all([
+    import("./lib/commands.ts"),
+    import("./lib/terminal.ts"),
+  ]);
+  const { fetch } = new Bun.FetchSession({ proxy: false });
+  return runCommand(command, {
+    terminal: openTerminal(),
+    clock: systemClock,
+    fetch,
+    placesOf: (envFile) => placesOf(environment, envFile),
+  });
 }
 
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
@@ -2032,9 +2031,39 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const { clock, log } = engine;
   const apply = (next: Config) => reconfigure(engine, next);
   const reloader = new Reloader({ places, loaded, clock, log, apply });
+  let opening: Promise<Admin> | null = null;
+  engine.openAdmin = () => (opening ??= openAdmin(engine, running, { reloader, places }));
   const signalled = untilSignalled(running, reloader); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
+}
+
+/** The operator's door and desk: loaded when somebody first knocks. */
+async function openAdmin(
+  engine: Engine,
+  running: Running,
+  files: Pick<DeskOptions, "reloader" | "places">,
+): Promise<Admin> {
+  const [{ openDesk }, { createAdmin }] = await Promise.all([
+    import("./lib/desk.ts"),
+    import("./lib/admin.ts"),
+  ]);
+  const { clock, log } = engine;
+  const ledger = running.ledger ?? new Ledger();
+  if (running.ledger === null) engine.observe(ledger); // nobody had asked for it before
+  const desk = await openDesk({ ...files, works: engine, ledger, version: VERSION, url: running.proxy.url });
+  engine.observe(desk);
+  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+  const admin = createAdmin({
+    operator: desk,
+    clock,
+    log,
+    password: () => engine.config.adminPassword,
+    newToken,
+    config: () => engine.config,
+  });
+  engine.onDrain = () => admin.close();
+  return admin;
 }
 
 /** Where settings are looked for. */
@@ -2075,6 +2104,8 @@ async function demo(environment: Record<string, string>): Promise<number> {
 /** A proxy, and what writes of it. */
 interface Running {
   readonly proxy: Proxy;
+  /** null: nobody asks for it. */
+  readonly ledger: Ledger | null;
   /** Writes what is still to be written. */
   end(): Promise<void>;
 }
@@ -2098,6 +2129,7 @@ async function startOrExplain(config: Config): Promise<Running | null> {
     const proxy = startProxy(config, { clock, random: Math.random, log, observers, keeper: store });
     return {
       proxy,
+      ledger,
       async end() {
         store?.close();
         log.flush();

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { parseCommand, USAGE } from "./cli.ts";
+import { Secret } from "./secret.ts";
 
 describe("the command line", () => {
   const understood: [says: string, words: string[], command: ReturnType<typeof parseCommand>][] = [
@@ -17,6 +18,83 @@ describe("the command line", () => {
     ["--help is help", ["--help"], { kind: "help" }],
     ["-h is help", ["-h"], { kind: "help" }],
     ["help comes before every mistake", ["keys", "bogus", "--help"], { kind: "help" }],
+    [
+      "check asks about all providers",
+      ["check"],
+      { kind: "check", provider: null, json: false, envFile: null },
+    ],
+    [
+      "check may name one",
+      ["check", "groq", "--json"],
+      { kind: "check", provider: "groq", json: true, envFile: null },
+    ],
+    ["status is status", ["status", "--json"], { kind: "status", json: true, envFile: null }],
+    [
+      "an env file goes with any command",
+      ["--env-file", "a", "status"],
+      { kind: "status", json: false, envFile: "a" },
+    ],
+    [
+      "keys alone lists them",
+      ["keys"],
+      { kind: "keys", action: "list", provider: null, json: false, envFile: null },
+    ],
+    [
+      "keys list may name a provider",
+      ["keys", "list", "groq"],
+      { kind: "keys", action: "list", provider: "groq", json: false, envFile: null },
+    ],
+    [
+      "keys add will ask",
+      ["keys", "add"],
+      { kind: "keys", action: "add", provider: null, key: null, envFile: null },
+    ],
+    [
+      "keys add takes a provider",
+      ["keys", "add", "groq"],
+      { kind: "keys", action: "add", provider: "groq", key: null, envFile: null },
+    ],
+    [
+      "keys add takes a key",
+      ["keys", "add", "sk-0123456789abcdef01234"],
+      {
+        kind: "keys",
+        action: "add",
+        provider: null,
+        key: new Secret("sk-0123456789abcdef01234"),
+        envFile: null,
+      },
+    ],
+    [
+      "keys add takes both",
+      ["keys", "add", "groq", "alice@gsk_0123:50"],
+      { kind: "keys", action: "add", provider: "groq", key: new Secret("alice@gsk_0123:50"), envFile: null },
+    ],
+    [
+      "a number is a key of the default provider",
+      ["keys", "pause", "2"],
+      { kind: "keys", action: "pause", provider: null, key: { kind: "index", index: 2 }, envFile: null },
+    ],
+    [
+      "eight hex digits are a key's id",
+      ["keys", "remove", "3E23e816"],
+      { kind: "keys", action: "remove", provider: null, key: { kind: "id", id: "3e23e816" }, envFile: null },
+    ],
+    [
+      "provider and key",
+      ["keys", "resume", "groq", "0"],
+      { kind: "keys", action: "resume", provider: "groq", key: { kind: "index", index: 0 }, envFile: null },
+    ],
+    [
+      "a key as answers name it",
+      ["keys", "reset", "groq/1"],
+      { kind: "keys", action: "reset", provider: "groq", key: { kind: "index", index: 1 }, envFile: null },
+    ],
+    [
+      "a provider alone means all of its keys",
+      ["keys", "pause", "groq"],
+      { kind: "keys", action: "pause", provider: "groq", key: null, envFile: null },
+    ],
     ["--version is the version", ["--version"], { kind: "version" }],
     ["-V is the version", ["-V"], { kind: "version" }],
   ];
@@ -25,9 +103,39 @@ describe("the command line", () => {
   });
 
   const refused: [says: string, words: string[], message: string][] = [
-    ["check is not there yet", ["check"], "keywheel check is not in this version yet."],
-    ["status is not there yet", ["status", "--json"], "keywheel status is not in this version yet."],
-    ["keys is not there yet", ["keys", "list"], "keywheel keys is not in this version yet."],
+    ["a word behind status", ["status", "now"], "now is one word too many."],
+    ["two providers to check", ["check", "groq", "nvidia"], "nvidia is one word too many."],
+    [
+      "a provider that cannot be",
+      ["check", "Groq!"],
+      "Groq! cannot be the name of a provider, which is one such as groq, or default.",
+    ],
+    [
+      "an unknown thing to do with keys",
+      ["keys", "rest"],
+      "keywheel keys has no rest: there are list, add, remove, pause, resume and reset. Did you mean reset?",
+    ],
+    [
+      "a key to remove that is not named",
+      ["keys", "remove", "groq"],
+      "keywheel keys remove needs a KEY: its number or its id, as keywheel keys list shows them.",
+    ],
+    [
+      "a key to pause that is not named",
+      ["keys", "pause"],
+      "keywheel keys pause needs a KEY: its number or its id, as keywheel keys list shows them.",
+    ],
+    [
+      "a key that is named by itself",
+      ["keys", "remove", "groq", "gsk_canary0123"],
+      "[hidden: it looks like a key] names no key. Use its number or its id, as keywheel keys list shows them.",
+    ],
+    ["--json where it does not go", ["serve", "--json"], "--json goes with check, status and keys list."],
+    [
+      "--json with a change",
+      ["keys", "pause", "1", "--json"],
+      "--json goes with check, status and keys list.",
+    ],
     ["a slip names the command", ["srve"], "There is no command srve. Did you mean serve?"],
     ["an option without its dashes", ["demo"], "There is no command demo. Did you mean --demo?"],
     ["an unknown word stands alone", ["launch"], "There is no command launch."],
@@ -54,7 +162,19 @@ describe("the command line", () => {
 
   test("never shows a key that was typed where it does not belong", () => {
     const key = "sk-canary0123456789abcdef";
-    for (const words of [[key], ["keys", "add", key], [`--key=${key}`], [`--${key}`]]) {
+    const lines = [
+      [key],
+      ["keys", "add", key],
+      ["keys", "add", "groq", key],
+      ["keys", "add", key, "groq"],
+      ["keys", "remove", key],
+      ["keys", key],
+      ["check", key],
+      ["status", key],
+      [`--key=${key}`],
+      [`--${key}`],
+    ];
+    for (const words of lines) {
       expect(JSON.stringify(parseCommand(words))).not.toContain("canary");
     }
   });
@@ -67,10 +187,17 @@ describe("the page of help", () => {
     for (const line of lines) expect(line.length).toBeLessThanOrEqual(80);
   });
 
-  test.each(["--demo", "--env-file", "--help", "--version", "API_KEYS", "Exit codes"])(
-    "mentions %s",
-    (word) => {
-      expect(USAGE).toContain(word);
-    },
-  );
+  test.each([
+    "--demo",
+    "--env-file",
+    "check",
+    "status",
+    "keys list",
+    "--json",
+    "--help",
+    "--version",
+    "API_KEYS",
+  ])("mentions %s", (word) => {
+    expect(USAGE).toContain(word);
+  });
 });

@@ -16,10 +16,11 @@ import {
   splitKeys,
 } from "./keys.ts";
 import { defaultBaseUrl, DIALECTS, type Dialect, dialectFromUrl } from "./providers.ts";
+import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
 import {
   DAILY_LIMIT,
-  HOST,
   DIRECTORY_PATH,
+  HOST,
   MEGABYTES,
   oneOf,
   ORIGINS,
@@ -34,7 +35,6 @@ import {
   wholeNumber,
   YES_OR_NO,
 } from "./rules.ts";
-import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
 import { Secret } from "./secret.ts";
 import {
   type DefaultedSetting,

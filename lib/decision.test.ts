@@ -15,7 +15,7 @@ const LIMITED: Setback = {
 const EXHAUSTED: Setback = { ...LIMITED, kind: "exhausted", reason: "billing" };
 const REVOKED: Setback = { kind: "revoked", certain: true, said };
 const UNSUITED: Setback = { kind: "unsuited", scope: "key+model", said };
-const BUSY: Setback = { kind: "overloaded", pauseMs: null, maybeBilled: false, said };
+const BUSY: Setback = { kind: "overloaded", pauseMs: null, maybeBilled: false, refusesAll: false, said };
 const FAILED: Setback = { ...BUSY, maybeBilled: true };
 const REFUSED: Setback = {
   kind: "unreachable",

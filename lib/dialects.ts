@@ -42,8 +42,8 @@ export type Ruling =
     }
   | { readonly kind: "revoked"; readonly certain: boolean }
   | { readonly kind: "unsuited"; readonly scope: Scope }
-  /** `elseMs`: how long to leave the upstream alone where it names no time. */
-  | { readonly kind: "overloaded"; readonly elseMs?: number };
+  /** `refusesAll`: our address is refused, whatever the key; `elseMs`: for how long where no time is named. */
+  | { readonly kind: "overloaded"; readonly refusesAll?: true; readonly elseMs?: number };
 
 /** Turns the time that the answer named (null: none) into a pause. */
 export type Wait = (namedMs: number | null, now: number, resetZone: string) => Pause;
@@ -143,6 +143,8 @@ const untilNextMonth: Wait = (_namedMs, now) => {
 const REJECTED: Ruling = { kind: "rejected" };
 /** Upstream is short of capacity, whoever asks. */
 const CAPACITY: Ruling = { kind: "overloaded" };
+/** A limit on our address: no key and no model gets through. */
+const TOO_FAST_FOR_ALL: Ruling = { kind: "overloaded", refusesAll: true, elseMs: 30 * SECOND_MS };
 const TOO_FAST: Ruling = { kind: "rate_limited", reason: "rate_limit" };
 const TOO_FAST_KEY: Ruling = { ...TOO_FAST, scope: "key" };
 const TOO_FAST_MODEL: Ruling = { ...TOO_FAST, scope: "key+model" };
@@ -707,7 +709,15 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
    * Anything that speaks one of these languages: a gateway, a self-hosted server, a provider not listed. Its list of
    * models may be public, so a refusal there says more than a success.
    */
-  generic: { ...BEARER, baseUrl: null, hosts: [], proof: MODELS, limitScope: "key", rules: () => [] },
+  generic: {
+    ...BEARER,
+    baseUrl: null,
+    hosts: [],
+    proof: MODELS,
+    limitScope: "key",
+    // In OpenAI's words: the keys may belong to accounts that have different models.
+    rules: () => [{ status: [403, 404], code: /^model_not_found$/, then: UNSUITED_MODEL }, GATED_MODEL],
+  },
 };
 
 // ------------------------------------------------------------ rules for all
@@ -715,7 +725,13 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
 /** After the provider's own rules, the same for all; where none of these holds either, the status decides. */
 export const sharedRules = (): readonly Rule[] => [
   // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
-  { status: 429, page: true, then: { kind: "overloaded", elseMs: 30 * SECOND_MS } },
+  { status: 429, page: true, then: TOO_FAST_FOR_ALL },
+  // The same in words: "Too many requests from this IP, please try again later".
+  {
+    status: 429,
+    text: /\b(?:from|for|by|per|of) (?:(?:this|your|the|client|same|an|each) )*IP(?: address\w*)?\b|\bIP(?: address)?(?:-based)? (?:rate )?limit/i,
+    then: TOO_FAST_FOR_ALL,
+  },
   { status: 403, page: true, then: REJECTED },
   { status: 403, header: ["cf-mitigated", /./], then: REJECTED },
 
@@ -786,7 +802,8 @@ export const sharedRules = (): readonly Rule[] => [
   },
   { status: [401, 403], then: DOUBTED },
 
-  // 429: one request larger than the whole window never passes, whatever the wait.
+  // One request larger than the whole window never passes, whatever the wait. It is the one 429 of an upstream that
+  // goes to the client as it is: it speaks of the client's request, and a status of ours would hide what to change.
   { status: 429, text: /^Request too large\b/m, then: REJECTED },
   { status: 429, text: /\bconcurren(?:t|cy)\b|\bin flight\b|并发/i, then: TOO_MANY_AT_ONCE },
   { status: 429, code: /overloaded|capacity|slow_down|server_busy/, then: CAPACITY },

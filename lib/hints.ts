@@ -45,10 +45,18 @@ export function namedWaitMs(source: HintSource, clockOffset: ClockOffset, now: n
 function retryHeaderMs(fields: HeaderFields, now: number): number | null {
   return (
     decimal(fields.get("retry-after-ms")) ??
-    waitUntilMs(fields.get("retry-after"), now) ??
+    largestWaitMs(fields.get("retry-after"), now) ??
     waitUntilMs(fields.get("x-ratelimit-timeremaining"), now)
   );
 }
+
+/** A field that a gateway on the way sent once more, or several at once (`5, 10`): the longest that can be read. */
+function largestWaitMs(value: string | null | undefined, now: number): number | null {
+  return longest((value ?? "").split(LIST_COMMA).map((item) => waitUntilMs(item, now)));
+}
+
+/** A comma between two values, not the one behind the weekday of a date. */
+const LIST_COMMA = /(?<!day|Mon|Tue|Wed|Thu|Fri|Sat|Sun)\s*,/;
 
 /**
  * What the body asks for, in a field or a sentence. The longest counts: several Google violations come with one
@@ -144,11 +152,21 @@ export function waitUntilMs(value: string | null | undefined, now: number): numb
   }
   const durationMs = parseDuration(text);
   if (durationMs !== null) return finite(durationMs);
-  return DATE_SHAPE.test(text) ? notPast(Date.parse(text) - now) : null;
+  return DATE_SHAPE.test(text) ? notPast(Date.parse(inUtc(text)) - now) : null;
 }
 
-/** RFC 3339 or an HTTP date; `Date.parse` alone takes far more for a date than anyone meant as one. */
-const DATE_SHAPE = /^(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}|[A-Z][a-z]{2,8},? \d{1,2}[ -])/;
+/**
+ * RFC 3339 or one of the three HTTP dates (RFC 9110 5.6.7: `Sun, 06 Nov 1994 …`, `Sunday, 06-Nov-94 …`,
+ * `Sun Nov  6 08:49:37 1994`). `Date.parse` alone takes far more for a date than anyone meant as one.
+ */
+const DATE_SHAPE =
+  /^(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}|[A-Z][a-z]{2,8},? \d{1,2}[ -]|[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} )/;
+
+/** A date that names no zone is in UTC, as all of these are; `Date.parse` would take it for ours. */
+function inUtc(date: string): string {
+  if (/(?:GMT|UTC|Z|[+-]\d{2}:?\d{2})$/.test(date)) return date;
+  return date.includes("T") && /^\d/.test(date) ? `${date}Z` : `${date} GMT`;
+}
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const AMOUNT = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;

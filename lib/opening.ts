@@ -273,7 +273,7 @@ function setbackOf(verdict: Verdict, wish: RetryWish): Failure | null {
       return null;
     case "rejected": // by name: the client knows that this one passes
       return wish === "by_name"
-        ? { kind: "overloaded", pauseMs: null, maybeBilled: false, said: verdict.said }
+        ? { kind: "overloaded", refusesAll: false, pauseMs: null, maybeBilled: false, said: verdict.said }
         : null;
     case "overloaded":
       return wish === "none" ? null : verdict;

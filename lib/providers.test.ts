@@ -58,9 +58,12 @@ const noMoney = (scope: Scope = "key", pause: Pause = UNKNOWN): Expected => ({
 });
 const overloaded = (pauseMs: number | null = null, maybeBilled = false): Expected => ({
   kind: "overloaded",
+  refusesAll: false,
   pauseMs,
   maybeBilled,
 });
+
+const refusesAll = (pauseMs: number): Expected => ({ ...overloaded(pauseMs), refusesAll: true });
 
 // The envelopes of the providers.
 const openai = (message: string, type: string, code: string | number | null = null) => ({
@@ -117,7 +120,10 @@ const CASES: Case[] = [
   ["an empty 401 is doubted", "generic", 401, "", doubted],
   ["402 is money", "generic", 402, "", noMoney()],
   ["a bare 403 is doubted", "generic", 403, { error: { message: "Forbidden" } }, doubted],
-  ["404 is the client's", "generic", 404, openai("No such model", "not_found", "model_not_found"), rejected],
+  ["404 is the client's", "generic", 404, openai("No such file", "not_found", "file_not_found"), rejected],
+  ["a 404 about a model may be this account's", "generic", 404, openai("No such model", "not_found", "model_not_found"), unsuited("key+model")],
+  ["a model that is absent or gated", "generic", 404, { error: { message: "The model `m` does not exist or you do not have access to it." } }, unsuited("key+model")],
+  ["a model that nobody has", "generic", 404, { error: { message: "The model `m` does not exist." } }, rejected],
   ["408 is nobody's", "generic", 408, "", rejected],
   ["409 is the client's", "generic", 409, "", rejected],
   ["413 is the client's", "generic", 413, "", rejected],
@@ -138,13 +144,17 @@ const CASES: Case[] = [
   ["a status nobody knows is the upstream's", "generic", 599, "", overloaded()],
 
   // What holds whoever the provider is.
-  ["an edge's limit is about our address", "generic", 429, "error code: 1015\n", overloaded(30_000)],
-  ["an edge's limit says for how long", "generic", 429, "error code: 1015", overloaded(7000), { "retry-after": "7" }],
-  ["an edge's limit as a page", "openai", 429, page("Access denied"), overloaded(30_000)],
+  ["an edge's limit is about our address", "generic", 429, "error code: 1015\n", refusesAll(30_000)],
+  ["an edge's limit says for how long", "generic", 429, "error code: 1015", refusesAll(7000), { "retry-after": "7" }],
+  ["an edge's limit as a page", "openai", 429, page("Access denied"), refusesAll(30_000)],
   ["an edge's ban is about our address", "openai", 403, "error code: 1020", rejected],
   ["an edge's challenge is no key's fault", "anthropic", 403, page("Just a moment..."), rejected],
   ["a challenge without a page", "groq", 403, "", rejected, { "cf-mitigated": "challenge" }],
-  ["an edge's limit as JSON", "gemini", 429, { type: "https://developers.cloudflare.com/error-1015/", title: "Error 1015", status: 429, error_code: 1015, cloudflare_error: true, retry_after: 30 }, overloaded(30_000)],
+  ["an edge's limit as JSON", "gemini", 429, { type: "https://developers.cloudflare.com/error-1015/", title: "Error 1015", status: 429, error_code: 1015, cloudflare_error: true, retry_after: 30 }, refusesAll(30_000)],
+  ["a limit on our address, in words", "generic", 429, { error: "Too many requests from this IP, please try again later." }, refusesAll(30_000)],
+  ["a limit on our address says for how long", "openai", 429, openai("Rate limit exceeded for your IP address", "requests"), refusesAll(12_000), { "retry-after": "12" }],
+  ["an IP limit by its name", "cohere", 429, { message: "IP rate limit reached" }, refusesAll(30_000)],
+  ["VIP customers are no address", "generic", 429, { error: "Rate limit for VIP customers" }, tooFast("key")],
   ["an edge's ban as JSON", "nvidia", 403, { title: "Error 1010: Access denied", status: 403, error_name: "browser_signature_banned", cloudflare_error: true }, rejected],
   ["a page under 401 is doubted", "generic", 401, page("401 Authorization Required"), doubted],
   ["a stated bad key is believed", "generic", 401, openai("No", "x", "invalid_api_key"), dead],

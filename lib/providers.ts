@@ -263,6 +263,7 @@ function verdictOf(
     case "overloaded":
       return {
         kind: "overloaded",
+        refusesAll: ruling.refusesAll === true,
         pauseMs: namedMs ?? ruling.elseMs ?? null,
         maybeBilled: MAYBE_BILLED.has(status),
         said,

@@ -6,10 +6,20 @@ import { formatDuration, retryAfterSec } from "./clock.ts";
 import type { NoKey } from "./decision.ts";
 import type { KeyReport } from "./health.ts";
 
-/** `type` and `code` of the proxy's own errors. */
+/** `type` and `code` of the proxy's own errors, those of the operator's door included. */
 export type RefusalType =
   | "all_keys_cooling"
   | "bad_request"
+  | "conflict"
+  | "invalid_configuration"
+  | "invalid_value"
+  | "key_refused"
+  | "method_not_allowed"
+  | "not_writable"
+  | "sign_in_required"
+  | "too_many_attempts"
+  | "unsupported_media_type"
+  | "wrong_password"
   | "body_too_large"
   | "connect_timeout"
   | "draining"

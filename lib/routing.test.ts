@@ -132,7 +132,7 @@ describe("ROUTES", () => {
     const list = httpAnswer(200, '{"object":"list","data":[{"id":"one","object":"model"}]}');
     await pair({ first: list, settings }, async ({ url }) => {
       const response = await fetch(`${url}/v1/models`);
-      const { data }: { data: { id: string }[] } = await response.json();
+      const { data }: { data: { id: string }[] } = JSON.parse(await response.text());
       expect(data.map(({ id }) => id)).toEqual(["smart", "quick", "one"]);
     });
   });

@@ -73,9 +73,11 @@ export type Verdict =
   | { kind: "unsuited"; scope: Scope; said: string }
   /**
    * The upstream's: overloaded, down, or refusing everyone. Back off or fall back, keys untouched.
+   * `refusesAll`: it limits the rate of our address, so no key and no model of ours gets through until that ends;
+   * false where it fails or is short of capacity, which the next request need not meet.
    * `maybeBilled`: the provider may have done the work (500, 502, 504, 520, 524).
    */
-  | { kind: "overloaded"; refusesAll?: boolean; pauseMs: number | null; maybeBilled: boolean; said: string };
+  | { kind: "overloaded"; refusesAll: boolean; pauseMs: number | null; maybeBilled: boolean; said: string };
 
 /** What `classify` may look at. */
 export interface Evidence {
