@@ -9,25 +9,24 @@
  */
 import type { Admin } from "./lib/admin.ts";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
-import { findTopLevelString, replaceTopLevelString } from "./lib/body.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import { readBudgets } from "./lib/budget.ts";
 import type { Budgets } from "./lib/budget.ts";
 import type { CheckedKey } from "./lib/checking.ts";
+import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
 import { Choice, isBoundTo } from "./lib/choice.ts";
-import type { KeyNeed, ModelLane } from "./lib/choice.ts";
+import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
 import type { OperatorCommand } from "./lib/cli.ts";
 import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
-import type { CancelTimer, Clock } from "./lib/clock.ts";
+import type { Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
 import type { Config, ConfiguredKey, Places, ProviderConfig } from "./lib/config.ts";
-import { conversationOf } from "./lib/conversation.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
-import type { Abandoned, Failure, NoKey, Outcome, Progress, Setback, Unreachable } from "./lib/decision.ts";
+import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
 import type { DeskOptions } from "./lib/desk.ts";
 import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
 import type { Visitor } from "./lib/door.ts";
@@ -46,7 +45,8 @@ import type { KeyReport, ProviderReport } from "./lib/health.ts";
 
 import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf } from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
-import { Line, Place } from "./lib/line.ts";
+import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
+import type { Lease, Need } from "./lib/lease.ts";
 import { receive } from "./lib/intake.ts";
 import { Ledger } from "./lib/ledger.ts";
 import { withRoutes } from "./lib/listing.ts";
@@ -68,12 +68,13 @@ import {
 } from "./lib/paths.ts";
 import type { Base, Target } from "./lib/paths.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
-import type { Asked, Attempted, Failed, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
 import { Prober } from "./lib/prober.ts";
 import { authHeader, probeFor, resetZone } from "./lib/providers.ts";
 import type { Probe, Verdict } from "./lib/providers.ts";
 import { givenEnvironment, liftFetchLimit, writesToTerminal } from "./lib/process.ts";
-import type { AttemptRecord, KeyEvent, Observer } from "./lib/record.ts";
+import { Queue } from "./lib/queue.ts";
+import type { KeyEvent, Observer } from "./lib/record.ts";
 import {
   DRAINING,
   NO_TUNNELS,
@@ -92,56 +93,13 @@ import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import type { Secret } from "./lib/secret.ts";
 import type { Store } from "./lib/store.ts";
-import { errorEvent, firstEventStart, followerOf, streamDialectOf } from "./lib/stream.ts";
-import type { StreamDialect, StreamFollower } from "./lib/stream.ts";
+import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
+import type { StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
-import type { Client, Reachable, Watch } from "./lib/watch.ts";
+import type { Reachable, Watch } from "./lib/watch.ts";
 import packageFile from "./package.json";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
-
-/** The right to use a key for one attempt. It ends once, by `Pool.settle`. */
-export interface Lease {
-  readonly kind: "lease";
-  readonly key: Key;
-  readonly need: Need;
-  readonly at: number;
-  /** What is known of its model with this key's account; null: nothing. */
-  readonly limits: ModelLimits | null;
-  /** End of the day on which it counts. */
-  readonly dayEndsAt: number;
-  /** This attempt tries whether the upstream is back. */
-  readonly isProbe: boolean;
-  /** When its answer began; 0: it has not. */
-  admittedAt: number;
-  /** What `admittedAt` of the account was before: it counts again if this answer breaks off. */
-  admittedBefore: number;
-  settled: boolean;
-}
-
-/** What the pool must know of a request to choose a key for it, and when. */
-export interface Need extends KeyNeed {
-  /** Place in the queue: the number of the request. */
-  readonly arrival: number;
-  /** It does not wait for a key beyond this. */
-  readonly waitUntil: number;
-  readonly signal: AbortSignal;
-}
-
-class Waiter extends Place {
-  line: Line<Waiter> | null = null;
-
-  constructor(
-    readonly need: Need,
-    readonly resolve: (result: Lease | NoKey) => void,
-  ) {
-    super();
-  }
-
-  get arrival(): number {
-    return this.need.arrival;
-  }
-}
 
 /** What of a key has to outlive the program is told here; `snapshot` is called when it is written. */
 export interface Keeper {
@@ -177,13 +135,7 @@ export class Pool {
   readonly #commonCause = new CommonCause();
   readonly #snapshots = new Map<Key, () => KeyState>();
   #dayEndsAt = 0;
-  /** Who waits for any key, for one that may serve a model, and for something of their own. */
-  readonly #line = new Line<Waiter>();
-  readonly #lines = new Map<ModelLane, Line<Waiter>>();
-  readonly #aside = new Line<Waiter>();
-  #waiting = 0;
-  #wakeAt = Infinity;
-  #cancelWake: CancelTimer = () => {};
+  readonly #queue: Queue;
   #isDry = false;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
@@ -191,6 +143,12 @@ export class Pool {
     this.#rules = rulesOf(config, maxCooldownMs);
     this.#dependencies = dependencies;
     this.#choice = new Choice(config.strategy);
+    this.#queue = new Queue(dependencies.clock, {
+      lease: (need, now) => this.lease(need, now),
+      laneOf: (need) => this.#choice.laneOf(need),
+      hasReady: () => this.#choice.hasReady,
+      goesWithout: (result, now) => this.#goesWithout(result, now),
+    });
     this.#arrange([], config.keys, dependencies.clock.now());
     if (dependencies.keeper !== null) this.#restore(dependencies.keeper);
   }
@@ -200,7 +158,7 @@ export class Pool {
   }
 
   get waiting(): number {
-    return this.#waiting;
+    return this.#queue.size;
   }
 
   /** Epoch ms until which the provider is left alone; in the past where it is not. */
@@ -218,7 +176,7 @@ export class Pool {
     this.#choice.strategy = config.strategy;
     if (ratesChanged) for (const { owner } of known) owner.pacer.follow(rateRule(config));
     this.#arrange(known, config.keys, now);
-    if (this.#waiting > 0) this.#serveWaiters(now);
+    if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
   #arrange(known: readonly Key[], configured: readonly ConfiguredKey[], now: number): void {
@@ -267,10 +225,12 @@ export class Pool {
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
     const now = this.#dependencies.clock.now();
-    if (now >= this.#wakeAt) this.#serveWaiters(now); // nobody overtakes: a key may have woken this instant
+    if (now >= this.#queue.wakeAt) this.#queue.serve(now); // nobody overtakes: a key may have woken this instant
     const result = this.lease(need, now);
     if (result.kind === "lease") return result;
-    return isHopeless(result, need, now) ? this.#tooLate(result, now) : this.#enqueue(need, result, now);
+    if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
+    this.#goesWithout(result, now);
+    return result;
   }
 
   /** The key whose turn it is; one that was not tried for this request before one that was. */
@@ -359,7 +319,7 @@ export class Pool {
     }
     if (budgets !== null) this.#hear(budgets, lease, now);
     this.#changed(key, this.#choice.laneOf(lease.need), now);
-    if (this.#waiting > 0) this.#serveWaiters(now);
+    if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
   /** Ends a lease with what came of it. A second call for the same lease does nothing. */
@@ -408,7 +368,7 @@ export class Pool {
         break;
     }
     this.#changed(key, this.#choice.laneOf(lease.need), now);
-    if (this.#waiting > 0) this.#serveWaiters(now);
+    if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
   /** The provider did not count it: nor do we. */
@@ -634,7 +594,7 @@ export class Pool {
   #keyChanged(key: Key, now: number): void {
     this.#choice.refreshKey(key, this.#dayEndsAt);
     this.#changed(key, null, now);
-    if (this.#waiting > 0) this.#serveWaiters(now);
+    if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
   /** Brings up to date what the choice goes by, and what is kept. */
@@ -668,112 +628,12 @@ export class Pool {
     });
   }
 
-  #enqueue(need: Need, { readyAt }: NoKey, now: number): Promise<Lease | NoKey> {
-    const { promise, resolve } = Promise.withResolvers<Lease | NoKey>();
-    const leave = () => waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
-    const waiter = new Waiter(need, (result) => {
-      need.signal.removeEventListener("abort", leave);
-      this.#leaves(waiter);
-      resolve(result);
-    });
-    this.#joins(waiter, this.#lineFor(need));
-    need.signal.addEventListener("abort", leave);
-    if (need.signal.aborted) leave();
-    else this.#wakeBy(Math.min(need.waitUntil, futureOf(readyAt, now)), now);
-    return promise;
-  }
-
-  #joins(waiter: Waiter, line: Line<Waiter>): void {
-    line.insert(waiter);
-    waiter.line = line;
-    this.#waiting += 1;
-  }
-
-  #leaves(waiter: Waiter): void {
-    if (waiter.line === null) return;
-    waiter.line.remove(waiter);
-    waiter.line = null;
-    this.#waiting -= 1;
-  }
-
-  /** Requests for a model with limits of its own wait in a line of its own: they must not stand before others. */
-  #lineFor(need: Need): Line<Waiter> {
-    const lane = this.#choice.laneOf(need);
-    if (lane === null) return this.#line;
-    const line = this.#lines.get(lane) ?? new Line<Waiter>();
-    this.#lines.set(lane, line);
-    return line;
-  }
-
-  /** Hands out what is ready, in order of arrival, and sets the one timer to when that may change. */
-  #serveWaiters(now: number): void {
-    const blocked: Line<Waiter>[] = [];
-    let wakeAt = Infinity;
-    let aside = this.#aside.first;
-    for (
-      let waiter = this.#foremost(blocked, aside);
-      waiter !== null;
-      waiter = this.#foremost(blocked, aside)
-    ) {
-      const { need, line } = waiter;
-      if (waiter === aside) aside = waiter.behind;
-      else if (this.#moves(waiter, this.#lineFor(need))) continue;
-      const result = this.lease(need, now);
-      if (result.kind === "lease" || isHopeless(result, need, now)) {
-        waiter.resolve(result.kind === "lease" ? result : this.#tooLate(result, now));
-        continue;
-      }
-      wakeAt = Math.min(wakeAt, futureOf(result.readyAt, now), need.waitUntil);
-      if (line === null || line === this.#aside) continue;
-      // One whose own history stands in its way must not stand in the way of those behind it.
-      const isOwnTrouble = result.why === "cooling" && this.#choice.hasReady;
-      if (!isOwnTrouble) blocked.push(line);
-      else this.#moves(waiter, this.#aside);
-    }
-    for (const [lane, line] of this.#lines) if (line.size === 0) this.#lines.delete(lane);
-    this.#wakeAt = Infinity;
-    this.#cancelWake();
-    this.#wakeBy(wakeAt, now);
-  }
-
-  /** Who has waited longest among the first of each line, and those who stand aside. */
-  #foremost(blocked: readonly Line<Waiter>[], aside: Waiter | null): Waiter | null {
-    let foremost = aside;
-    const isEarlier = ({ arrival }: Waiter) => foremost === null || arrival < foremost.arrival;
-    if (this.#line.first !== null && !blocked.includes(this.#line) && isEarlier(this.#line.first))
-      foremost = this.#line.first;
-    for (const line of this.#lines.values()) {
-      if (line.first !== null && !blocked.includes(line) && isEarlier(line.first)) foremost = line.first;
-    }
-    return foremost;
-  }
-
-  #moves(waiter: Waiter, line: Line<Waiter>): boolean {
-    if (waiter.line === line) return false;
-    this.#leaves(waiter);
-    this.#joins(waiter, line);
-    return true;
-  }
-
-  /** Sees to it that the waiting are looked after at `at` (epoch ms) at the latest. */
-  #wakeBy(at: number, now: number): void {
-    if (at >= this.#wakeAt) return;
-    this.#cancelWake();
-    this.#wakeAt = at;
-    const { clock } = this.#dependencies;
-    this.#cancelWake = clock.after(at - now, () => {
-      this.#wakeAt = Infinity;
-      this.#serveWaiters(clock.now());
-    });
-  }
-
   /** Nobody can be served any more, as far as a request can wait: said once, until one is served again. */
-  #tooLate(result: NoKey, now: number): NoKey {
-    if (this.#isDry || result.why === "unsuited" || result.why === "paused") return result;
+  #goesWithout(result: NoKey, now: number): void {
+    if (this.#isDry || result.why === "unsuited" || result.why === "paused") return;
     this.#isDry = true;
     const until = Number.isFinite(result.readyAt) ? result.readyAt : null;
     this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
-    return result;
   }
 
   #recovers(now: number): void {
@@ -811,24 +671,6 @@ export class Pool {
 
 type RateLimited = Extract<Verdict, { kind: "rate_limited" }>;
 
-/** What upstream gave as its reason; a text of ours where nothing came from there. */
-function saidBy(outcome: Outcome): string {
-  switch (outcome.kind) {
-    case "served":
-    case "abandoned":
-      return "";
-    case "unreachable":
-      return outcome.message;
-    case "rejected":
-    case "rate_limited":
-    case "exhausted":
-    case "revoked":
-    case "unsuited":
-    case "overloaded":
-      return outcome.said;
-  }
-}
-
 function rulesOf({ cooldownMs, timezone, dialect }: ProviderConfig, maxCooldownMs: number): CooldownRules {
   return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect) };
 }
@@ -843,35 +685,6 @@ function passableAt(breaker: Breaker, now: number): number {
   const state = breaker.state(now);
   if (state === "open") return breaker.openUntil;
   return state === "probing" ? breaker.probeUntil : 0;
-}
-
-/** An instant that is still to come; Infinity where what is waited for is no matter of time. */
-function futureOf(at: number, now: number): number {
-  return at > now ? at : Infinity;
-}
-
-/** Whether waiting cannot help: no key comes free before this request has to be answered. */
-function isHopeless(result: NoKey, need: Need, now: number): boolean {
-  return now >= need.waitUntil || result.readyAt > need.waitUntil;
-}
-
-/** Whether the provider counts an attempt against the key's day: not one that it refused, or that never began. */
-function isCounted(lease: Lease, outcome: Outcome): boolean {
-  switch (outcome.kind) {
-    case "served":
-    case "rejected":
-      return true;
-    case "overloaded":
-    case "unreachable":
-      return lease.admittedAt > 0 || outcome.maybeBilled;
-    case "abandoned":
-      return lease.admittedAt > 0;
-    case "rate_limited":
-    case "exhausted":
-    case "revoked":
-    case "unsuited":
-      return false;
-  }
 }
 
 // ── 2 · The retry loop ──────────────────────────────────────────────────────────────────────────────────────────
@@ -892,7 +705,7 @@ async function relay(call: Call, route: Route, engine: Engine): Promise<Response
   try {
     const hops = hopsOf(call, route, engine);
     for (const [index, hop] of hops.entries()) {
-      call.aimAt(hop);
+      call.aimAt(hop.model);
       const response = await tryKeys(call, hop.upstream, index + 1 < hops.length, engine);
       if (response !== null) return response;
     }
@@ -1001,21 +814,6 @@ function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<v
   }
 }
 
-/** An answer of upstream that was not passed on, in case nothing better comes. */
-interface KeptAnswer {
-  readonly answer: WholeAnswer;
-  /** Which key it came with. */
-  readonly keyLabel: string | null;
-  readonly said: string;
-}
-
-/** Of two failed answers the one that tells the client more: with a reason before without, later before earlier. */
-function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer {
-  const isBetter =
-    kept !== null && kept.said !== "" && next.said === "" && !REFUSES_KEYS.has(kept.answer.status);
-  return isBetter ? kept : next;
-}
-
 /** The client's answer when none of upstream's may be passed on as an answer. */
 function giveUp(setback: Setback, call: Call, upstream: Upstream, engine: Engine): Response {
   const { kept } = call;
@@ -1055,9 +853,6 @@ function troubleOf(setback: Setback, call: Call, { config, pool }: Upstream, eng
     now,
   };
 }
-
-/** Statuses with which a provider refuses a key: passed on, they would look like a refusal of the client's own. */
-const REFUSES_KEYS: ReadonlySet<number> = new Set([401, 402, 403, 429]);
 
 // ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -1386,8 +1181,6 @@ export interface Engine extends Dependencies {
 
 /** How long an idle upstream connection is kept: less than common load balancers do, so that we close first. */
 const UPSTREAM_IDLE_SEC = 50;
-/** Without a byte for this long a request body is given up, and a connection without a request is closed. */
-const IDLE_SEC = 30;
 
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock, log, observers = [] } = dependencies;
@@ -1505,234 +1298,6 @@ function toAll(observers: readonly Observer[]): Required<Observer> {
 }
 
 type Server = Bun.Server<undefined>;
-
-const NO_KEYS: ReadonlySet<Key> = new Set();
-
-/** One request of a client on its way through. */
-class Call implements Need, Client {
-  /** The fields of the request: from `receive` on only those that go upstream, without any key. */
-  readonly headers: Headers;
-  readonly method: string;
-  /** The whole body, as the target under way gets it; null where there is none. */
-  body: Bytes | null = null;
-  readonly arrival: number;
-  readonly waitUntil: number;
-  readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
-  readonly streamDialect: StreamDialect;
-  reuseAt = 0;
-  boundTo: string | null = null;
-  /** It asks for the models there are: routes are some, too. */
-  listsModels = false;
-  /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
-  watch: Watch | null = null;
-  attemptAt = 0;
-  budgets: Budgets | null = null;
-  /** The best answer of upstream so far that was not passed on. */
-  kept: KeptAnswer | null = null;
-  /** What upstream said last, for the message when nothing helps. */
-  lastSaid = "";
-  /** Whose fault the last setback was. */
-  lastBlame: "nobody" | "key" | "upstream" = "nobody";
-  /** `x-keywheel-key`: the key of the last attempt. */
-  keyLabel: string | null = null;
-  waitedMs = 0;
-  isTruncated = false;
-  /** The body as the client sent it, and how much of it counts as buffered. */
-  #sentBody: Bytes | null = null;
-  #tried: Set<Key> | null = null;
-  #unsuited: Set<Key> | null = null;
-  #model: string | null | undefined;
-  #askedModel: string | null | undefined;
-  #conversation: number | null | undefined;
-  #providerName: string | null = null;
-  #keyId: string | null = null;
-  readonly #attempts: AttemptRecord[] = [];
-  #begunAt: number | null = null;
-  #isHeld = false;
-  #isOver = false;
-  readonly #arrivedAt: number;
-
-  constructor(
-    readonly request: Request,
-    readonly server: Server,
-    readonly engine: Engine,
-    readonly target: Target,
-    /** The client's name, where its key has one. */
-    readonly client: string | null,
-    /** Statuses that this request wants retried, beside those of the configuration. */
-    readonly retryStatus: ReadonlySet<number>,
-  ) {
-    this.headers = request.headers;
-    this.method = request.method;
-    this.#arrivedAt = engine.clock.now();
-    this.arrival = engine.arrivals++;
-    this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
-    this.streamDialect = streamDialectOf(target.path);
-  }
-
-  get signal(): AbortSignal {
-    return this.request.signal;
-  }
-
-  get tried(): ReadonlySet<Key> {
-    return this.#tried ?? NO_KEYS;
-  }
-
-  get unsuited(): ReadonlySet<Key> {
-    return this.#unsuited ?? NO_KEYS;
-  }
-
-  /** The model that the client named: looked up only where a limit, a route or a reader needs it. */
-  get model(): string | null {
-    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.#sentBody ?? this.body);
-    return this.#askedModel ?? this.#model;
-  }
-
-  get conversation(): number | null {
-    if (this.#conversation === undefined)
-      this.#conversation = conversationOf(this.target.path, this.headers, this.#sentBody ?? this.body);
-    return this.#conversation;
-  }
-
-  /** From here on the request goes to this target. */
-  aimAt({ model }: Hop): void {
-    this.progress.upstreamFaults = 0;
-    if (model === null && this.#sentBody === null) return;
-    this.#sentBody ??= this.body;
-    this.#askedModel = model;
-    if (this.#sentBody !== null)
-      this.body = model === null ? this.#sentBody : withModel(this.#sentBody, model);
-  }
-
-  /** From here on only our own clocks end the connection, not the server's idle timer. */
-  hold(): void {
-    if (this.#isHeld || this.#isOver) return;
-    this.#isHeld = true;
-    this.server.timeout(this.request, 0);
-  }
-
-  /** Remembers how an attempt failed. */
-  note({ setback, answer }: Failed, upstream: Upstream, lease: Lease): void {
-    const { key } = lease;
-    (this.#tried ??= new Set()).add(key);
-    // A key that was refused as dead is not asked again for this request, even where it is the last.
-    const isHopeless = setback.kind === "unsuited" || setback.kind === "revoked";
-    if (isHopeless) (this.#unsuited ??= new Set()).add(key);
-    if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
-    this.lastBlame = blameOf(setback);
-    this.#used(upstream, key);
-    const status = answer?.status ?? 0;
-    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.engine.clock.now());
-    if (answer !== null) {
-      const { keyLabel, lastSaid: said } = this;
-      this.kept = moreInformative(this.kept, { answer, keyLabel, said });
-    }
-  }
-
-  /** The answer is here. The body is not needed any more, and a stream may go on for long. */
-  begins({ status, outcome }: WholeAnswer | OpenAnswer, upstream: Upstream, lease: Lease, now: number): void {
-    this.#begunAt = now;
-    this.#used(upstream, lease.key);
-    this.#record(outcome.kind, status, "", upstream, lease, now);
-    if (this.engine.observer.finished !== undefined || lease.limits !== null) void this.model;
-    this.#dropBody();
-  }
-
-  #record(
-    verdict: string,
-    status: number,
-    said: string,
-    upstream: Upstream,
-    lease: Lease,
-    now: number,
-  ): void {
-    const { index: key, secret } = lease.key;
-    const provider = upstream.config.name;
-    this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
-  }
-
-  #dropBody(): void {
-    this.engine.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
-    this.body = null;
-    this.#sentBody = null;
-  }
-
-  #used(upstream: Upstream, key: Key): void {
-    this.#providerName = upstream.config.name;
-    this.#keyId = key.secret.id;
-    this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
-  }
-
-  /** Ends the call and hands its response through. */
-  finish(status: number, outcome: string, response: Response, bytes = 0): Response {
-    this.end(status, outcome, bytes);
-    return response;
-  }
-
-  /** Ends the call, whichever way; a second time does nothing. */
-  end(status: number, outcome: string, bytes: number): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
-    const { engine } = this;
-    engine.inFlight -= 1;
-    const { finished } = engine.observer;
-    if (finished !== undefined) void this.model;
-    this.#dropBody();
-    if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
-    if (finished === undefined) return;
-    finished({
-      id: this.arrival,
-      at: this.#arrivedAt,
-      method: this.method,
-      path: this.target.path,
-      provider: this.#providerName,
-      model: this.#model ?? null,
-      status,
-      outcome,
-      key: this.keyLabel,
-      keyId: this.#keyId,
-      attempts: this.#attempts,
-      waitedMs: this.waitedMs,
-      firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
-      totalMs: engine.clock.now() - this.#arrivedAt,
-      bytes,
-      client: this.client,
-      isTruncated: this.isTruncated,
-      maybeBilledReplays: this.progress.maybeBilledReplays,
-    });
-  }
-}
-
-/** The body with another model in it, and nothing else changed; as it is where it names none. */
-function withModel(body: Bytes, model: string): Bytes {
-  const found = findTopLevelString(body, "model");
-  return found === null ? body : replaceTopLevelString(body, found, model);
-}
-
-function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
-  switch (setback.kind) {
-    case "abandoned":
-      return "nobody";
-    case "rate_limited":
-    case "exhausted":
-    case "revoked":
-      return "key";
-    case "unsuited": // the key is fine, and what upstream says about the request may help the client
-    case "overloaded":
-    case "unreachable":
-      return "upstream";
-  }
-}
-
-/** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
-const LONGEST_MODEL = 200;
-
-/** The model a request asks for: Gemini names it in the path, everybody else in the body. */
-function modelOf(path: string, body: Bytes | null): string | null {
-  const inPath = /\/models\/([^/]+):\w+$/.exec(path)?.[1];
-  const model = inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
-  return model === null || model.length > LONGEST_MODEL ? null : model;
-}
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
 function handle(request: Request, server: Server, engine: Engine): Response | Promise<Response> {

@@ -1,0 +1,278 @@
+/**
+ * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
+ * when it is over.
+ */
+import { findTopLevelString, replaceTopLevelString } from "./body.ts";
+import type { Budgets } from "./budget.ts";
+import type { Clock } from "./clock.ts";
+import { conversationOf } from "./conversation.ts";
+import type { Failure, Progress } from "./decision.ts";
+import type { Bytes } from "./evidence.ts";
+import type { Key } from "./keystate.ts";
+import { saidBy } from "./lease.ts";
+import type { Lease, Need } from "./lease.ts";
+import type { Failed, OpenAnswer, WholeAnswer } from "./opening.ts";
+import type { Target } from "./paths.ts";
+import type { AttemptRecord, Observer } from "./record.ts";
+import { streamDialectOf } from "./stream.ts";
+import type { StreamDialect } from "./stream.ts";
+import type { Client, Watch } from "./watch.ts";
+
+/** Where it is handled: what all requests share. */
+export interface House {
+  readonly clock: Clock;
+  readonly config: { readonly maxWaitMs: number };
+  readonly observer: Observer;
+  arrivals: number;
+  inFlight: number;
+  bufferedBytes: number;
+}
+
+/** The provider that an attempt was sent to. */
+interface Asked {
+  readonly config: { readonly name: string };
+  /** null for the default provider where it has no name. */
+  readonly prefix: string | null;
+}
+
+/** Without a byte for this long a request body is given up, and a connection without a request is closed. */
+export const IDLE_SEC = 30;
+
+const NO_KEYS: ReadonlySet<Key> = new Set();
+
+/** One request of a client on its way through. */
+export class Call implements Need, Client {
+  /** The fields of the request: from `receive` on only those that go upstream, without any key. */
+  readonly headers: Headers;
+  readonly method: string;
+  /** The whole body, as the target under way gets it; null where there is none. */
+  body: Bytes | null = null;
+  readonly arrival: number;
+  readonly waitUntil: number;
+  readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
+  readonly streamDialect: StreamDialect;
+  reuseAt = 0;
+  boundTo: string | null = null;
+  /** It asks for the models there are: routes are some, too. */
+  listsModels = false;
+  /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
+  watch: Watch | null = null;
+  attemptAt = 0;
+  budgets: Budgets | null = null;
+  /** The best answer of upstream so far that was not passed on. */
+  kept: KeptAnswer | null = null;
+  /** What upstream said last, for the message when nothing helps. */
+  lastSaid = "";
+  /** Whose fault the last setback was. */
+  lastBlame: "nobody" | "key" | "upstream" = "nobody";
+  /** `x-keywheel-key`: the key of the last attempt. */
+  keyLabel: string | null = null;
+  waitedMs = 0;
+  isTruncated = false;
+  /** The body as the client sent it, and how much of it counts as buffered. */
+  #sentBody: Bytes | null = null;
+  #tried: Set<Key> | null = null;
+  #unsuited: Set<Key> | null = null;
+  #model: string | null | undefined;
+  #askedModel: string | null | undefined;
+  #conversation: number | null | undefined;
+  #providerName: string | null = null;
+  #keyId: string | null = null;
+  readonly #attempts: AttemptRecord[] = [];
+  #begunAt: number | null = null;
+  #isHeld = false;
+  #isOver = false;
+  readonly #arrivedAt: number;
+
+  constructor(
+    readonly request: Request,
+    readonly server: Bun.Server<undefined>,
+    readonly house: House,
+    readonly target: Target,
+    /** The client's name, where its key has one. */
+    readonly client: string | null,
+    /** Statuses that this request wants retried, beside those of the configuration. */
+    readonly retryStatus: ReadonlySet<number>,
+  ) {
+    this.headers = request.headers;
+    this.method = request.method;
+    this.#arrivedAt = house.clock.now();
+    this.arrival = house.arrivals++;
+    this.waitUntil = this.#arrivedAt + house.config.maxWaitMs;
+    this.streamDialect = streamDialectOf(target.path);
+  }
+
+  get signal(): AbortSignal {
+    return this.request.signal;
+  }
+
+  get tried(): ReadonlySet<Key> {
+    return this.#tried ?? NO_KEYS;
+  }
+
+  get unsuited(): ReadonlySet<Key> {
+    return this.#unsuited ?? NO_KEYS;
+  }
+
+  /** The model that the client named: looked up only where a limit, a route or a reader needs it. */
+  get model(): string | null {
+    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.#sentBody ?? this.body);
+    return this.#askedModel ?? this.#model;
+  }
+
+  get conversation(): number | null {
+    if (this.#conversation === undefined)
+      this.#conversation = conversationOf(this.target.path, this.headers, this.#sentBody ?? this.body);
+    return this.#conversation;
+  }
+
+  /** From here on the request goes to this target. */
+  aimAt(model: string | null): void {
+    this.progress.upstreamFaults = 0;
+    if (model === null && this.#sentBody === null) return;
+    this.#sentBody ??= this.body;
+    this.#askedModel = model;
+    if (this.#sentBody !== null)
+      this.body = model === null ? this.#sentBody : withModel(this.#sentBody, model);
+  }
+
+  /** From here on only our own clocks end the connection, not the server's idle timer. */
+  hold(): void {
+    if (this.#isHeld || this.#isOver) return;
+    this.#isHeld = true;
+    this.server.timeout(this.request, 0);
+  }
+
+  /** Remembers how an attempt failed. */
+  note({ setback, answer }: Failed, upstream: Asked, lease: Lease): void {
+    const { key } = lease;
+    (this.#tried ??= new Set()).add(key);
+    // A key that was refused as dead is not asked again for this request, even where it is the last.
+    const isHopeless = setback.kind === "unsuited" || setback.kind === "revoked";
+    if (isHopeless) (this.#unsuited ??= new Set()).add(key);
+    if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
+    this.lastBlame = blameOf(setback);
+    this.#used(upstream, key);
+    const status = answer?.status ?? 0;
+    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.house.clock.now());
+    if (answer !== null) {
+      const { keyLabel, lastSaid: said } = this;
+      this.kept = moreInformative(this.kept, { answer, keyLabel, said });
+    }
+  }
+
+  /** The answer is here. The body is not needed any more, and a stream may go on for long. */
+  begins({ status, outcome }: WholeAnswer | OpenAnswer, upstream: Asked, lease: Lease, now: number): void {
+    this.#begunAt = now;
+    this.#used(upstream, lease.key);
+    this.#record(outcome.kind, status, "", upstream, lease, now);
+    if (this.house.observer.finished !== undefined || lease.limits !== null) void this.model;
+    this.#dropBody();
+  }
+
+  #record(verdict: string, status: number, said: string, upstream: Asked, lease: Lease, now: number): void {
+    const { index: key, secret } = lease.key;
+    const provider = upstream.config.name;
+    this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
+  }
+
+  #dropBody(): void {
+    this.house.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
+    this.body = null;
+    this.#sentBody = null;
+  }
+
+  #used(upstream: Asked, key: Key): void {
+    this.#providerName = upstream.config.name;
+    this.#keyId = key.secret.id;
+    this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
+  }
+
+  /** Ends the call and hands its response through. */
+  finish(status: number, outcome: string, response: Response, bytes = 0): Response {
+    this.end(status, outcome, bytes);
+    return response;
+  }
+
+  /** Ends the call, whichever way; a second time does nothing. */
+  end(status: number, outcome: string, bytes: number): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const { house } = this;
+    house.inFlight -= 1;
+    const { finished } = house.observer;
+    if (finished !== undefined) void this.model;
+    this.#dropBody();
+    if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
+    if (finished === undefined) return;
+    finished({
+      id: this.arrival,
+      at: this.#arrivedAt,
+      method: this.method,
+      path: this.target.path,
+      provider: this.#providerName,
+      model: this.#model ?? null,
+      status,
+      outcome,
+      key: this.keyLabel,
+      keyId: this.#keyId,
+      attempts: this.#attempts,
+      waitedMs: this.waitedMs,
+      firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
+      totalMs: house.clock.now() - this.#arrivedAt,
+      bytes,
+      client: this.client,
+      isTruncated: this.isTruncated,
+      maybeBilledReplays: this.progress.maybeBilledReplays,
+    });
+  }
+}
+
+/** The body with another model in it, and nothing else changed; as it is where it names none. */
+function withModel(body: Bytes, model: string): Bytes {
+  const found = findTopLevelString(body, "model");
+  return found === null ? body : replaceTopLevelString(body, found, model);
+}
+
+function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
+  switch (setback.kind) {
+    case "abandoned":
+      return "nobody";
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+      return "key";
+    case "unsuited": // the key is fine, and what upstream says about the request may help the client
+    case "overloaded":
+    case "unreachable":
+      return "upstream";
+  }
+}
+
+/** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
+const LONGEST_MODEL = 200;
+
+/** The model a request asks for: Gemini names it in the path, everybody else in the body. */
+function modelOf(path: string, body: Bytes | null): string | null {
+  const inPath = /\/models\/([^/]+):\w+$/.exec(path)?.[1];
+  const model = inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
+  return model === null || model.length > LONGEST_MODEL ? null : model;
+}
+
+/** An answer of upstream that was not passed on, in case nothing better comes. */
+export interface KeptAnswer {
+  readonly answer: WholeAnswer;
+  /** Which key it came with. */
+  readonly keyLabel: string | null;
+  readonly said: string;
+}
+
+/** Of two failed answers the one that tells the client more: with a reason before without, later before earlier. */
+function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer {
+  const isBetter =
+    kept !== null && kept.said !== "" && next.said === "" && !REFUSES_KEYS.has(kept.answer.status);
+  return isBetter ? kept : next;
+}
+
+/** Statuses with which a provider refuses a key: passed on, they would look like a refusal of the client's own. */
+export const REFUSES_KEYS: ReadonlySet<number> = new Set([401, 402, 403, 429]);
