@@ -331,7 +331,7 @@ export class Pool {
     key.inFlight -= 1;
     const hadBegun = lease.admittedAt > 0;
     owner.pacer.ends({ hadBegun });
-    limits?.pacer?.ends({ hadBegun });
+    this.#modelPacer(lease)?.ends({ hadBegun });
     if (lease.admittedAt === 0) {
       owner.trust.decided();
       limits?.trust.decided();
@@ -371,10 +371,16 @@ export class Pool {
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
+  /** Of the model that was asked for: also one that began while this lease was out, with what was used until then. */
+  #modelPacer({ key, need, limits }: Lease): Pacer | null {
+    return (limits ?? this.#choice.laneOf(need)?.limits.get(key.owner))?.pacer ?? null;
+  }
+
   /** The provider did not count it: nor do we. */
-  #uncount({ key, limits, at, dayEndsAt }: Lease): void {
+  #uncount(lease: Lease): void {
+    const { key, at, dayEndsAt } = lease;
     key.owner.pacer.uncounts(at);
-    limits?.pacer?.uncounts(at);
+    this.#modelPacer(lease)?.uncounts(at);
     if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
     key.today -= 1;
     if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
@@ -431,8 +437,11 @@ export class Pool {
   #limit(refusal: RateLimited, lease: Lease, now: number): void {
     const { key } = lease;
     const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
-    const pacer = lease.limits?.pacer ?? key.owner.pacer;
-    if (isHinted || pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN)) {
+    const pacer = this.#modelPacer(lease) ?? key.owner.pacer;
+    // Sent before the key was refused already: of the same burst, and nothing new.
+    const rests = lease.need.model === null ? null : this.#choice.laneOf(lease.need)?.limits.get(key.owner);
+    const lately = Math.max(key.owner.cooldown?.beganAt ?? 0, rests?.cooldown?.beganAt ?? 0);
+    if (isHinted || lease.at < lately || pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN)) {
       this.#cool(refusal, lease, now);
       return;
     }

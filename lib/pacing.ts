@@ -26,8 +26,8 @@ const SAME_WINDOW_MS = 1500;
 const BURST_MS = 2000;
 /** How long a key that was refused for a burst is not tried with a larger one. */
 const BURST_FORGOTTEN_AFTER_MS = 30 * 60_000;
-/** A share from which on a limit counts as reached. */
-const NEARLY = 0.9;
+/** Behind a burst it is quiet for this part of the window, where bursts may be what is limited. */
+const QUIET_PART = 6;
 /** A refusal after fewer requests than these tells nothing of a rate by itself. */
 const TELLING = 4;
 /** So many refusals in a row with the same number under way are no chance. */
@@ -161,11 +161,15 @@ export class Pacer {
         at = this.#roomAt();
       }
       // What goes beyond what held goes one by one: a burst would be refused as a burst.
-      if (at <= now && this.#rule.kind === "learnt")
-        at = Math.min(this.#heldAt(), this.#beyondAt + this.#beyondEveryMs());
+      if (at <= now && this.#rule.kind === "learnt") at = Math.min(this.#heldAt(), this.#beyondFrom());
     }
     if (this.#left <= 0 && this.#resetAt > now) at = Math.max(at, this.#resetAt + RESET_MARGIN_MS);
-    if (this.#intervalMs > 0) at = Math.max(at, this.#paidAt - (this.#burst - 1) * this.#intervalMs);
+    if (this.#intervalMs > 0) {
+      at = Math.max(at, this.#paidAt - (this.#burst - 1) * this.#intervalMs);
+      // Where a burst is a good part of the rate, what comes right behind it would again tell of the burst only.
+      if (this.#burst * 4 >= this.rate.value)
+        at = Math.max(at, this.#sent.last(this.#burst) + this.#windowMs / QUIET_PART);
+    }
     return at;
   }
 
@@ -183,9 +187,14 @@ export class Pacer {
     return this.#sent.last(this.rate.value) + this.#windowMs + (this.#rule.kind === "fixed" ? 0 : JITTER_MS);
   }
 
-  /** A refusal of what is tried comes within this time, and the rate that is tried is still reached. */
-  #beyondEveryMs(): number {
-    return Math.min(BEYOND_EVERY_MS, this.#windowMs / this.rate.value / 2);
+  /**
+   * When the next of what is beyond the known may go out: after the refusal of the one before would have come, and,
+   * where a refusal names no rest, not right behind a burst, which may be what is refused.
+   */
+  #beyondFrom(): number {
+    const next = this.#beyondAt + Math.min(BEYOND_EVERY_MS, this.#windowMs / this.rate.value / 2);
+    if (this.#squeeze.isMeasured) return next;
+    return Math.max(next, this.#sent.last(Math.ceil(this.rate.value / 4) + 1) + this.#windowMs / QUIET_PART);
   }
 
   /** When there is room by what has held so far; no later than by what is being tried. */
@@ -276,11 +285,12 @@ export class Pacer {
     if (!rate.isKnown) this.#windowMs = Math.min(restMs, MINUTE_MS);
     const used = this.#sent.countSince(now - this.#windowMs);
     if (!this.#tells(used, sentAt)) return;
-    const isBelowRate = rate.isKnown && used < rate.value * NEARLY;
     const recent = this.#sent.countSince(now - BURST_MS);
-    const isBurst = isBelowRate && this.#burst > 1 && recent > 0 && recent >= used / 4;
+    // What went out at once tells of a burst, whatever the rate; what is tried beyond the rate does not go out at once.
+    const isBurst = rate.isKnown && this.#burst > 1 && recent > 1 && recent >= used / 2;
     if (isBurst && sentAt >= rate.changedAt) {
-      if (sentAt > this.#burstSetAt) this.#limitBurst(Math.min(recent, this.#burst - 1), now);
+      if (sentAt > this.#burstSetAt) this.#limitBurst(Math.min(recent, this.#burst - 1, rate.value), now);
+      else this.#limitBurst(Math.min(recent, this.#burst), this.#burstSetAt);
       return;
     }
     this.#squeeze.ends();
@@ -353,6 +363,7 @@ export class Pacer {
   /** What was used of the key so far holds for the model too, whose limit shows itself only now. */
   copyUsage(other: Pacer): void {
     this.#sent.copyFrom(other.#sent);
+    this.inFlight = other.inFlight;
   }
 
   state(): PacerState {
