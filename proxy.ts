@@ -8,13 +8,14 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import type { Admin } from "./lib/admin.ts";
+import { belongingsOf } from "./lib/belongings.ts";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import { readBudgets } from "./lib/budget.ts";
 import type { Budgets } from "./lib/budget.ts";
 import type { CheckedKey } from "./lib/checking.ts";
 import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
-import { Choice, isBoundTo } from "./lib/choice.ts";
+import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
 import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
 import type { OperatorCommand } from "./lib/cli.ts";
@@ -55,6 +56,8 @@ import type { Log } from "./lib/log.ts";
 import type { LogFiles } from "./lib/logfiles.ts";
 import { Metrics, METRICS_TYPE } from "./lib/metrics.ts";
 import { createBoundedWriter, sendToStdout } from "./lib/output.ts";
+import { Owners } from "./lib/owners.ts";
+import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
 import { Pacer } from "./lib/pacing.ts";
 import type { RateRule } from "./lib/pacing.ts";
 import {
@@ -728,7 +731,7 @@ async function relay(call: Call, route: Route, engine: Engine): Promise<Response
 async function tryKeys(
   call: Call,
   upstream: Upstream,
-  hasFallback: boolean,
+  hasNext: boolean,
   engine: Engine,
 ): Promise<Response | null> {
   const { clock, random } = engine;
@@ -737,16 +740,20 @@ async function tryKeys(
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
+  bind(call, upstream, engine);
+  const hasFallback = hasNext && call.boundTo === null; // no other provider has what this one made
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
     const lease = await leaseFor(call, pool, hasFallback, clock);
     let setback: Setback;
     let isFault = false;
     if (lease.kind === "no_key") {
+      if (lease.why === "unsuited" && call.notHere !== null) return nowhere(call.notHere, call, engine);
       setback = call.signal.aborted ? ABANDONED : lease;
     } else {
       progress.attempts += 1;
       const result = await attempt(call, upstream, lease, engine);
+      if (isNotHere(result, call, upstream, lease, engine)) continue;
       if (result.kind !== "failed") {
         const answer = call.listsModels ? await withOwnModels(result, engine) : result;
         return passThrough(answer, call, upstream, lease, engine);
@@ -788,6 +795,45 @@ async function tryKeys(
   }
 }
 
+/** Finds out whether the request has to do with what one account alone has (P35). */
+function bind(call: Call, { config, pool }: Upstream, { owners }: Engine): void {
+  const { target, method, body } = call;
+  const request = { ...target, method, body };
+  call.belongings = belongingsOf(request, config.name, accountNames(pool.keys), owners);
+  call.boundTo = call.belongings?.boundTo ?? null;
+  if (call.belongings?.teaches) call.headers.set("accept-encoding", "identity"); // its answer has to be read
+}
+
+/** Whether an account answered that it has not what the request refers to; then another one is asked. */
+function isNotHere(
+  result: Attempted,
+  call: Call,
+  upstream: Upstream,
+  lease: Lease,
+  { clock }: Engine,
+): boolean {
+  const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
+  const { belongings } = call;
+  if (belongings === null || answer === null) return false;
+  if (!belongings.isNotHere(answer.status, answer.body, clock.now())) return false;
+  const { pool } = upstream;
+  pool.settle(lease, { kind: "rejected", said: "" }, clock.now(), call.budgets);
+  const name = accountName(lease.key);
+  call.noteNotHere(
+    answer,
+    upstream,
+    lease,
+    pool.keys.filter((key) => accountName(key) === name),
+  );
+  return true;
+}
+
+/** No account has what the request refers to: the client gets what the first one said. */
+function nowhere(answer: WholeAnswer, call: Call, engine: Engine): Response {
+  call.belongings?.isNowhere(engine.clock.now());
+  return relayWhole(answer, call, engine);
+}
+
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
 function leaseFor(
   call: Call,
@@ -798,6 +844,13 @@ function leaseFor(
   if (hasFallback && pool.pausedUntil > clock.now()) {
     const now = pool.lease(call, clock.now()); // the one that may find out whether it is back
     if (now.kind === "lease" || now.why === "paused") return now;
+  }
+  const home = call.progress.attempts === 0 ? (call.belongings?.home ?? null) : null;
+  if (home !== null) {
+    call.boundTo = home;
+    const there = pool.lease(call, clock.now());
+    call.boundTo = null;
+    if (there.kind === "lease") return there;
   }
   const acquired = pool.acquire(call);
   if (!(acquired instanceof Promise)) return acquired;
@@ -924,6 +977,8 @@ function passThrough(
   const { status, headers } = answer;
   upstream.pool.admit(lease, answer.outcome, now, call.budgets);
   call.begins(answer, upstream, lease, now);
+  const readable = answer.kind === "whole" ? answer.body : answer.first;
+  call.belongings?.learn(accountName(lease.key), answer.status, readable, now);
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, call, engine);
@@ -999,6 +1054,8 @@ class Passage {
   readonly #watch: Watch;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
+  /** Learns from what passes whose things are; null: there is nothing to learn. */
+  readonly #listen: ((chunk: Uint8Array, now: number) => void) | null;
   #pending: Promise<ReadResult> | null;
   #begun: boolean;
   #comments = NO_BYTES;
@@ -1015,6 +1072,7 @@ class Passage {
     this.#pending = answer.pending;
     this.#begun = answer.begun;
     this.#follower = followerOf(call.streamDialect, answer.headers);
+    this.#listen = call.belongings?.listener(accountName(lease.key)) ?? null;
     this.#watch.onLeave = () => this.#leave();
     if (this.#begun) this.#watch.streams();
   }
@@ -1056,6 +1114,7 @@ class Passage {
   #pass(chunk: Bytes, controller: PassageController): number | Promise<number> {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
+    this.#listen?.(chunk, this.#engine.clock.now());
     if (!this.#begun) this.#lookForEvent(chunk);
     this.#watch.rests();
     return controller.write(chunk);
@@ -1162,6 +1221,8 @@ export interface Dependencies {
   /** Told of every finished request and every change of a key. */
   readonly observers?: readonly Observer[];
   readonly keeper?: Keeper | null;
+  /** Where it outlives the program whose things are whose. */
+  readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
 }
 
 /** Everything that runs, and nothing of it global. */
@@ -1175,6 +1236,8 @@ export interface Engine extends Dependencies {
   readonly startedAt: number;
   readonly observer: Observer;
   readonly metrics: Metrics;
+  /** Whose files, threads and stored answers are whose (P35). */
+  readonly owners: Owners;
   readonly prober: Prober;
   /** Opens the operator's door; null: there is none. Loaded when somebody first knocks. */
   openAdmin: (() => Promise<Admin>) | null;
@@ -1194,6 +1257,8 @@ const UPSTREAM_IDLE_SEC = 50;
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock, log, observers = [] } = dependencies;
   const metrics = new Metrics();
+  const owners = new Owners(dependencies.resources ?? null);
+  owners.restore(dependencies.resources?.resources() ?? []);
   const prober = new Prober(clock, {
     ask: (provider, keyId) => askAfter(engine, provider, keyId),
     tellsBalance: (provider) => probeOf(engine, provider)?.proves === "balance",
@@ -1214,6 +1279,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     startedAt: clock.now(),
     observer,
     metrics,
+    owners,
     prober,
     openAdmin: null,
     observe: (another) => all.push(another),
@@ -1700,7 +1766,14 @@ async function startOrExplain(config: Config): Promise<Running | null> {
     config.statePath === null || ledger === null ? null : await openStateFile(config.statePath, ledger, log);
   const observers = [ledger, store, files, notifier].filter((observer) => observer !== null);
   try {
-    const proxy = startProxy(config, { clock, random: Math.random, log, observers, keeper: store });
+    const proxy = startProxy(config, {
+      clock,
+      random: Math.random,
+      log,
+      observers,
+      keeper: store,
+      resources: store,
+    });
     return {
       proxy,
       ledger,

@@ -2,6 +2,7 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
+import type { Belongings } from "./belongings.ts";
 import { findTopLevelString, replaceTopLevelString } from "./body.ts";
 import type { Budgets } from "./budget.ts";
 import type { Clock } from "./clock.ts";
@@ -53,6 +54,10 @@ export class Call implements Need, Client {
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
   boundTo: string | null = null;
+  /** What it has to do with things of single accounts; null: nothing. */
+  belongings: Belongings | null = null;
+  /** The first answer that said that such a thing is not with that account. */
+  notHere: WholeAnswer | null = null;
   /** It asks for the models there are: routes are some, too. */
   listsModels = false;
   /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
@@ -159,6 +164,14 @@ export class Call implements Need, Client {
       const { keyLabel, lastSaid: said } = this;
       this.kept = moreInformative(this.kept, { answer, keyLabel, said });
     }
+  }
+
+  /** An account says that it has not what the request refers to: nobody is blamed, and none of its keys asked again. */
+  noteNotHere(answer: WholeAnswer, upstream: Asked, lease: Lease, keys: readonly Key[]): void {
+    for (const key of keys) (this.#unsuited ??= new Set()).add(key);
+    this.notHere ??= answer;
+    this.#used(upstream, lease.key);
+    this.#record("not_here", answer.status, "", upstream, lease, this.house.clock.now());
   }
 
   /** The answer is here. The body is not needed any more, and a stream may go on for long. */

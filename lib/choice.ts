@@ -317,6 +317,11 @@ export function isBoundTo(key: Key, { boundTo }: Pick<KeyNeed, "boundTo">): bool
   return boundTo === null || accountName(key) === boundTo;
 }
 
+/** The accounts that some key in use belongs to, in the order of the configuration. */
+export function accountNames(keys: readonly Key[]): string[] {
+  return [...new Set(keys.filter(({ disabled }) => disabled === null).map(accountName))];
+}
+
 /** What an account is called where resources are remembered: its label, or its only key. */
 export function accountName(key: Key): string {
   return key.account ?? key.secret.id;

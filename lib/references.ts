@@ -160,7 +160,7 @@ function forEachFromEnd(bytes: Buffer, text: string, visit: (at: number) => void
 
 /** An id that a provider made, by how it begins. */
 const MADE_BY_PROVIDER =
-  /^(?:asst|batch|cntr|container|conv|file|ftjob|msgbatch|resp|rs|thread|upload|video|vs)[_-][\w-]*\d/;
+  /^(?:(?:asst|batch|cntr|container|conv|fc|file|ftjob|ig|msg|msgbatch|resp|rs|thread|upload|video|vs)[_-][\w-]*\d|gAAAA)/;
 
 /**
  * Of the ids that a request referred to, those that a good answer proves to be of its account. Not all: a field of the
@@ -174,8 +174,9 @@ export function idsProvenBy(path: string, ids: readonly string[]): string[] {
 /** An answer that says of something that it is not there, without naming it. */
 const SAYS_NOT_HERE =
   /"previous_response_not_found"|Invalid `?previous_response_id|"invalid_encrypted_content"|CachedContent not found/;
-/** One that names it. */
+/** One that names it, or at least says what kind of thing it is. */
 const NOT_FOUND = /not found|no such|not exist|\bno \w+(?: \w+)? found|permission|ownership/i;
+const KIND_OF_THING = /\b(?:assistant|container|conversation|file|item|response|thread|vector.?store)s?\b/i;
 
 /**
  * Whether an answer says that what the request refers to is not with this account: it may be with another. `unknown`:
@@ -190,5 +191,6 @@ export function saysNotHere(
   if (unknown.length === 0 || (status !== 400 && status !== 403 && status !== 404)) return false;
   if (status === 404 && idsAddressed(path, query).some((id) => unknown.includes(id))) return true;
   if (SAYS_NOT_HERE.test(body)) return true;
-  return NOT_FOUND.test(body) && unknown.some((id) => body.includes(id));
+  if (!NOT_FOUND.test(body)) return false;
+  return unknown.some((id) => body.includes(id)) || (status === 404 && KIND_OF_THING.test(body));
 }

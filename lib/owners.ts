@@ -1,0 +1,181 @@
+/**
+ * Whose a thing is: which account of a provider made it (P35).
+ *
+ * A provider has two shelves, each bounded, the longest unused forgotten first: things that last (files, batches,
+ * threads), and turns of conversations, of which a busy pool makes so many that they would crowd out the others. What
+ * is forgotten is asked around for again, so nothing breaks; that nobody had an id is remembered for a minute, so that
+ * asking for it again and again does not ask everybody each time.
+ */
+
+/** What is remembered of one id, as it is stored. */
+export interface OwnedId {
+  readonly provider: string;
+  readonly id: string;
+  /** What the account is called: its label, or the id of its only key. */
+  readonly account: string;
+  /** Epoch ms at which it was learnt. */
+  readonly at: number;
+}
+
+/** What has to outlive the program is told here. The store fits. */
+export interface OwnerKeeper {
+  saveResource(owned: OwnedId): void;
+  dropResource(provider: string, id: string): void;
+}
+
+/** Ids of a provider that are remembered at most, half of them turns. Full, they take about 5 MB. */
+const MOST_IDS = 20_000;
+/** How long nobody is asked for an id that nobody had, and how many such ids are remembered. */
+const NOWHERE_MS = 60_000;
+const MOST_NOWHERE = 1000;
+
+type Owned = Pick<OwnedId, "account" | "at">;
+/** By id. The order is that of use, the longest unused first. */
+type Shelf = Map<string, Owned>;
+
+interface Shelves {
+  readonly lasting: Shelf;
+  readonly turns: Shelf;
+  /** By account: how many lasting things it has. */
+  readonly holdings: Map<string, number>;
+}
+
+export class Owners {
+  readonly #keeper: OwnerKeeper | null;
+  readonly #shelfSize: number;
+  readonly #providers = new Map<string, Shelves>();
+  /** By `provider/id`: until when nobody is asked (epoch ms). */
+  readonly #nowhereUntil = new Map<string, number>();
+
+  /** `keeper` null: nothing outlives the program. */
+  constructor(keeper: OwnerKeeper | null = null, mostIds = MOST_IDS) {
+    this.#keeper = keeper;
+    this.#shelfSize = Math.ceil(mostIds / 2);
+  }
+
+  /** How many ids of a provider are known. Where none is, a request need not be searched for any. */
+  count(provider: string): number {
+    const shelves = this.#providers.get(provider);
+    return shelves === undefined ? 0 : shelves.lasting.size + shelves.turns.size;
+  }
+
+  /** The account that has it; null: not known. Counts as a use. */
+  owner(provider: string, id: string): string | null {
+    const shelf = this.#shelfOf(provider, id);
+    const owned = shelf?.get(id);
+    if (shelf === undefined || owned === undefined) return null;
+    shelf.delete(id);
+    shelf.set(id, owned);
+    return owned.account;
+  }
+
+  /**
+   * The account that a request with these ids has to go to; null: any. Where they are of several accounts no account
+   * can serve it, and the first decides: it stands in the path, or is what the others are only used with. An account
+   * that is not in the pool any more (`isThere`) decides nothing.
+   */
+  accountOf(provider: string, ids: readonly string[], isThere: (account: string) => boolean): string | null {
+    for (const id of ids) {
+      const account = this.owner(provider, id);
+      if (account !== null && isThere(account)) return account;
+    }
+    return null;
+  }
+
+  /** Those of these ids for which it is worth asking around: nobody is known to have them, nor that nobody has. */
+  unknown(provider: string, ids: readonly string[], now: number): string[] {
+    return ids.filter((id) => {
+      if (this.#shelfOf(provider, id)?.has(id)) return false;
+      return (this.#nowhereUntil.get(`${provider}/${id}`) ?? 0) <= now;
+    });
+  }
+
+  /** An answer of this account told of these ids. */
+  learn(provider: string, account: string, ids: readonly string[], now: number): void {
+    for (const id of ids) {
+      this.#nowhereUntil.delete(`${provider}/${id}`);
+      if (this.owner(provider, id) === account) continue;
+      this.#put(provider, id, { account, at: now });
+      this.#keeper?.saveResource({ provider, id, account, at: now });
+    }
+  }
+
+  /** It is no more, or the account that was thought to have it says that it has not. */
+  forget(provider: string, id: string): void {
+    if (this.#take(provider, id)) this.#keeper?.dropResource(provider, id);
+  }
+
+  /** All accounts were asked for these, and none had them. */
+  nobodyHas(provider: string, ids: readonly string[], now: number): void {
+    for (const id of ids) {
+      const [oldest] = this.#nowhereUntil.keys();
+      if (this.#nowhereUntil.size >= MOST_NOWHERE && oldest !== undefined) this.#nowhereUntil.delete(oldest);
+      this.#nowhereUntil.set(`${provider}/${id}`, now + NOWHERE_MS);
+    }
+  }
+
+  /**
+   * Where things are made that will be used together, and where lists come from: of these accounts the one that has
+   * most of what lasts, and the first where none has more. Null: there are none.
+   */
+  home(provider: string, accounts: readonly string[]): string | null {
+    const holdings = this.#providers.get(provider)?.holdings;
+    const holds = (account: string) => holdings?.get(account) ?? 0;
+    const [first = null, ...others] = accounts;
+    return others.reduce((best, next) => (best !== null && holds(next) > holds(best) ? next : best), first);
+  }
+
+  /** All that is remembered; of each provider the longest unused first. */
+  *entries(): Generator<OwnedId> {
+    for (const [provider, { lasting, turns }] of this.#providers) {
+      for (const [id, owned] of lasting) yield { provider, id, ...owned };
+      for (const [id, owned] of turns) yield { provider, id, ...owned };
+    }
+  }
+
+  /** Takes over what was stored in an earlier run, in any order. */
+  restore(stored: readonly OwnedId[]): void {
+    for (const { provider, id, account, at } of stored.toSorted((one, other) => one.at - other.at)) {
+      this.#put(provider, id, { account, at });
+    }
+  }
+
+  #put(provider: string, id: string, owned: Owned): void {
+    this.#take(provider, id);
+    const shelves = this.#providers.get(provider) ?? {
+      lasting: new Map(),
+      turns: new Map(),
+      holdings: new Map(),
+    };
+    this.#providers.set(provider, shelves);
+    const shelf = isOfTurn(id) ? shelves.turns : shelves.lasting;
+    shelf.set(id, owned);
+    if (shelf === shelves.lasting) count(shelves, owned, 1);
+    const [oldest] = shelf.keys();
+    if (shelf.size > this.#shelfSize && oldest !== undefined) this.forget(provider, oldest);
+  }
+
+  #take(provider: string, id: string): boolean {
+    const shelves = this.#providers.get(provider);
+    const owned = shelves?.lasting.get(id);
+    if (shelves !== undefined && owned !== undefined) count(shelves, owned, -1);
+    return this.#shelfOf(provider, id)?.delete(id) ?? false;
+  }
+
+  #shelfOf(provider: string, id: string): Shelf | undefined {
+    const shelves = this.#providers.get(provider);
+    return isOfTurn(id) ? shelves?.turns : shelves?.lasting;
+  }
+}
+
+function count({ holdings }: Shelves, { account }: Owned, change: 1 | -1): void {
+  holdings.set(account, (holdings.get(account) ?? 0) + change);
+}
+
+/** Made by the hundred with every conversation: responses and their items, marks of pages and of encrypted texts. */
+function isOfTurn(id: string): boolean {
+  return id.length >= 80 || OF_TURN.test(id);
+}
+
+const OF_TURN =
+  /^(?:(?:chatcmpl|ci|cmp|ctc|cu|fc|fs|gen|ig|lsh|mcp|mcpl|mcpr|msg|resp|rs|run|step|v1|ws)[_-]|gAAAA)/;
