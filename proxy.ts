@@ -11,8 +11,8 @@ import type { Admin } from "./lib/admin.ts";
 import { belongingsOf } from "./lib/belongings.ts";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
-import { readBudgets } from "./lib/budget.ts";
 import type { Budgets } from "./lib/budget.ts";
+import { Bulletin } from "./lib/bulletin.ts";
 import type { CheckedKey } from "./lib/checking.ts";
 import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
 import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
@@ -122,6 +122,8 @@ export interface PoolDependencies {
 
 /** A provider whose model one account may not use is asked again after this long. */
 const DENIED_FOR_MS = 6 * 3_600_000;
+/** With so many others a limit is compared that was found out. */
+const COMPARED = 16;
 /** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
 const NEAR_WHERE_UNKNOWN = 10;
 
@@ -246,13 +248,15 @@ export class Pool {
     this.#turnDay(now);
     const lane = this.#choice.laneOf(need);
     const key = this.#choice.next(need, lane, now);
-    return key === null ? this.#none(now) : this.#take(key, need, lane, now, !isQuiet);
+    return key === null ? this.#none(need, now) : this.#take(key, need, lane, now, !isQuiet);
   }
 
   /** Why the choice found no key. */
-  #none(now: number): NoKey {
-    const { hasSuited, dependsOnOthers, readyAt } = this.#choice;
-    if (hasSuited) return { kind: "no_key", readyAt: dependsOnOthers ? now : readyAt, why: "cooling" };
+  #none(need: Need, now: number): NoKey {
+    const { hasSuited, dependsOnOthers, readyAt: byTime } = this.#choice;
+    // Where an attempt under way may make a key ready, waiting is not in vain, whatever time alone would bring.
+    const readyAt = dependsOnOthers ? Math.min(byTime, Math.max(need.waitUntil, now)) : byTime;
+    if (hasSuited) return { kind: "no_key", readyAt, why: "cooling" };
     const isUsable = (key: Key) => key.disabled === null && !key.isPaused;
     return { kind: "no_key", readyAt: Infinity, why: this.keys.some(isUsable) ? "unsuited" : "none_usable" };
   }
@@ -318,7 +322,7 @@ export class Pool {
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
     if (outcome.kind !== "overloaded") {
       this.breaker.answered();
-      this.refusesAll.answered();
+      if (this.#isNews(lease)) this.refusesAll.answered();
     }
     if (budgets !== null) this.#hear(budgets, lease, now);
     this.#changed(key, this.#choice.laneOf(lease.need), now);
@@ -340,7 +344,7 @@ export class Pool {
       limits?.trust.decided();
     }
     this.#tellBreakers(lease, outcome, now);
-    if (!isCounted(lease, outcome)) this.#uncount(lease);
+    if (!isCounted(lease, outcome)) this.#uncount(lease, outcome);
     if (budgets !== null) this.#hear(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
@@ -380,10 +384,13 @@ export class Pool {
   }
 
   /** The provider did not count it: nor do we. */
-  #uncount(lease: Lease): void {
+  #uncount(lease: Lease, { kind }: Outcome): void {
     const { key, at, dayEndsAt } = lease;
-    key.owner.pacer.uncounts(at);
-    this.#modelPacer(lease)?.uncounts(at);
+    // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
+    if (kind !== "abandoned") {
+      key.owner.pacer.uncounts(at);
+      this.#modelPacer(lease)?.uncounts(at);
+    }
     if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
     key.today -= 1;
     if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
@@ -419,8 +426,13 @@ export class Pool {
       case "revoked":
       case "unsuited":
         this.breaker.answered();
-        this.refusesAll.answered();
+        if (this.#isNews(lease)) this.refusesAll.answered();
     }
+  }
+
+  /** Whether it was sent after everybody had been refused: what was sent before says nothing about now. */
+  #isNews({ isProbe, at }: Lease): boolean {
+    return isProbe || at >= this.refusesAll.openUntil;
   }
 
   #pauses(reason: "upstream_faults" | "common_cause", forMs: number, now: number, said: string): void {
@@ -499,7 +511,8 @@ export class Pool {
     const until = (limits ?? owner).cooldown?.until ?? now;
     pacer.refused({ sentAt: lease.at, namedMs, restMs: until - now, reason: refusal.reason }, now);
     if (limits !== null) return;
-    for (const other of this.#choice.accounts) if (other !== owner) pacer.adopt(other.pacer);
+    for (const other of this.#choice.accounts.slice(0, COMPARED))
+      if (other !== owner) pacer.adopt(other.pacer);
   }
 
   #openLimits(owner: Account, model: string, now: number): ModelLimits {
@@ -716,7 +729,8 @@ async function relay(call: Call, route: Route, engine: Engine): Promise<Response
     );
   try {
     const hops = hopsOf(call, route, engine);
-    for (const [index, hop] of hops.entries()) {
+    for (let index = 0; index < hops.length; index++) {
+      const hop = hops[index]!;
       call.aimAt(hop.model);
       const response = await tryKeys(call, hop.upstream, index + 1 < hops.length, engine);
       if (response !== null) return response;
@@ -744,7 +758,8 @@ async function tryKeys(
   const hasFallback = hasNext && call.boundTo === null; // no other provider has what this one made
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
-    const lease = await leaseFor(call, pool, hasFallback, clock);
+    const leased = leaseFor(call, pool, hasFallback, clock);
+    const lease = leased instanceof Promise ? await leased : leased;
     let setback: Setback;
     let isFault = false;
     if (lease.kind === "no_key") {
@@ -798,8 +813,11 @@ async function tryKeys(
 /** Finds out whether the request has to do with what one account alone has (P35). */
 function bind(call: Call, { config, pool }: Upstream, { owners }: Engine): void {
   const { target, method, body } = call;
-  const request = { ...target, method, body };
-  call.belongings = belongingsOf(request, config.name, accountNames(pool.keys), owners);
+  if (pool.keys.length > 1) {
+    const { path, query } = target;
+    const names = () => accountNames(pool.keys);
+    call.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners);
+  }
   call.boundTo = call.belongings?.boundTo ?? null;
   if (call.belongings?.teaches) call.headers.set("accept-encoding", "identity"); // its answer has to be read
 }
@@ -938,11 +956,12 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
-    call.budgets = readBudgets(dialect, response.headers, engine.clock.now());
+    call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
     const asked = askedOf(call, upstream, lease, engine);
-    result = isShort(response, call.method)
+    const judged = isShort(response, call.method)
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
-      : await readOpening(response, asked);
+      : readOpening(response, asked);
+    result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
   } catch (error) {
     result = failed(watch.explain(error));
   }
@@ -1202,6 +1221,8 @@ export interface Upstream extends Reachable {
   readonly prefix: string | null;
   readonly base: Base;
   readonly pool: Pool;
+  /** What its answers announce of limits. */
+  readonly bulletin: Bulletin;
   /** How many of its faults may be answered by another attempt (P7). */
   readonly retries: RetryBudget;
 }
@@ -1243,6 +1264,7 @@ export interface Engine extends Dependencies {
   openAdmin: (() => Promise<Admin>) | null;
   /** Whoever comes later is told too. */
   observe(observer: Observer): void;
+  tellsModels(): boolean;
   /** Called when the proxy begins to end. */
   onDrain: () => void;
   arrivals: number;
@@ -1267,7 +1289,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bury: (provider, keyId, said) =>
       withKey(engine, provider, keyId, (pool, key) => pool.disable(key, said, clock.now())),
   });
-  const all = [logObserver(log), metrics, prober, ...observers];
+  const own = [logObserver(log), metrics, prober];
+  const all = [...own, ...observers];
   const observer = toAll(all);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
   const engine: Engine = {
@@ -1283,6 +1306,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     prober,
     openAdmin: null,
     observe: (another) => all.push(another),
+    tellsModels: () => all.length > own.length || log.enabled("info"),
     onDrain: () => {},
     arrivals: 0,
     inFlight: 0,
@@ -1351,6 +1375,7 @@ function upstreamsOf(
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
       pool,
+      bulletin: old?.bulletin ?? new Bulletin(),
       retries: old?.retries ?? new RetryBudget(),
       heardAt: 0,
       canConnect: () => canConnect(hostname, portNumber, clock),

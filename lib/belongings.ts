@@ -25,18 +25,18 @@ export interface Referring {
   readonly body: Uint8Array | null;
 }
 
-/** What a request has to do with things of the accounts of a provider; null: nothing. */
+/** What a request has to do with things of the accounts of a provider; null: nothing. Runs for every request. */
 export function belongingsOf(
   request: Referring,
   provider: string,
-  accounts: readonly string[],
+  accounts: () => readonly string[],
   owners: Owners,
 ): Belongings | null {
-  if (accounts.length < 2) return null;
   const { path, body } = request;
   const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null;
   if (!mayRefer && !asksToKeep(path, body)) return null;
-  return new Belongings(request, provider, accounts, owners);
+  const names = accounts();
+  return names.length < 2 ? null : new Belongings(request, provider, names, owners);
 }
 
 export class Belongings {

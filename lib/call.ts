@@ -24,6 +24,8 @@ export interface House {
   readonly clock: Clock;
   readonly config: { readonly maxWaitMs: number };
   readonly observer: Observer;
+  /** Whether somebody who is told of requests wants to know their models: they have to be looked for. */
+  tellsModels(): boolean;
   arrivals: number;
   inFlight: number;
   bufferedBytes: number;
@@ -179,7 +181,7 @@ export class Call implements Need, Client {
     this.#begunAt = now;
     this.#used(upstream, lease.key);
     this.#record(outcome.kind, status, "", upstream, lease, now);
-    if (this.house.observer.finished !== undefined || lease.limits !== null) void this.model;
+    if (this.house.tellsModels() || lease.limits !== null) void this.model;
     this.#dropBody();
   }
 
@@ -214,7 +216,7 @@ export class Call implements Need, Client {
     const { house } = this;
     house.inFlight -= 1;
     const { finished } = house.observer;
-    if (finished !== undefined) void this.model;
+    if (house.tellsModels()) void this.model;
     this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
     if (finished === undefined) return;

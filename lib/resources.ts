@@ -42,8 +42,17 @@ export function asksToKeep(path: string, body: Uint8Array | null): boolean {
   return path.endsWith("/messages") && bytes.includes('"code_execution'); // its container can be used again
 }
 
+/** What nearly every request asks for; the long pattern need not be tried on it. */
+const BUSY_PATHS: ReadonlySet<string> = new Set(
+  ["chat/completions", "completions", "embeddings", "messages", "models"].flatMap((name) => [
+    `/v1/${name}`,
+    `/${name}`,
+  ]),
+);
+
 /** The collection that a path leads into, as paths call it; null: into none. */
 export function collectionOf(path: string): string | null {
+  if (BUSY_PATHS.has(path)) return null;
   return COLLECTION.exec(path)?.[1] ?? null;
 }
 
