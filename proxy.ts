@@ -122,8 +122,6 @@ export interface PoolDependencies {
 
 /** A provider whose model one account may not use is asked again after this long. */
 const DENIED_FOR_MS = 6 * 3_600_000;
-/** With so many others a limit is compared that was found out. */
-const COMPARED = 16;
 /** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
 const NEAR_WHERE_UNKNOWN = 10;
 
@@ -510,9 +508,6 @@ export class Pool {
     const namedMs = refusal.pause.kind === "for" ? refusal.pause.ms : null;
     const until = (limits ?? owner).cooldown?.until ?? now;
     pacer.refused({ sentAt: lease.at, namedMs, restMs: until - now, reason: refusal.reason }, now);
-    if (limits !== null) return;
-    for (const other of this.#choice.accounts.slice(0, COMPARED))
-      if (other !== owner) pacer.adopt(other.pacer);
   }
 
   #openLimits(owner: Account, model: string, now: number): ModelLimits {

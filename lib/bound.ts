@@ -154,17 +154,6 @@ export class Bound {
     this.#step = 1;
   }
 
-  /** Another key of the same kind found its bound at the same place: it need not be found out once more. */
-  adopt(other: Bound): void {
-    if (other.#ceiling === Infinity || this.isOnTrial) return;
-    if (Math.abs(other.#proven - this.value) > Math.max(1, this.value * 0.05)) return;
-    this.value = other.#proven;
-    this.#proven = other.#proven;
-    this.#ceiling = other.#ceiling;
-    this.#retryAt = Math.max(this.#retryAt, other.#retryAt);
-    this.#patienceMs = Math.max(this.#patienceMs, other.#patienceMs);
-  }
-
   /** A burst is refused as a burst: each refusal of it tells that one fewer got through. */
   #follow(level: number): void {
     if (this.#follows) this.#lowerTo(Math.min(this.value, level));

@@ -210,7 +210,8 @@ export class Pacer {
   isNearLimit(now: number, unknown: number): boolean {
     if (this.inFlight >= this.concurrency.value || (this.#left <= 0 && this.#resetAt > now)) return true;
     const used = this.#sent.countSince(now - this.#windowMs);
-    return used >= (this.rate.isKnown ? 0.8 * this.rate.value : unknown);
+    if (!this.rate.isKnown) return used >= unknown;
+    return used >= 0.8 * this.rate.value || this.#sent.countSince(now - BURST_MS) >= 0.8 * this.#burst;
   }
 
   /** Learns from a refusal; the refused request has been uncounted and has ended already. */
@@ -352,12 +353,6 @@ export class Pacer {
     const isNew = now >= this.#resetAt || resetAt > this.#resetAt + SAME_WINDOW_MS;
     this.#left = isNew ? remaining - undecided : Math.min(this.#left, remaining);
     this.#resetAt = Math.max(this.#resetAt, resetAt);
-  }
-
-  /** Keys of one provider mostly have the same limits. */
-  adopt(other: Pacer): void {
-    if (this.#rule.kind === "learnt" && this.#windowMs === other.#windowMs) this.rate.adopt(other.rate);
-    this.concurrency.adopt(other.concurrency);
   }
 
   /** What was used of the key so far holds for the model too, whose limit shows itself only now. */
