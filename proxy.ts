@@ -997,9 +997,9 @@ function passThrough(
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, call, engine);
   }
+  const passage = new Passage(answer, call, upstream, lease, engine); // before the framing's fields are taken out
   addOurs(headers, call, engine);
   headers.delete("content-length"); // the stream goes out chunked
-  const passage = new Passage(answer, call, upstream, lease, engine);
   return new Response(passage.stream(), { status, headers });
 }
 

@@ -6,8 +6,10 @@
  */
 import type { Clock } from "./clock.ts";
 import type { ConfiguredKey, ProviderConfig } from "./config.ts";
+import { PROVIDERS } from "./dialects.ts";
 import { evidenceOf, readerOf, readUpTo } from "./evidence.ts";
 import { authHeader, classify, type Dialect, type Evidence, probeFor } from "./providers.ts";
+import { readProbe } from "./probing.ts";
 import { redact, type Secret, unmask } from "./secret.ts";
 
 /** What was found of a key. */
@@ -126,7 +128,7 @@ export function judge(dialect: Dialect, evidence: Evidence, secret: Secret, now:
   const said = words === "" ? `status ${status}` : words;
   switch (verdict.kind) {
     case "served":
-      return { standing: "works", detail: "" };
+      return proven(dialect, evidence, now);
     case "rate_limited":
     case "exhausted":
       return { standing: "limited", detail: `${verdict.reason}: ${said}` };
@@ -141,6 +143,27 @@ export function judge(dialect: Dialect, evidence: Evidence, secret: Secret, now:
         : { standing: "doubtful", detail: said };
     case "overloaded":
       return { standing: "unreachable", detail: said };
+  }
+}
+
+/** What a good answer proves: some list their models for everybody, some tell what the account has left. */
+function proven(dialect: Dialect, evidence: Evidence, now: number): Finding {
+  const { proof } = PROVIDERS[dialect];
+  switch (readProbe(dialect, "doubted", evidence, null, now)) {
+    case "dead":
+      return { standing: "dead", detail: "the provider says that it is blocked" };
+    case "unknown":
+      return {
+        standing: "unknown",
+        detail: "its list of models may be open to everybody, so it proves no key",
+      };
+    case "alive": {
+      const canPay =
+        proof?.proves !== "balance" || readProbe(dialect, "billing", evidence, null, now) === "alive";
+      return canPay
+        ? { standing: "works", detail: "" }
+        : { standing: "limited", detail: "billing: as far as is told, its account has nothing left" };
+    }
   }
 }
 

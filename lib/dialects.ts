@@ -14,7 +14,7 @@ import type { Dialect, Pause, Scope } from "./verdict.ts";
 /** How a key goes on a request; `lib/providers.ts` says which header that is. */
 export type KeyHeader = "bearer" | "anthropic" | "azure" | "google";
 
-/** The cheapest request that fails for a dead key and uses up no quota. A 2xx proves the key; see `proves`. */
+/** The cheapest request that fails for a dead key and uses up no quota; `lib/probing.ts` reads what it comes to. */
 export interface Proof {
   readonly method: "GET";
   /** From the base URL (`/models`), from its origin (`origin:/openai/models`), or absolute. */
@@ -22,6 +22,12 @@ export interface Proof {
   /** `balance`: the answer also tells whether the account can pay. A proven key may still lack a model. */
   readonly proves: "key" | "balance";
   readonly headers?: Readonly<Record<string, string>>;
+  /** It may be answered without any key as well: then a good answer proves nothing, and only a refusal tells. */
+  readonly mayBePublic?: true;
+  /** Where the answer says what is left to spend: an amount, or whether there is any. */
+  readonly left?: readonly string[];
+  /** Where a good answer says that the key is dead all the same. */
+  readonly deadWhere?: readonly (readonly [path: readonly string[], value: RegExp])[];
 }
 
 /** What a refusal is, before the answer's own time, scope and reason are filled in. */
@@ -208,6 +214,7 @@ const googleRules = (): readonly Rule[] => [
 const BEARER = { keyHeader: "bearer", resetZone: UTC, clockOffset: "Z" } as const;
 const CHINESE = { keyHeader: "bearer", resetZone: SHANGHAI, clockOffset: "+08:00" } as const;
 const MODELS: Proof = { method: "GET", target: "/models", proves: "key" };
+const MODELS_OF_ALL: Proof = { ...MODELS, mayBePublic: true };
 
 export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
   /**
@@ -339,7 +346,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://openrouter.ai/api/v1",
     hosts: ["openrouter.ai"],
-    proof: { method: "GET", target: "/key", proves: "balance" }, // `/models` is public and proves nothing.
+    // `/models` is public and proves nothing. What is left is null for a key without a cap of its own.
+    proof: { method: "GET", target: "/key", proves: "balance", left: ["data", "limit_remaining"] },
     limitScope: "key",
     rules: () => [
       { code: /^openrouter_in_flight_budget$/, then: TOO_MANY_AT_ONCE }, // A 402 that passes.
@@ -449,7 +457,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.deepseek.com",
     hosts: ["api.deepseek.com"],
-    proof: { method: "GET", target: "/user/balance", proves: "balance" },
+    // From the origin: the base may be the skin of Anthropic, `/anthropic`.
+    proof: { method: "GET", target: "origin:/user/balance", proves: "balance", left: ["is_available"] },
     limitScope: "key",
     rules: () => [
       { status: 429, text: /\bconcurren/i, then: TOO_MANY_AT_ONCE },
@@ -491,7 +500,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.sambanova.ai/v1",
     hosts: ["api.sambanova.ai"],
-    proof: MODELS,
+    proof: MODELS_OF_ALL,
     limitScope: "key+model",
     rules: () => [],
   },
@@ -539,7 +548,16 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.x.ai/v1",
     hosts: ["api.x.ai"],
-    proof: { method: "GET", target: "/api-key", proves: "key" }, // Also tells of blocked keys and teams.
+    proof: {
+      method: "GET",
+      target: "/api-key",
+      proves: "key",
+      deadWhere: [
+        [["api_key_blocked"], /^true$/],
+        [["api_key_disabled"], /^true$/],
+        [["team_blocked"], /^true$/],
+      ],
+    },
     limitScope: "key",
     rules: () => [
       { status: 400, text: /^Incorrect API key provided\b/m, then: DEAD },
@@ -570,6 +588,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       method: "GET",
       target: "https://api.cloudflare.com/client/v4/user/tokens/verify",
       proves: "key",
+      deadWhere: [[["result", "status"], /^(?:disabled|expired)$/]],
     },
     limitScope: "key",
     rules: () => [
@@ -589,7 +608,12 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...CHINESE,
     baseUrl: "https://api.moonshot.ai/v1",
     hosts: ["api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"],
-    proof: { method: "GET", target: "/users/me/balance", proves: "balance" },
+    proof: {
+      method: "GET",
+      target: "/users/me/balance",
+      proves: "balance",
+      left: ["data", "available_balance"],
+    },
     limitScope: "key",
     rules: () => [
       { status: 401, then: DOUBTED },
@@ -665,7 +689,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...CHINESE,
     baseUrl: "https://api.siliconflow.cn/v1",
     hosts: ["api.siliconflow.cn", "api.siliconflow.com"],
-    proof: { method: "GET", target: "/user/info", proves: "balance" },
+    proof: { method: "GET", target: "/user/info", proves: "balance", left: ["data", "totalBalance"] },
     limitScope: "key+model",
     rules: () => [
       { status: 403, code: /^30001$/, then: NO_MONEY }, // Also for models that cost nothing.
@@ -678,7 +702,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...CHINESE,
     baseUrl: "https://api-inference.modelscope.cn/v1",
     hosts: ["api-inference.modelscope.cn"],
-    proof: MODELS,
+    proof: MODELS_OF_ALL,
     limitScope: "key+model",
     rules: () => [
       { status: 429, text: /\btoday's quota for model\b/, then: DAY_MODEL },
@@ -713,7 +737,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: null,
     hosts: [],
-    proof: MODELS,
+    proof: MODELS_OF_ALL,
     limitScope: "key",
     // In OpenAI's words: the keys may belong to accounts that have different models.
     rules: () => [{ status: [403, 404], code: /^model_not_found$/, then: UNSUITED_MODEL }, GATED_MODEL],

@@ -1,8 +1,6 @@
 /**
- * Reading an answer far enough to judge it: bounded, decompressed, and without the key it may echo.
+ * Reading an answer far enough to judge it, and never further than is good.
  */
-import { redact } from "./secret.ts";
-import type { Secret } from "./secret.ts";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -16,8 +14,6 @@ export type ReadResult = { done: false; value: Bytes } | { done: true; value?: B
 
 /** How much of an error answer is looked at. */
 const EVIDENCE_BYTES = 64 * 1024;
-/** A compressed error may be a bomb: more than this is not unpacked. */
-const DECODED_BYTES = 16 * 1024 * 1024;
 
 const decoder = new TextDecoder();
 
@@ -71,77 +67,27 @@ export function discard(reader: ByteReader): void {
   reader.cancel().catch(() => {}); // closed or cut already: the same to us
 }
 
-/** A body without its `content-encoding`; empty where it cannot be unpacked, which is no evidence. */
-export async function decoded(bytes: Bytes, encoding: string | null): Promise<Bytes> {
-  return encoding === null || encoding === "identity" ? bytes : unpack(bytes, encoding, "whole");
-}
+/** Bytes that come in pieces, as one: grows by doubling, so that small pieces do not cost their square. */
+export class Gathering {
+  /** The first piece alone is kept as it is, not copied. */
+  #bytes: Bytes = new Uint8Array();
+  length = 0;
 
-/** The part of a compressed body that can be read when only these first bytes of it are here. */
-export function decodedSoFar(bytes: Bytes, encoding: string): Promise<Bytes> {
-  return unpack(bytes, encoding, "beginning");
-}
-
-async function unpack(bytes: Bytes, encoding: string, extent: "whole" | "beginning"): Promise<Bytes> {
-  const zlib = await import("node:zlib"); // loaded when the first compressed error comes
-  const {
-    Z_FINISH,
-    Z_SYNC_FLUSH,
-    BROTLI_OPERATION_FINISH,
-    BROTLI_OPERATION_FLUSH,
-    ZSTD_e_end,
-    ZSTD_e_flush,
-  } = zlib.constants;
-  const isWhole = extent === "whole";
-  const maxOutputLength = DECODED_BYTES;
-  try {
-    switch (encoding.trim().toLowerCase()) {
-      case "gzip":
-      case "x-gzip":
-        return Uint8Array.from(
-          zlib.gunzipSync(bytes, { maxOutputLength, finishFlush: isWhole ? Z_FINISH : Z_SYNC_FLUSH }),
-        );
-      case "deflate":
-        return Uint8Array.from(
-          zlib.inflateSync(bytes, { maxOutputLength, finishFlush: isWhole ? Z_FINISH : Z_SYNC_FLUSH }),
-        );
-      case "br": {
-        const finishFlush = isWhole ? BROTLI_OPERATION_FINISH : BROTLI_OPERATION_FLUSH;
-        return Uint8Array.from(zlib.brotliDecompressSync(bytes, { maxOutputLength, finishFlush }));
-      }
-      case "zstd": {
-        const finishFlush = isWhole ? ZSTD_e_end : ZSTD_e_flush;
-        return Uint8Array.from(zlib.zstdDecompressSync(bytes, { maxOutputLength, finishFlush }));
-      }
-      default:
-        return new Uint8Array();
+  push(piece: Bytes): void {
+    const before = this.length;
+    this.length += piece.length;
+    if (before === 0) this.#bytes = piece;
+    if (before === 0) return;
+    if (this.length > this.#bytes.length) {
+      const larger = new Uint8Array(Math.max(this.length, 2 * this.#bytes.length));
+      larger.set(this.#bytes.subarray(0, before));
+      this.#bytes = larger;
     }
-  } catch {
-    return new Uint8Array(); // not what it says it is
+    this.#bytes.set(piece, before);
   }
-}
 
-/**
- * Takes the key that upstream may have echoed out of an error answer: out of its fields, which are changed in place,
- * and its body. Returns the very same bytes where there is none; where there is one, the body goes out decoded.
- */
-export function withoutSecret(bytes: Bytes, plain: Bytes, headers: Headers, secret: Secret): Bytes {
-  cleanFields(headers, secret);
-  const text = textOf(plain);
-  const clean = redact(text, [secret]);
-  if (clean === text) return bytes;
-  headers.delete("content-encoding");
-  headers.delete("content-length");
-  return new TextEncoder().encode(clean);
-}
-
-function cleanFields(headers: Headers, secret: Secret): void {
-  const cookies = headers.getSetCookie();
-  for (const [name, value] of [...headers]) {
-    const clean = redact(value, [secret]);
-    if (name !== "set-cookie" && clean !== value) headers.set(name, clean);
+  /** All of it. Good until the next piece comes. */
+  get bytes(): Bytes {
+    return this.#bytes.subarray(0, this.length);
   }
-  const cleanCookies = cookies.map((cookie) => redact(cookie, [secret]));
-  if (cleanCookies.every((cookie, index) => cookie === cookies[index])) return;
-  headers.delete("set-cookie");
-  for (const cookie of cleanCookies) headers.append("set-cookie", cookie);
 }

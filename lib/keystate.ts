@@ -155,7 +155,10 @@ export function reportOf(
   const coolingMs = isOut ? 0 : Math.max(spentMs, restMs);
   const resting = spentMs > restMs ? "quota_day" : (owner.cooldown?.reason ?? null);
   const shown: KeyReport["models"] = {};
-  for (const [model, { cooldown, deniedUntil }] of models) {
+  let modelRpm: number | null = null;
+  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
+    const perMinute = pacer?.perMinute ?? null;
+    if (perMinute !== null) modelRpm = Math.min(modelRpm ?? Infinity, perMinute);
     if (cooldown !== null && cooldown.until > now)
       shown[model] = { coolingMs: cooldown.until - now, reason: cooldown.reason };
     else if (deniedUntil > now) shown[model] = { coolingMs: deniedUntil - now, reason: "no_access" };
@@ -173,7 +176,7 @@ export function reportOf(
     errors: key.errors,
     today: key.today,
     dailyLimit: key.dailyLimit,
-    rpmLimit: owner.pacer.perMinute,
+    rpmLimit: owner.pacer.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
     inFlight: key.inFlight,
     lastUsedAt: key.lastUsedAt,
     said: key.disabled?.said ?? "",

@@ -5,27 +5,20 @@
  * up to its first event (an error may stand in its place), an error to its end; and the key that an error may echo
  * is taken out before anybody reads it.
  */
+import { withoutSecret } from "./cleaning.ts";
 import type { Clock } from "./clock.ts";
 import type { Failure, Unreachable } from "./decision.ts";
-import {
-  decoded,
-  decodedSoFar,
-  discard,
-  evidenceOf,
-  isJson,
-  joined,
-  readerOf,
-  readUpTo,
-  textOf,
-  withoutSecret,
-} from "./evidence.ts";
+import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } from "./evidence.ts";
 import type { ByteReader, Bytes, ReadResult } from "./evidence.ts";
+import { FirstEvent } from "./firstevent.ts";
 import { classify, classifyStreamError } from "./providers.ts";
 import type { Dialect, Verdict } from "./providers.ts";
 import { redact, unmask } from "./secret.ts";
 import type { Secret } from "./secret.ts";
-import { firstEventStart, isStream } from "./stream.ts";
+import { isStream } from "./stream.ts";
 import type { StreamDialect } from "./stream.ts";
+import { encodingsOf, unpack, unpackedAlready, Unpacker } from "./unpack.ts";
+import type { Unpacked } from "./unpack.ts";
 
 /** A whole answer in memory. */
 export interface WholeAnswer {
@@ -80,8 +73,12 @@ export interface Asked {
  * last byte has to come within the first-byte time after the head: while Bun reads, nobody sees the bytes before it.
  */
 const WHOLE_BYTES = 256 * 1024;
-/** An error is read whole, to be judged and cleaned; no provider writes one that is longer. */
+/** An error or a redirect is read whole, to be judged and cleaned; no provider writes one that is longer. */
 const REFUSAL_BYTES = 8 * 1024 * 1024;
+/** No error is longer when it is packed: what is, is not unpacked to look for one. */
+const PACKED_ERROR_BYTES = 8 * 1024;
+/** So much of what is packed is unpacked to see how it begins. */
+const PACKED_BEGINNING_BYTES = 256;
 /** How much of a stream is read at most to see its first event. */
 const FIRST_EVENT_BYTES = 64 * 1024;
 /** How long what comes before a stream's first whole event is held back. */
@@ -94,7 +91,7 @@ const NO_BYTES: Bytes = new Uint8Array();
 export async function readOpening(response: Response, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
   if (status < 200 || status > 599) return failed(protocolError(`its status is ${status}`));
-  if (status >= 400) return readRefusal(response, asked);
+  if (status >= 300) return readRefusal(response, asked);
   if (isBodiless(status, asked.method)) return whole(response, null);
   const type = headers.get("content-type") ?? "";
   const length = headers.get("content-length");
@@ -117,40 +114,77 @@ function isBodiless(status: number, method: string): boolean {
 export function isShort({ status, headers }: Response, method: string): boolean {
   const length = headers.get("content-length");
   if (length === null || Number(length) > WHOLE_BYTES) return false;
-  if (status < 200 || status >= 400 || isBodiless(status, method)) return false;
+  if (status < 200 || status >= 300 || isBodiless(status, method)) return false;
   return !isStream(headers.get("content-type") ?? "");
 }
 
-/** A short answer may still be an error that a gateway put in an answer's place. */
-export function judgeShort(response: Response, body: Bytes, asked: Asked): Attempted {
+/**
+ * A short answer may still be an error that a gateway put in an answer's place. A promise where it is packed, as only
+ * then something has to be waited for.
+ */
+export function judgeShort(response: Response, body: Bytes, asked: Asked): Attempted | Promise<Attempted> {
+  if (beginsWithId(body)) return whole(response, body);
+  const encodings = encodingsOf(response.headers);
+  if (encodings.length > 0) return judgePacked(response, body, encodings, asked);
   if (!mayBeError(body)) return whole(response, body);
-  return judgeInPlace(response, body, textOf(body), asked) ?? whole(response, body);
+  return judgeInPlace(response, body, unpackedAlready(body), asked) ?? whole(response, body);
 }
 
-/** Nearly every answer begins with its `id`; an answer that is no JSON object is no error. */
+/** Looks first whether it can be an error at all: only its size and its beginning are needed for that. */
+async function judgePacked(
+  response: Response,
+  body: Bytes,
+  encodings: readonly string[],
+  asked: Asked,
+): Promise<Attempted> {
+  const mayBeJson = (response.headers.get("content-type") ?? "").includes("json");
+  if (!mayBeJson || body.length > PACKED_ERROR_BYTES) return whole(response, body);
+  if (!(await mayBePackedError(body, encodings))) return whole(response, body);
+  return judgeInPlace(response, body, await unpack(body, encodings), asked) ?? whole(response, body);
+}
+
+async function mayBePackedError(bytes: Bytes, encodings: readonly string[]): Promise<boolean> {
+  const unpacker = Unpacker.of(encodings);
+  if (unpacker === null) return false;
+  const beginning = await unpacker.push(bytes.subarray(0, PACKED_BEGINNING_BYTES));
+  unpacker.close();
+  return beginning === null || beginning.length === 0 || (!beginsWithId(beginning) && mayBeError(beginning));
+}
+
+/** Nearly every answer begins with its `id`, which no error has there. */
+function beginsWithId(body: Bytes): boolean {
+  const start = body[0] === 0x7b /* { */ ? pastSpace(body, 1) : -1;
+  return body[start] === 0x22 /* " */ && body[start + 1] === 0x69 /* i */ && body[start + 2] === 0x64; /* d */
+}
+
+/** An answer that is no JSON object and no list is no error. */
 function mayBeError(body: Bytes): boolean {
-  const start = body[0] === 0x7b /* { */ ? 1 : body.findIndex((byte) => byte > 0x20);
-  if (start === 1 && body[1] === 0x22 /* " */ && body[2] === 0x69 /* i */ && body[3] === 0x64 /* d */)
-    return false;
-  return body[start] === 0x7b || body[start] === 0x5b || start === 1;
+  const first = body[pastSpace(body, 0)];
+  return first === 0x7b /* { */ || first === 0x5b; /* [ */
+}
+
+function pastSpace(body: Bytes, from: number): number {
+  let at = from;
+  while (at < body.length && body[at]! <= 0x20) at += 1;
+  return at;
 }
 
 /** Judges what came with a good status in an answer's place; null: it is no error. */
 function judgeInPlace(
   response: Response,
-  bytes: Bytes,
-  text: string,
+  sent: Bytes,
+  unpacked: Unpacked,
   { dialect, secret, clock }: Asked,
+  event = unpacked.plain,
 ): WholeAnswer | Failed | null {
-  const found = classifyStreamError(dialect, redact(text, [secret]), clock.now());
+  const text = textOf(event);
+  const now = clock.now();
+  if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for the key in all that is none
+  const found = classifyStreamError(dialect, redact(text, [secret]), now);
   if (found === null) return null;
   const verdict = withoutMasks(found);
-  const isPlain = !response.headers.has("content-encoding");
-  const answer = whole(
-    response,
-    isPlain ? withoutSecret(bytes, bytes, response.headers, secret) : bytes,
-    verdict,
-  );
+  const clean = withoutSecret(sent, unpacked, response.headers, secret);
+  const answer = whole(response, clean, verdict);
   const setback = setbackOf(verdict, "usual");
   return setback === null ? answer : failed(setback, answer);
 }
@@ -161,14 +195,14 @@ function judgeInPlace(
  */
 async function readJson(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
   const isFramed = response.headers.has("transfer-encoding");
+  const encodings = encodingsOf(response.headers);
   const { done, value } = await reader.read();
   if (done) return whole(response, NO_BYTES);
-  if (isFramed && !mayBeError(value))
-    return open(response, { first: value, reader, pending: null, begun: true });
+  const isNoError = encodings.length === 0 && (beginsWithId(value) || !mayBeError(value));
+  if (isFramed && isNoError) return open(response, { first: value, reader, pending: null, begun: true });
   const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, value);
   if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
-  const isPlain = !response.headers.has("content-encoding");
-  if (!isFramed && isPlain && !isJson(bytes)) return failed(protocolError("it was cut short"));
+  if (!isFramed && encodings.length === 0 && !isJson(bytes)) return failed(protocolError("it was cut short"));
   return judgeShort(response, bytes, asked);
 }
 
@@ -177,53 +211,63 @@ async function readJson(response: Response, reader: ByteReader, asked: Asked): P
  * Comments before it, and the parts of it, are held back, but not for ever.
  */
 async function readFirstEvent(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
-  const { clock, streamDialect } = asked;
-  const encoding = response.headers.get("content-encoding");
-  let first: Bytes | null = null;
-  let holdUntil = Infinity;
-  for (;;) {
-    const pending = reader.read();
-    const result: ReadResult | null =
-      first === null ? await pending : await readBefore(pending, holdUntil, clock);
-    const plain = first === null || encoding === null ? first : await decodedSoFar(first, encoding);
-    const begun = plain !== null && firstEventStart(plain) >= 0;
-    if (result === null) return open(response, { first, reader, pending, begun });
-    if (result.done) {
-      if (first === null || plain === null || !begun) return endedEarly(response, first, streamDialect);
-      return judgeInPlace(response, first, textOf(plain), asked) ?? ended(response, first, reader);
-    }
-    if (first === null) holdUntil = clock.now() + HELD_BACK_MS;
-    first = first === null ? result.value : joined([first, result.value]);
-    const seen = encoding === null ? first : await decodedSoFar(first, encoding);
-    const start = firstEventStart(seen);
-    if (start < 0 || !holdsWholeEvent(seen.subarray(start), streamDialect)) {
-      if (first.length < FIRST_EVENT_BYTES) continue;
-      return open(response, { first, reader, pending: null, begun: start >= 0 });
-    }
-    const judged = judgeInPlace(response, first, textOf(seen), asked);
-    if (judged?.kind === "failed") discard(reader);
-    if (judged?.kind === "failed") return judged;
-    return open(response, { first: judged?.body ?? first, reader, pending: null, begun: true });
+  const encodings = encodingsOf(response.headers);
+  const unpacker = Unpacker.of(encodings);
+  try {
+    return await readUpToEvent(response, reader, asked, encodings.length === 0 ? "plain" : unpacker);
+  } finally {
+    unpacker?.close();
   }
 }
 
-/** Whether the first event is there whole. JSON in its place is whole when it can be parsed. */
-function holdsWholeEvent(bytes: Uint8Array, dialect: StreamDialect): boolean {
-  if (bytes[0] === 0x7b /* { */ || bytes[0] === 0x5b /* [ */) {
-    return (dialect === "ollama" && bytes.includes(0x0a)) || isJson(bytes);
+/** `unpacker`: null where it is packed in a way that cannot be undone here; then nothing of it is judged. */
+async function readUpToEvent(
+  response: Response,
+  reader: ByteReader,
+  asked: Asked,
+  unpacker: Unpacker | "plain" | null,
+): Promise<Attempted> {
+  const { clock, streamDialect } = asked;
+  const sent = new Gathering();
+  const event = new FirstEvent();
+  let isReadable = unpacker !== null;
+  let holdUntil = Infinity;
+  const openWith = (pending: Promise<ReadResult> | null) =>
+    open(response, { first: sent.bytes, reader, pending, begun: event.hasBegun || !isReadable });
+  for (;;) {
+    const pending = reader.read();
+    const result = sent.length === 0 ? await pending : await readBefore(pending, holdUntil, clock);
+    if (result === null) return openWith(pending);
+    if (result.done) {
+      if (!event.hasBegun && isReadable) return endedEarly(response, sent.bytes, streamDialect);
+      // Its passage finds out whether it was complete.
+      return judgeEvent(response, sent.bytes, event, asked) ?? openWith(Promise.resolve({ done: true }));
+    }
+    if (sent.length === 0) holdUntil = clock.now() + HELD_BACK_MS;
+    sent.push(result.value);
+    const plain = unpacker instanceof Unpacker ? await unpacker.push(result.value) : result.value;
+    isReadable &&= plain !== null;
+    if (plain !== null && isReadable) event.push(plain);
+    if (isReadable && !event.isWhole && sent.length < FIRST_EVENT_BYTES) continue;
+    const soFar = sent.bytes;
+    const judged = event.isWhole ? judgeEvent(response, soFar, event, asked) : null;
+    if (judged === null) return openWith(null);
+    // What had to be cleaned of a packed stream goes out unpacked: its rest would not fit.
+    if (judged.kind === "whole" && (judged.body === soFar || unpacker === "plain"))
+      return open(response, { first: judged.body, reader, pending: null, begun: true });
+    discard(reader);
+    return judged;
   }
-  return /(?:\n\n|\r\r|\r\n\r\n)/.test(textOf(bytes));
+}
+
+function judgeEvent(response: Response, sent: Bytes, event: FirstEvent, asked: Asked) {
+  return judgeInPlace(response, sent, unpackedAlready(event.bytes), asked, event.event);
 }
 
 /** A stream that ended before its first event. Not an answer, unless nobody knows what it should have been. */
-function endedEarly(response: Response, first: Bytes | null, dialect: StreamDialect): Attempted {
-  if (dialect === "other") return whole(response, first ?? NO_BYTES);
+function endedEarly(response: Response, sent: Bytes, dialect: StreamDialect): Attempted {
+  if (dialect === "other") return whole(response, sent);
   return failed(protocolError("the stream ended before its first event"));
-}
-
-/** A stream that is over already: its passage will find that out, and whether it was complete. */
-function ended(response: Response, first: Bytes, reader: ByteReader): OpenAnswer {
-  return open(response, { first, reader, pending: Promise.resolve({ done: true }), begun: true });
 }
 
 /** The result of a read, or null when `deadline` (epoch ms) comes first; the read goes on. */
@@ -234,17 +278,18 @@ function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): 
   return promise;
 }
 
-/** An answer of 400 and above, and what it means. */
+/** An error, or a redirect: its address may hold the key. And what it means. */
 async function readRefusal(response: Response, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
-  const reader = asked.method === "HEAD" ? null : readerOf(response);
+  const reader = isBodiless(status, asked.method) ? null : readerOf(response);
   const { bytes, isWhole } = reader
     ? await readUpTo(reader, REFUSAL_BYTES)
     : { bytes: NO_BYTES, isWhole: true };
   if (!isWhole) return failed(protocolError("its error is too long"));
-  const plain = await decoded(bytes, headers.get("content-encoding"));
-  const clean = withoutSecret(bytes, plain, headers, asked.secret);
-  const evidence = { status, headers, body: evidenceOf(clean === bytes ? plain : clean) };
+  const unpacked = await unpack(bytes, encodingsOf(headers));
+  const clean = withoutSecret(bytes, unpacked, headers, asked.secret);
+  const readable = clean === bytes || unpacked.extent === "none" ? unpacked.plain : clean;
+  const evidence = { status, headers, body: evidenceOf(readable) };
   const verdict = withoutMasks(classify(asked.dialect, evidence, asked.clock.now()));
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));

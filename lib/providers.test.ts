@@ -206,6 +206,12 @@ const CASES: Case[] = [
   ["OpenAI: a project without the model", "openai", 403, openai("Project has no access to `m`", "invalid_request_error", "model_not_found"), unsuited("key+model")],
   ["OpenAI: a model that may be gated", "openai", 404, openai("The model does not exist", "invalid_request_error", "model_not_found"), unsuited("key+model")],
   ["OpenAI: a region", "openai", 403, openai("Country, region, or territory not supported", "request_forbidden", "unsupported_country_region_territory"), rejected],
+  ["OpenAI: no money, as older answers say it", "openai", 429, openai("You exceeded your current quota, please check your plan.", "insufficient_quota", null), noMoney()],
+  ["OpenAI: requests a minute", "openai", 429, openai("Rate limit reached for m in organization o on requests per min (RPM): Limit 3, Used 3. Please try again in 644ms.", "requests", "rate_limit_exceeded"), tooFast("key+model", forMs(644))],
+  ["OpenAI: a limit that says nothing", "openai", 429, "", tooFast("key+model")],
+  ["OpenAI: its own fault", "openai", 500, openai("The server had an error", "server_error"), overloaded(null, true)],
+  ["OpenAI: not ready", "openai", 503, openai("The engine is overloaded or not ready", "server_error"), overloaded()],
+  ["OpenAI: too long for the model", "openai", 400, openai("This model's maximum context length is 8 tokens.", "invalid_request_error", "context_length_exceeded"), rejected],
 
   // Azure
   ["Azure: seconds in the sentence", "azure", 429, { error: { code: "429", message: "exceeded token rate limit. Please retry after 11 seconds." } }, tooFast("key+model", forMs(11_000))],
@@ -219,6 +225,10 @@ const CASES: Case[] = [
   ["Azure: a deployment is a resource's own", "azure", 404, { error: { code: "DeploymentNotFound", message: "No such deployment" } }, unsuited("key+model")],
   ["Azure: content filter", "azure", 400, { error: { code: "content_filter", message: "filtered" } }, rejected],
   ["Azure: a firewall", "azure", 403, { error: { code: "403", message: "Access denied due to Virtual Network/Firewall rules." } }, rejected],
+  ["Azure: the newer words, which name model and region", "azure", 429, { error: { code: "RateLimitReached", message: "Your requests to m for m in East US have exceeded the token rate limit. Please retry after 14 seconds." } }, tooFast("key+model", forMs(14_000))],
+  ["Azure: whole seconds until there are tokens again", "azure", 429, { error: { code: "429", message: "x" } }, tooFast("key+model", forMs(24_000)), { "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "24" }],
+  ["Azure: a 401 by its name", "azure", 401, { error: { code: "Unauthorized", message: "Access token is missing, invalid, audience is incorrect, or has expired." } }, doubted],
+  ["Azure: down", "azure", 503, { error: { code: "InternalServerError", message: "Unavailable" } }, overloaded()],
 
   // Anthropic
   ["Anthropic: retry-after goes before reset", "anthropic", 429, anthropic("rate_limit_error", "would exceed your organization's rate limit of 50 input tokens per minute"), tooFast("key+model", forMs(9000)), { "retry-after": "9", "anthropic-ratelimit-input-tokens-remaining": "0", "anthropic-ratelimit-input-tokens-reset": new Date(NOW + MINUTE).toISOString() }],
@@ -244,6 +254,9 @@ const CASES: Case[] = [
   ["Anthropic: too long", "anthropic", 400, anthropic("invalid_request_error", "prompt is too long: 9 tokens > 8 maximum"), rejected],
   ["Anthropic: overloaded", "anthropic", 529, anthropic("overloaded_error", "Overloaded"), overloaded()],
   ["Anthropic: overloaded as a 500", "anthropic", 500, anthropic("api_error", "Overloaded"), overloaded(null, true)],
+  ["Anthropic: output tokens", "anthropic", 429, anthropic("rate_limit_error", "would exceed your organization's rate limit of 8 output tokens per minute"), tooFast("key+model", forMs(31_000)), { "retry-after": "31" }],
+  ["Anthropic: its own fault", "anthropic", 500, anthropic("api_error", "Internal server error"), overloaded(null, true)],
+  ["Anthropic: too slow", "anthropic", 504, anthropic("timeout_error", "Timed out"), overloaded(null, true)],
 
   // Gemini
   ["Gemini: a minute, with its delay", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", [violation("RequestsPerMinutePerProject"), retryInfo("41s")]), tooFast("key+model", forMs(41_000))],
@@ -268,6 +281,11 @@ const CASES: Case[] = [
   ["Gemini: only a billed project may from here", "gemini", 400, google(400, "FAILED_PRECONDITION", "Gemini API free tier is not available in your country. Please enable billing."), unsuited("key")],
   ["Gemini: no such model", "gemini", 404, google(404, "NOT_FOUND", "models/nope is not found"), rejected],
   ["Gemini: overloaded", "gemini", 503, google(503, "UNAVAILABLE", "The model is overloaded."), overloaded()],
+  ["Gemini: tokens a minute", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "Quota", [violation("GenerateContentInputTokensPerModelPerMinute-FreeTier"), retryInfo("18.75s")]), tooFast("key+model", forMs(18_750))],
+  ["Gemini: of two delays the longer", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "Quota", [violation("RequestsPerMinute"), retryInfo("3s"), retryInfo("27s")]), tooFast("key+model", forMs(27_000))],
+  ["Gemini: a key nobody knows", "gemini", 400, google(400, "INVALID_ARGUMENT", "API Key not found. Please pass a valid API key."), dead],
+  ["Gemini: its own fault", "gemini", 500, google(500, "INTERNAL", "An internal error has occurred."), overloaded(null, true)],
+  ["Gemini: too slow", "gemini", 504, google(504, "DEADLINE_EXCEEDED", "Deadline expired"), overloaded(null, true)],
 
   // Vertex
   ["Vertex: a quota per minute", "vertex", 429, [google(429, "RESOURCE_EXHAUSTED", "Quota exceeded for aiplatform.googleapis.com/x_per_minute_per_base_model with base model: m.")], tooFast("key+model")],
@@ -278,6 +296,8 @@ const CASES: Case[] = [
   ["Vertex: an expired token in surer words", "vertex", 401, google(401, "UNAUTHENTICATED", "Invalid access token."), doubted],
   ["Code Assist: hours, as a Go duration", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("QUOTA_EXHAUSTED", { quotaResetDelay: "26h30m1s" })]), dayOver("key+model", forMs(26 * HOUR + 30 * MINUTE + SECOND))],
   ["Code Assist: no capacity", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "No capacity", [reason("MODEL_CAPACITY_EXHAUSTED"), retryInfo("9s")]), overloaded(9000)],
+  ["Code Assist: a limit of seconds", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("RATE_LIMIT_EXCEEDED", { quotaResetDelay: "5.25s" })]), tooFast("key+model", forMs(5250))],
+  ["Code Assist: an instant", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("QUOTA_EXHAUSTED", { quotaResetTimeStamp: new Date(NOW + 3 * HOUR).toISOString() })]), dayOver("key+model", forMs(3 * HOUR))],
 
   // OpenRouter
   ["OpenRouter: free models a minute, epoch ms in the body", "openrouter", 429, { error: { code: 429, message: "Rate limit exceeded: free-models-per-min", metadata: { headers: { "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": String(NOW + 38_000) }, provider_name: null } } }, tooFast("key", forMs(38_000))],
@@ -305,6 +325,15 @@ const CASES: Case[] = [
   ["OpenRouter: no such model", "openrouter", 404, { error: { code: 404, message: "No endpoints found for x/y." } }, rejected],
   ["OpenRouter: 400 quoted from behind", "openrouter", 400, { error: { code: 400, message: "Provider returned error", metadata: { raw: '{"message":"Too long."}', provider_name: "X" } } }, rejected],
   ["OpenRouter: 503 with a time", "openrouter", 503, { error: { code: 503, message: "Down" } }, overloaded(60_000), { "retry-after": "60" }],
+  ["OpenRouter: free models a minute, in real headers", "openrouter", 429, { error: { code: 429, message: "Rate limit exceeded" } }, tooFast("key", forMs(21_000)), { "x-ratelimit-limit": "20", "x-ratelimit-remaining": "0", "x-ratelimit-reset": String(NOW + 21_000) }],
+  ["OpenRouter: a reset in seconds", "openrouter", 429, { error: { code: 429, message: "Rate limit exceeded: free-models-per-min" } }, tooFast("key", forMs(25_000 - 250)), { "x-ratelimit-remaining": "0", "x-ratelimit-reset": String((NOW - 250) / 1000 + 25) }],
+  ["OpenRouter: a prompt too long for what is left", "openrouter", 402, { error: { code: 402, message: "Prompt tokens limit exceeded: 9 > 4" } }, unsuited("key")],
+  ["OpenRouter: a guardrail", "openrouter", 403, { error: { code: 403, message: "Blocked", metadata: { patterns: ["x"] } } }, rejected],
+  ["OpenRouter: a region", "openrouter", 403, { error: { code: 403, message: "This model is not available in your region." } }, rejected],
+  ["OpenRouter: a header that is missing", "openrouter", 401, { error: { code: 401, message: "Missing Authentication header" } }, rejected],
+  ["OpenRouter: an unknown model", "openrouter", 400, { error: { code: 400, message: "x/y is not a valid model ID" } }, rejected],
+  ["OpenRouter: none of the providers the request allows", "openrouter", 404, { error: { code: 404, message: "No allowed providers are available for the selected model." } }, rejected],
+  ["OpenRouter: what is behind it failed", "openrouter", 502, { error: { code: 502, message: "Provider returned error", metadata: { provider_name: "X", raw: "bad gateway" } } }, overloaded(null, true)],
 
   // NVIDIA
   ["NVIDIA: a limit says nothing", "nvidia", 429, { status: 429, title: "Too Many Requests" }, tooFast("key")],
@@ -314,6 +343,8 @@ const CASES: Case[] = [
   ["NVIDIA: 401", "nvidia", 401, { status: 401, title: "Unauthorized", detail: "Authentication failed" }, doubted],
   ["NVIDIA: a withdrawn model", "nvidia", 410, { status: 410, title: "Gone" }, rejected],
   ["NVIDIA: a worker's queue", "nvidia", 429, openai("ResourceExhausted: Worker local total request limit reached (1/1)", "x"), overloaded()],
+  ["NVIDIA: no free credits", "nvidia", 402, { status: 402, title: "Payment Required", detail: "Account has no credits" }, noMoney()],
+  ["NVIDIA: its own fault", "nvidia", 500, { status: 500, title: "Internal Server Error", detail: "x" }, overloaded(null, true)],
 
   // Groq
   ["Groq: retry-after, not the daily bucket's reset", "groq", 429, openai("Rate limit reached on requests per minute (RPM). Please try again in 2s.", "requests", "rate_limit_exceeded"), tooFast("key+model", forMs(2000)), { "retry-after": "2", "x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "3m6s" }],
@@ -325,11 +356,15 @@ const CASES: Case[] = [
   ["Groq: a restricted organization is a 400", "groq", 400, openai("Restricted", "invalid_request_error", "organization_restricted"), dead],
   ["Groq: a gated model", "groq", 404, openai("The model `m` does not exist or you do not have access to it.", "invalid_request_error", "model_not_found"), unsuited("key+model")],
   ["Groq: a bad key", "groq", 401, openai("Invalid API Key", "invalid_request_error", "invalid_api_key"), dead],
+  ["Groq: tokens a minute", "groq", 429, openai("Rate limit reached on tokens per minute (TPM): Limit 6, Used 5. Please try again in 7.66s.", "tokens", "rate_limit_exceeded"), tooFast("key+model", forMs(8000)), { "retry-after": "8" }],
+  ["Groq: a model blocked for the project", "groq", 403, openai("Blocked", "permissions_error", "model_permission_blocked_project"), unsuited("key+model")],
 
   // Together
   ["Together: credit_limit under 429 is a rate limit", "together", 429, openai("You have been rate limited. Your rate limit is 60 queries per minute.", "credit_limit"), tooFast("key")],
   ["Together: credit_limit under 402 is money", "together", 402, openai("Credit limit exceeded.", "credit_limit"), noMoney()],
   ["Together: seconds in the header", "together", 429, openai("Limited", "x"), tooFast("key", forMs(4000)), { "x-ratelimit-remaining": "0", "x-ratelimit-reset": "4" }],
+  ["Together: overloaded", "together", 503, openai("The server is overloaded or not ready yet.", "server_error"), overloaded()],
+  ["Together: a bad key", "together", 401, openai("Invalid API key provided.", "invalid_request_error", "invalid_api_key"), dead],
 
   // Mistral
   ["Mistral: to the end of the wall-clock minute", "mistral", 429, { object: "error", message: "Rate limit exceeded", type: "rate_limited", code: "1300" }, tooFast("key+model", forMs(52_750))],
@@ -337,6 +372,8 @@ const CASES: Case[] = [
   ["Mistral: capacity", "mistral", 429, { object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }, overloaded()],
   ["Mistral: a bare 401", "mistral", 401, { detail: "Unauthorized" }, doubted],
   ["Mistral: no such model", "mistral", 400, { object: "error", message: "Invalid model: nope", code: "1500" }, rejected],
+  ["Mistral: capacity as a 503", "mistral", 503, { object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }, overloaded()],
+  ["Mistral: a named wait goes before the clock", "mistral", 429, { message: "Requests rate limit exceeded" }, tooFast("key+model", forMs(2000)), { "retry-after": "2" }],
 
   // Cerebras
   ["Cerebras: requests a minute", "cerebras", 429, { message: "Requests per minute limit exceeded", param: "quota", code: "request_quota_exceeded" }, tooFast("key+model", forMs(58_000)), { "retry-after": "58" }],
@@ -344,6 +381,7 @@ const CASES: Case[] = [
   ["Cerebras: a queue is no quota", "cerebras", 429, { message: "Soon", param: "queue", code: "queue_exceeded" }, overloaded(), { "x-should-retry": "false" }],
   ["Cerebras: a gated model", "cerebras", 404, { message: "Model m does not exist or you do not have access to it.", code: "model_not_found" }, unsuited("key+model")],
   ["Cerebras: a bad key", "cerebras", 401, { message: "Wrong API Key", code: "wrong_api_key" }, dead],
+  ["Cerebras: tokens a minute", "cerebras", 429, { message: "Tokens per minute limit exceeded - too many tokens processed.", type: "too_many_tokens_error", param: "quota", code: "token_quota_exceeded" }, tooFast("key+model", forMs(60_000)), { "retry-after": "60" }],
 
   // DeepSeek, Fireworks
   ["DeepSeek: no money, whatever its code says", "deepseek", 402, openai("Insufficient Balance", "unknown_error", "invalid_request_error"), noMoney()],
@@ -351,10 +389,13 @@ const CASES: Case[] = [
   ["DeepSeek: an account's requests at once", "deepseek", 429, openai("Your concurrency limit is reached", "x"), tooMany()],
   ["DeepSeek: a bad key", "deepseek", 401, openai("Authentication Fails, Your api key: ****abcd is invalid", "authentication_error"), dead],
   ["DeepSeek: moderation", "deepseek", 400, openai("Content Exists Risk", "invalid_request_error"), rejected],
+  ["DeepSeek: load as a 503", "deepseek", 503, openai("Service is too busy", "service_unavailable_error"), overloaded()],
   ["Fireworks: no money is a 412", "fireworks", 412, openai("Account a is suspended, possibly due to reaching the monthly spending limit", "error", "PRECONDITION_FAILED"), noMoney()],
   ["Fireworks: another 412 is the client's", "fireworks", 412, openai("Deployment is scaling", "error", "PRECONDITION_FAILED"), rejected],
   ["Fireworks: adaptive limits", "fireworks", 429, openai("Rate limit exceeded", "error", "RATE_LIMIT_EXCEEDED"), tooFast("key+model")],
   ["Fireworks: absent or gated", "fireworks", 404, openai("Model not found, inaccessible, and/or not deployed", "error", "NOT_FOUND"), unsuited("key+model")],
+  ["Fireworks: overloaded", "fireworks", 503, openai("Service overloaded", "error", "OVERLOADED"), overloaded()],
+  ["Fireworks: a bad key", "fireworks", 403, openai("The API key you provided is invalid.", "error", "UNAUTHORIZED"), dead],
 
   // Cohere, SambaNova
   ["Cohere: a trial's minute is per model", "cohere", 429, { message: "You are using a Trial key, which is limited to 10 API calls / minute." }, tooFast("key+model")],
@@ -365,8 +406,12 @@ const CASES: Case[] = [
   ["Cohere: we sent no key", "cohere", 401, { message: "no api key supplied" }, rejected],
   ["Cohere: money", "cohere", 402, { message: "Maximum billing reached" }, noMoney()],
   ["Cohere: too many tokens are not too many requests", "cohere", 400, { message: "too many tokens" }, rejected],
+  ["Cohere: a key past its time", "cohere", 401, { message: "Your API key has expired. Please create a production key." }, dead],
+  ["Cohere: a trial's tokens", "cohere", 429, { message: "trial token rate limit exceeded, limit is 9 tokens per minute" }, tooFast("key")],
+  ["Cohere: a request that was cancelled", "cohere", 499, { message: "request cancelled" }, rejected],
   ["SambaNova: no such model", "sambanova", 404, openai("Model m not found", "invalid_request_error", "model_not_found"), rejected],
   ["SambaNova: the empty bucket's reset", "sambanova", 429, openai("Rate limit exceeded", "rate_limit_exceeded"), tooFast("key+model", forMs(30_000)), { "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30", "x-ratelimit-remaining-requests-day": "9", "x-ratelimit-reset-requests-day": "4h17m" }],
+  ["SambaNova: tokens a day", "sambanova", 429, openai("Rate limit exceeded: tokens per day", "rate_limit_exceeded"), dayOver("key+model", midnight("UTC"))],
 
   // GitHub Models, Hugging Face
   ["GitHub: five at once", "github", 429, { error: { code: "RateLimitReached", message: "Rate limit of 5 per 0s exceeded for UserConcurrentRequests. Please wait 0 seconds." } }, tooMany(forMs(SECOND)), { "retry-after": "0" }],
@@ -382,6 +427,8 @@ const CASES: Case[] = [
   ["Hugging Face: the IETF field", "huggingface", 429, { error: "Rate limit exceeded" }, tooFast("key", forMs(112_000)), { ratelimit: '"api";r=0;t=112' }],
   ["Hugging Face: a token not for inference", "huggingface", 403, { error: "This authentication method does not have sufficient permissions to call Inference Providers on behalf of user u" }, unsuited("key")],
   ["Hugging Face: 401", "huggingface", 401, { error: "Invalid username or password." }, doubted],
+  ["Hugging Face: what is behind it is busy", "huggingface", 429, { error: { message: "Model is overloaded", type: "overloaded_error" } }, overloaded()],
+  ["Hugging Face: the reason only in a header", "huggingface", 402, "", noMoney(), { "x-error-message": "You have depleted your monthly included credits." }],
 
   // xAI, Perplexity
   ["xAI: a bad key is a 400", "xai", 400, { code: "invalid-argument", error: "Incorrect API key provided: xa***z." }, dead],
@@ -394,9 +441,12 @@ const CASES: Case[] = [
   ["xAI: we sent no key", "xai", 401, { code: "unauthenticated:no-credentials", error: "No credentials provided" }, rejected],
   ["xAI: a gated model", "xai", 404, { code: "not-found", error: "The model g does not exist or your team t does not have access to it." }, unsuited("key+model")],
   ["xAI: moderation", "xai", 403, { code: "permission-denied", error: "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_X" }, rejected],
+  ["xAI: a model that does not exist at all", "xai", 404, { code: "not-found", error: "The requested resource was not found." }, rejected],
+  ["xAI: full", "xai", 503, { code: "unavailable", error: "The service is temporarily at capacity." }, overloaded()],
   ["Perplexity: its 401 is a page", "perplexity", 401, page("401 Authorization Required"), doubted],
   ["Perplexity: its 429 may be one, too", "perplexity", 429, page("429"), tooFast("key")],
   ["Perplexity: no money is a 401", "perplexity", 401, openai("You exceeded your current quota", "insufficient_quota", 401), noMoney()],
+  ["Perplexity: a limit", "perplexity", 429, openai("Request rate limit exceeded, please try again later.", "rate_limit_exceeded", 429), tooFast("key")],
 
   // Cloudflare Workers AI
   ["Cloudflare: the day's neurons, as documented", "cloudflare", 429, cloudflare(3036, "Used up"), dayOver("key", midnight("UTC"))],
@@ -406,6 +456,10 @@ const CASES: Case[] = [
   ["Cloudflare: a model not for this account", "cloudflare", 403, cloudflare(5018, "Not allowed"), unsuited("key+model")],
   ["Cloudflare: no such model", "cloudflare", 400, cloudflare(5007, "No such model"), rejected],
   ["Cloudflare: authentication, whatever the status", "cloudflare", 400, cloudflare(10000, "Authentication error"), doubted],
+  ["Cloudflare: a model with terms to agree to", "cloudflare", 403, cloudflare(5016, "Model agreement required"), unsuited("key+model")],
+  ["Cloudflare: a model for other plans", "cloudflare", 403, cloudflare(3041, "Not on this plan"), unsuited("key+model")],
+  ["Cloudflare: a model that went", "cloudflare", 404, cloudflare(3042, "Gone"), rejected],
+  ["Cloudflare: too large", "cloudflare", 413, cloudflare(3006, "Request is too large"), rejected],
 
   // Moonshot, Zhipu
   ["Kimi: requests a minute", "moonshot", 429, openai("Your account o request reached organization max RPM: 3, please try again after 1 seconds", "rate_limit_reached_error"), tooFast("key", forMs(1000))],
@@ -419,6 +473,7 @@ const CASES: Case[] = [
   ["Kimi: a 401 may be the other world's address", "moonshot", 401, openai("Incorrect API key provided", "incorrect_api_key_error"), doubted],
   ["Kimi: a permission", "moonshot", 403, openai("No.", "permission_denied_error"), unsuited("key+model")],
   ["Kimi: a gated model", "moonshot", 404, openai("Not found the model m or Permission denied", "resource_not_found_error"), unsuited("key+model")],
+  ["Kimi: tokens a minute", "moonshot", 429, openai("Your account o request reached organization TPM rate limit, current: 2, limit: 1, please try again after 5 seconds", "rate_limit_reached_error"), tooFast("key", forMs(5000))],
   ["Zhipu: 1302 is about how many at once", "zhipu", 429, zhipu("1302", "Rate limit reached"), tooMany()],
   ["Zhipu: 1304 is a model's day", "zhipu", 429, zhipu("1304", "今日"), dayOver("key+model", midnight("Asia/Shanghai"))],
   ["Zhipu: 1305 is a busy model", "zhipu", 429, zhipu("1305", "访问量过大"), overloaded()],
@@ -432,6 +487,13 @@ const CASES: Case[] = [
   ["Zhipu: 1002 is a bad token", "zhipu", 401, zhipu("1002", "x"), dead],
   ["Zhipu: 1301 is moderation", "zhipu", 400, zhipu("1301", "x"), rejected],
   ["Zhipu: 1211 is no such model", "zhipu", 400, zhipu("1211", "x"), rejected],
+  ["Zhipu: 1303 is like 1302", "zhipu", 429, zhipu("1303", "x"), tooMany()],
+  ["Zhipu: 1312 is a busy model", "zhipu", 429, zhipu("1312", "x"), overloaded()],
+  ["Zhipu: 1261 is too long", "zhipu", 400, zhipu("1261", "x"), rejected],
+  ["Zhipu: 1220 is a permission", "zhipu", 403, zhipu("1220", "x"), unsuited("key+model")],
+  ["Zhipu: 1000 is a refusal that says nothing", "zhipu", 401, zhipu("1000", "x"), doubted],
+  ["Zhipu: 1003 is a token past its time", "zhipu", 401, zhipu("1003", "x"), dead],
+  ["Zhipu: 1121 is a blocked account", "zhipu", 403, zhipu("1121", "x"), doubted],
 
   // DashScope, SiliconFlow, ModelScope, Ollama
   ["Qwen: requests", "dashscope", 429, { code: "Throttling.RateQuota", message: "Requests rate limit exceeded", request_id: "1" }, tooFast("key+model")],
@@ -447,12 +509,15 @@ const CASES: Case[] = [
   ["Qwen: moderation", "dashscope", 400, openai("x", "data_inspection_failed", "data_inspection_failed"), rejected],
   ["Qwen: a 401 may be the region", "dashscope", 401, { code: "InvalidApiKey", message: "Invalid API-key provided." }, doubted],
   ["Qwen: a model not for this account", "dashscope", 403, { code: "Model.AccessDenied", message: "x" }, unsuited("key+model")],
+  ["Qwen: too steep a rise", "dashscope", 429, { code: "Throttling.BurstRate", message: "Request rate increased too quickly." }, tooFast("key+model")],
+  ["Qwen: tokens, in its own envelope", "dashscope", 429, { code: "Throttling.AllocationQuota", message: "Allocated quota exceeded, see error-code#token-limit" }, tooFast("key+model")],
   ["SiliconFlow: tokens", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: TPM limit reached.", data: null }, tooFast("key+model")],
   ["SiliconFlow: a day's requests", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: RPD limit reached.", data: null }, dayOver("key+model", midnight("Asia/Shanghai"))],
   ["SiliconFlow: no money is a 403", "siliconflow", 403, { code: 30001, message: "Balance", data: null }, noMoney()],
   ["SiliconFlow: a model nobody has", "siliconflow", 403, { code: 30003, message: "Model disabled.", data: null }, rejected],
   ["SiliconFlow: its 401 is a bare string", "siliconflow", 401, '"Api key is invalid"', dead],
   ["SiliconFlow: busy", "siliconflow", 503, { code: 50505, message: "Model service overloaded." }, overloaded()],
+  ["SiliconFlow: requests", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: RPM limit reached.", data: null }, tooFast("key+model")],
   ["ModelScope: a model's day", "modelscope", 429, { error: { message: "You have exceeded today's quota for model m" } }, dayOver("key+model", midnight("Asia/Shanghai"))],
   ["ModelScope: the account's day", "modelscope", 429, { error: { message: "You have exceeded today's quota" } }, dayOver("key", midnight("Asia/Shanghai"))],
   ["ModelScope: the account's day by its counter", "modelscope", 429, {}, dayOver("key", midnight("Asia/Shanghai")), { "modelscope-ratelimit-requests-remaining": "0", "modelscope-ratelimit-model-requests-remaining": "3" }],
@@ -462,6 +527,9 @@ const CASES: Case[] = [
   ["Ollama: a week", "ollama", 429, { error: "you (u) have reached your weekly usage limit" }, dayOver("key", forMs(6 * HOUR))],
   ["Ollama: a model for subscribers", "ollama", 403, { error: "this model requires a subscription" }, unsuited("key+model")],
   ["Ollama: unauthorized", "ollama", 401, { error: "unauthorized" }, doubted],
+  ["Ollama: a session, in Anthropic's skin", "ollama", 429, anthropic("rate_limit_error", "you (u) have reached your session usage limit"), dayOver("key", forMs(HOUR))],
+  ["Ollama: a model for subscribers, in OpenAI's skin", "ollama", 403, openai("this model requires a subscription", "api_error"), unsuited("key+model")],
+  ["Ollama: too many at once", "ollama", 429, { error: "too many concurrent requests" }, tooMany()],
 ];
 
 describe("what an answer means, and whose fault it was", () => {
@@ -525,6 +593,12 @@ describe("an error in place of a stream (P20)", () => {
     ["Cloudflare: no such model", "cloudflare", JSON.stringify(cloudflare(5007, "No such model")), rejected],
     ["Zhipu: moderation", "zhipu", sse(zhipu("1301", "x")), rejected],
     ["an error event that is not JSON", "generic", "event: error\ndata: rate limit, retry in 4 seconds\n\n", tooFast("key", forMs(4000))],
+    ["OpenAI: a limit of the Responses API", "openai", sse({ type: "response.failed", response: { status: "failed", error: { code: "rate_limit_exceeded", message: "Please try again in 3s." } } }, "response.failed"), tooFast("key+model", forMs(3000))],
+    ["OpenRouter: overloaded, in Anthropic's skin", "openrouter", sse({ type: "error", error: { type: "overloaded_error", message: "Provider is busy", error_type: "provider_overloaded" } }, "error"), overloaded()],
+    ["Ollama: its usage limit in a stream", "ollama", '{"error":"you (u) have reached your weekly usage limit"}\n', dayOver("key", forMs(6 * HOUR))],
+    ["Kimi: no money in a stream", "moonshot", sse(openai("Your account is suspended", "exceeded_current_quota_error")), noMoney()],
+    ["xAI: a code and a sentence", "xai", JSON.stringify({ code: "resource-exhausted", error: "Your team t has used all available credits" }), noMoney()],
+    ["a limit on our address in a stream", "generic", sse({ error: { code: 429, message: "Too many requests from this IP" } }), refusesAll(30_000)],
     ["an error event that says nothing", "generic", "event: error\ndata: {}\n\n", overloaded(null, true)],
   ];
   test.each(events)("%s", (_sentence, dialect, event, expected) => {

@@ -1,0 +1,134 @@
+/**
+ * When a key that is in doubt or out of use is asked after, and what the answer says of it. Pure: the prober asks.
+ *
+ * A key is not believed dead for a refusal that gives no reason, nor alive for an answer that anybody gets: some lists
+ * of models are public. So a good answer counts only for what it proves, and where it may be public the same
+ * question is put without a key, too: only where that is refused was it the key that opened the door.
+ */
+import { parseJson, readAnswer, field, isObject } from "./answer.ts";
+import { PROVIDERS } from "./dialects.ts";
+import type { Proof } from "./dialects.ts";
+import { classify } from "./providers.ts";
+import type { Dialect, Evidence } from "./verdict.ts";
+
+/** Why a key is asked after. */
+export type Ailment =
+  /** It was refused without a reason. */
+  | "doubted"
+  /** The provider said that it is dead. */
+  | "dead"
+  /** Its account cannot pay. */
+  | "billing";
+
+export interface Ailing {
+  readonly ailment: Ailment;
+  /** Since when; epoch ms. */
+  readonly since: number;
+  /** When it was last asked after; epoch ms. Null: not yet, or not since the start. */
+  readonly askedAt: number | null;
+  /** When its rest ends by itself; epoch ms. Null: never. */
+  readonly until: number | null;
+}
+
+const MINUTE_MS = 60_000;
+const DEAD_FIRST_MS = 10 * MINUTE_MS;
+const DEAD_LONGEST_MS = 24 * 60 * MINUTE_MS;
+const BILLING_EVERY_MS = 15 * MINUTE_MS;
+
+/** When the key is asked after next: epoch ms, not before `now`. Null: never, time or a real request will tell. */
+export function nextProbeAt(dialect: Dialect, ailing: Ailing, now: number): number | null {
+  const { proof } = PROVIDERS[dialect];
+  const { ailment, since, askedAt, until } = ailing;
+  if (proof === null) return null;
+  switch (ailment) {
+    case "doubted": // once: where that tells nothing, the rest is short
+      return askedAt === null ? now : null;
+    case "dead":
+      return Math.max(now, afterLongerAndLonger(since, askedAt ?? since));
+    case "billing": {
+      if (proof.proves !== "balance") return null;
+      const at = Math.max(now, (askedAt ?? since) + BILLING_EVERY_MS);
+      return until === null || at < until ? at : null;
+    }
+  }
+}
+
+/** The first instant after `after` of those that follow on `since` at ever larger distances: 10, 20, 40 minutes. */
+function afterLongerAndLonger(since: number, after: number): number {
+  let distanceMs = DEAD_FIRST_MS;
+  let at = since + distanceMs;
+  while (at <= after) {
+    distanceMs = Math.min(2 * distanceMs, DEAD_LONGEST_MS);
+    at += distanceMs;
+  }
+  return at;
+}
+
+/** Whether the question may be answered without a key as well, so that it has to be put without one, too. */
+export function mayBePublic(dialect: Dialect): boolean {
+  return PROVIDERS[dialect].proof?.mayBePublic === true;
+}
+
+/**
+ * What the answer to the provider's proof says of a key with this ailment. `alive`: what was doubted is proven.
+ * `dead`: the provider says that it is no key any more. `withoutKey`: what the same question came to without a key;
+ * null: it was not put, as there is no need where the answer cannot be public.
+ */
+export function readProbe(
+  dialect: Dialect,
+  ailment: Ailment,
+  evidence: Evidence,
+  withoutKey: Evidence | null,
+  now: number,
+): "alive" | "dead" | "unknown" {
+  const { proof } = PROVIDERS[dialect];
+  if (proof === null || (evidence.status >= 300 && evidence.status < 400)) return "unknown";
+  const verdict = classify(dialect, evidence, now);
+  switch (verdict.kind) {
+    case "served":
+      return readProof(proof, ailment, evidence, withoutKey);
+    case "revoked":
+      return verdict.certain || isPlainRefusal(evidence) ? "dead" : "unknown";
+    case "exhausted": // alive, as it is told what its account lacks
+      return verdict.reason === "billing" && ailment !== "billing" ? "alive" : "unknown";
+    case "rejected":
+    case "rate_limited":
+    case "unsuited":
+    case "overloaded":
+      return "unknown";
+  }
+}
+
+/** To the question whether this is a key a 401 is an answer, if the API gives it; a 403 may be about the question. */
+function isPlainRefusal({ status, headers, body }: Evidence): boolean {
+  return status === 401 && !readAnswer(status, headers, body).isPage;
+}
+
+function readProof(
+  proof: Proof,
+  ailment: Ailment,
+  { body }: Evidence,
+  withoutKey: Evidence | null,
+): "alive" | "dead" | "unknown" {
+  const answer = parseJson(body);
+  const says = ([path, value]: NonNullable<Proof["deadWhere"]>[number]) =>
+    value.test(String(valueAt(answer, path)));
+  if (proof.deadWhere?.some(says)) return "dead";
+  if (ailment === "billing") return proof.left && isSome(valueAt(answer, proof.left)) ? "alive" : "unknown";
+  return proof.mayBePublic && !isRefused(withoutKey) ? "unknown" : "alive";
+}
+
+function isRefused(evidence: Evidence | null): boolean {
+  return evidence !== null && (evidence.status === 401 || evidence.status === 403);
+}
+
+function valueAt(root: unknown, path: readonly string[]): unknown {
+  let value = root;
+  for (const name of path) value = isObject(value) ? field(value, name) : undefined;
+  return value;
+}
+
+/** `true`, or an amount above nothing; some write it as text. Null is no amount: no cap, which says nothing. */
+function isSome(left: unknown): boolean {
+  return typeof left === "string" || typeof left === "number" ? Number(left) > 0 : left === true;
+}
