@@ -11,8 +11,10 @@ import { KEPT_REQUESTS, type Ledger } from "./ledger.ts";
 import type { Log } from "./log.ts";
 import type { Observer, RequestRecord } from "./record.ts";
 
-/** Changes of this long are written together. */
-const GATHER_MS = 1000;
+/** At most one writing in this time: SD cards wear out. */
+const WRITE_EVERY_MS = 1000;
+/** What happens together is written together. */
+const GATHER_MS = 100;
 /** How long a disk that failed is left alone. */
 const RETRY_MS = 30_000;
 /** Written over a layout of this version; a file of a later one is set aside. */
@@ -150,6 +152,8 @@ export class Store implements Observer {
   #slot = 0;
   #minutes = new Set<number>();
   #cancel: CancelTimer | null = null;
+  /** When something was last written; epoch ms. */
+  #writtenAt = 0;
   #isFailing = false;
   #isClosed = false;
 
@@ -204,8 +208,9 @@ export class Store implements Observer {
     this.#writeSoon();
   }
 
-  #writeSoon(afterMs = GATHER_MS): void {
+  #writeSoon(leastMs = GATHER_MS): void {
     if (this.#cancel !== null || this.#isClosed) return;
+    const afterMs = Math.max(leastMs, this.#writtenAt + WRITE_EVERY_MS - this.#clock.now());
     this.#cancel = this.#clock.after(afterMs, () => {
       this.#cancel = null;
       this.flush();
@@ -218,6 +223,7 @@ export class Store implements Observer {
     this.#cancel?.();
     this.#cancel = null;
     if (this.#keys.size + this.#resources.size + this.#requests.length === 0) return;
+    this.#writtenAt = this.#clock.now();
     try {
       this.#database.transaction(() => this.#write())();
     } catch (error) {
