@@ -323,7 +323,7 @@ export class Pool {
       if (this.#isNews(lease)) this.refusesAll.answered();
     }
     if (budgets !== null) this.#hear(budgets, lease, now);
-    this.#changed(key, this.#choice.laneOf(lease.need), now);
+    this.#choice.refresh(owner, this.#choice.laneOf(lease.need), now);
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
 

@@ -146,7 +146,7 @@ export class Store implements Observer {
   readonly #log: Log;
   readonly #ledger: Ledger;
   /** By provider and key. */
-  readonly #keys = new Map<string, { provider: string; id: string; snapshot: () => unknown }>();
+  readonly #keys = new Map<string, Map<string, () => unknown>>();
   readonly #resources = new Map<string, ResourceRow | { provider: string; id: string; account: null }>();
   #requests: RequestRecord[] = [];
   #slot = 0;
@@ -184,9 +184,10 @@ export class Store implements Observer {
 
   /** A key has changed: `snapshot` is called once, when all that changed is written. */
   saveKey(provider: string, id: string, snapshot: () => unknown): void {
-    const name = `${provider} ${id}`;
-    if (this.#keys.has(name)) return;
-    this.#keys.set(name, { provider, id, snapshot });
+    let changed = this.#keys.get(provider);
+    if (changed === undefined) this.#keys.set(provider, (changed = new Map()));
+    if (changed.has(id)) return;
+    changed.set(id, snapshot);
     this.#writeSoon();
   }
 
@@ -250,8 +251,9 @@ export class Store implements Observer {
   #write(): void {
     const database = this.#database;
     const saveKey = database.query("INSERT OR REPLACE INTO keys VALUES ($provider, $id, $state)");
-    for (const { provider, id, snapshot } of this.#keys.values())
-      saveKey.run({ provider, id, state: JSON.stringify(snapshot()) });
+    for (const [provider, changed] of this.#keys) {
+      for (const [id, snapshot] of changed) saveKey.run({ provider, id, state: JSON.stringify(snapshot()) });
+    }
     const saveResource = database.query(
       "INSERT OR REPLACE INTO resources VALUES ($provider, $id, $account, $at)",
     );
