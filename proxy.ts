@@ -1308,6 +1308,20 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bufferedBytes: 0,
     draining: false,
   };
+  for (const { config, pool } of engine.upstreams) {
+    // What an earlier run found dead is asked after in this one.
+    for (const { disabled, secret, index } of pool.keys) {
+      if (disabled === null) continue;
+      const event = { at: clock.now(), provider: config.name, key: index, keyId: secret.id, model: null };
+      prober.keyChanged({
+        ...event,
+        kind: "disabled",
+        reason: disabled.reason,
+        until: null,
+        said: disabled.said,
+      });
+    }
+  }
   return engine;
 }
 

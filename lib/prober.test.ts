@@ -1,6 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import { startProxy } from "../proxy.ts";
+import { parseConfig } from "./config.ts";
 import { chat, FalseClock, httpAnswer, stage, startRawProvider, until } from "./fixture.ts";
 import type { RawRequest, Stage } from "./fixture.ts";
+import { createLog } from "./log.ts";
 
 const SERVED = httpAnswer(
   200,
@@ -95,5 +98,31 @@ describe("a dead key (P12)", () => {
       expect(asked("key-0-canary")).toBe(2);
       expect(await states()).toEqual(["ready", "ready", "ready"]);
     });
+  });
+
+  test("P33 is asked after also where it was found dead in an earlier run", async () => {
+    const clock = new FalseClock();
+    await using provider = startRawProvider((_request, connection) => connection.write(MODELS));
+    const parsed = parseConfig({
+      API_KEYS: "key-0-canary",
+      TARGET_BASE_URL: provider.url,
+      PROVIDER: "openai",
+      HOST: "127.0.0.1",
+      PORT: "0",
+    });
+    if (!parsed.ok) throw new Error(parsed.problems.join("\n"));
+    const { id } = parsed.config.providers[0].keys[0]!.secret;
+    const stored = { disabled: { reason: "invalid_key", at: 1, said: "no" } };
+    const keeper = { keyStates: () => new Map([[id, stored]]), saveKey() {} };
+    const log = createLog({ level: "error", format: "json", clock, write() {} });
+    const proxy = startProxy(parsed.config, { clock, random: () => 0.5, log, keeper });
+    try {
+      const [key] = proxy.engine.upstreams[0].pool.keys;
+      expect(key?.disabled).not.toBeNull();
+      await clock.advance(10 * MINUTE_MS);
+      await until("it is back", () => key?.disabled === null);
+    } finally {
+      await proxy.stop();
+    }
   });
 });
