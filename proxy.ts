@@ -214,12 +214,12 @@ export class Pool {
       Object.assign(key, counted);
       if (dayEndsAt === this.#dayEndsAt) key.today = today;
       if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
-      if (pacer !== null) key.owner.pacer.restore(pacer);
+      if (pacer !== null) key.owner.pacer.restore(pacer, now);
       for (const [model, known] of Object.entries(models)) {
         const limits = this.#openLimits(key.owner, model, now);
         limits.cooldown = known.cooldown;
         limits.deniedUntil = known.deniedUntil;
-        if (known.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(known.pacer);
+        if (known.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(known.pacer, now);
       }
     }
     this.#choice.arrange(this.keys, this.#dayEndsAt, now);
@@ -335,8 +335,8 @@ export class Pool {
     const { owner } = key;
     key.inFlight -= 1;
     const hadBegun = lease.admittedAt > 0;
-    owner.pacer.ends({ hadBegun });
-    this.#modelPacer(lease)?.ends({ hadBegun });
+    owner.pacer.ends({ hadBegun }, now);
+    this.#modelPacer(lease)?.ends({ hadBegun }, now);
     if (lease.admittedAt === 0) {
       owner.trust.decided();
       limits?.trust.decided();

@@ -19,6 +19,10 @@ const CLOSE_ENOUGH = 0.03;
 /** A level that held, and does not any more, is lowered a little where it was used up, and to this share at most. */
 const GENTLE_CUT = 0.95;
 const DEEPEST_CUT = 0.5;
+/** One that never held is lowered to this share: another refusal would cost more than some time below the bound. */
+const UNPROVEN_CUT = 0.65;
+/** Where nothing is known above, each step is so many times the last. */
+const STEP_FACTOR = 3;
 
 /** What is kept of a bound over a restart. Instants are epoch ms. */
 export interface BoundState {
@@ -69,7 +73,7 @@ export class Bound {
       this.value += 1; // what was refused once more, in case it passes now
     } else if (this.#ceiling === Infinity) {
       this.value += this.#step;
-      this.#step *= 2;
+      this.#step *= STEP_FACTOR;
     } else {
       this.value = Math.floor((this.value + this.#ceiling) / 2);
     }
@@ -110,7 +114,8 @@ export class Bound {
     if (wasOnTrial) {
       this.value = proven;
     } else {
-      const gentle = Math.min(Math.floor(before * GENTLE_CUT), before - 1);
+      const cut = this.#proven > 0 ? GENTLE_CUT : UNPROVEN_CUT;
+      const gentle = Math.min(Math.floor(before * cut), before - 1);
       this.#lowerTo(level >= gentle ? gentle : Math.max(level, Math.floor(before * DEEPEST_CUT)));
     }
     this.#ceiling = Math.max(before, this.value + 1);
@@ -138,13 +143,6 @@ export class Bound {
     this.#trialAt = now;
     this.changedAt = now;
     this.#follows = false;
-  }
-
-  /** Another way to count was found: so many times more in a window that is so many times longer. */
-  scale(factor: number): void {
-    this.value = Math.max(1, Math.round(this.value * factor));
-    this.#proven = Math.min(this.value, Math.round(this.#proven * factor));
-    this.#ceiling = Math.max(this.value + 1, Math.round(this.#ceiling * factor));
   }
 
   forget(): void {

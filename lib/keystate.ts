@@ -293,7 +293,9 @@ function readPacer(stored: unknown): PacerState | null {
   if (!isObject(stored)) return null;
   const windowMs = readNumber(stored["windowMs"]);
   const rate = windowMs > 0 ? readBound(stored["rate"]) : null;
-  return { rate, windowMs, concurrency: readBound(stored["concurrency"]) };
+  const concurrency = readBound(stored["concurrency"]);
+  const intervalMs = readNumber(stored["intervalMs"]);
+  return { rate, windowMs, concurrency, intervalMs, burst: Math.floor(readNumber(stored["burst"])) };
 }
 
 function readBound(stored: unknown): PacerState["rate"] {

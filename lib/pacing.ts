@@ -2,15 +2,18 @@
  * When a key (or a model on it) may be asked once more without being refused: what is known of its limits, and what
  * it has used of them.
  *
- * Three things are known from three sources. A rate, so many requests in any window: set by `RPM=n` for 60 s, or found
- * out from refusals. How many at once: found out likewise. A budget: announced by the provider in the headers of its
- * answers. Where the provider names a rest with its refusals, that tells how long its window is; where it does not,
- * the rate is what had passed when it refused, raised from there by trial (`Bound`).
+ * Known are, from four sources: a rate that is set (`RPM=n`); a budget that the provider announces in the headers of
+ * its answers; what the rests tell that it names with refusals (`Meter` for a limit that fills up within seconds,
+ * `Squeeze` for a long window); and where it names none, what had passed when it refused, raised from there by trial
+ * (`Bound`): of how many go out in a window, or of how many are under way at once.
  */
 import { Bound } from "./bound.ts";
 import type { BoundState } from "./bound.ts";
 import type { Budget } from "./budget.ts";
+import { Drip } from "./drip.ts";
 import { History, LONGEST_HISTORY } from "./history.ts";
+import { Meter } from "./meter.ts";
+import { Squeeze } from "./squeeze.ts";
 
 /** Nothing but the end of an attempt under way makes the key ready. */
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
@@ -22,22 +25,30 @@ const JITTER_MS = 100;
 const RESET_MARGIN_MS = 250;
 /** Announced windows whose ends differ by less are the same one. */
 const SAME_WINDOW_MS = 1500;
+/** The slowest pace that an announced bucket showed is believed for a while: with each answer so much less. */
+const LEAKY_DECAY = 0.998;
+/** A limit that lets more in within this time is a pace rather than a window. */
+const LONGEST_PACE_MS = 10_000;
 /** What goes out within this time is a burst. */
 const BURST_MS = 2000;
-/** How long a key that was refused for a burst is not tried with a larger one. */
-const BURST_FORGOTTEN_AFTER_MS = 30 * 60_000;
-/** Behind a burst it is quiet for this part of the window, where bursts may be what is limited. */
-const QUIET_PART = 6;
+/** Of what passed before a refusal without a named rest so much may go out at once; what was refused as a burst less. */
+const BURST_SHARE = 0.5;
+const REFUSED_BURST_SHARE = 0.8;
 /** A refusal after fewer requests than these tells nothing of a rate by itself. */
 const TELLING = 4;
-/** So many refusals in a row with the same number under way are no chance. */
-const SAME_IN_FLIGHT = 3;
+/** So many refusals in a row with the same number under way are no chance, nor so many more with the same count. */
+const SAME_DEPTH = 3;
+const SAME_DEPTH_AND_COUNT = 6;
 /** Counts of which one is so many times the other are not the same. */
 const OTHER_COUNT = 1.3;
 /** A refusal of what is tried beyond the known comes within this time. */
 const BEYOND_EVERY_MS = 1000;
 /** How long it is remembered that more were under way at once without a refusal. */
 const BORNE_FOR_MS = 10 * 60_000;
+/** Ends that are remembered, to tell how many were under way when a request went out. */
+const ENDS = 16;
+/** Who was asked within this time may have met a limit on bursts. */
+const AT_ONCE_MS = 1000;
 
 /** How the rate of a key is known. */
 export type RateRule = { kind: "fixed"; perMinute: number } | { kind: "learnt" } | { kind: "none" };
@@ -48,6 +59,9 @@ export interface PacerState {
   /** Length of the window that `rate` counts in, in ms. */
   windowMs: number;
   concurrency: BoundState | null;
+  /** Ms between two requests at a pace that was measured; 0: none was. And how many may go out together. */
+  intervalMs: number;
+  burst: number;
 }
 
 /** What a refusal says of limits. */
@@ -64,35 +78,38 @@ export interface RateRefusal {
 export class Pacer {
   readonly rate = new Bound();
   readonly concurrency = new Bound();
+  readonly #drip = new Drip();
+  readonly #meter = new Meter(this.#drip);
+  readonly #squeeze = new Squeeze();
   #rule: RateRule;
   /** Requests sent and not refused. */
   #sent: History;
   /** `rate` is how many of them may be in any window of this length. */
   #windowMs = MINUTE_MS;
-  readonly #squeeze = new Squeeze();
   inFlight = 0;
-  /** Answers under way; the most that were at once, and when. */
+  /** Answers under way; the most that were at once, and when. And when the last ones ended. */
   #bearing = 0;
   #borne = 0;
   #borneAt = 0;
-  /** How many may go out together at once after a rest; Infinity: as many as the rate allows. */
-  #burst = Infinity;
+  readonly #ended = new History(ENDS);
+  /** The number under way was refused once, and once more where it was expected: it is what is limited. */
+  #isDepthCertain = false;
+  /** When it was found out how many may go out together, where no rest is named. */
   #burstSetAt = 0;
-  /** Where bursts are limited: epoch ms at which all that was sent is paid for, at `#intervalMs` each. */
-  #paidAt = 0;
-  #intervalMs = 0;
   /** When a request last went out that was more than had held before; epoch ms. */
   #beyondAt = 0;
   /** The announced budget: how many are left until `#resetAt`. */
   #left = Infinity;
   #resetAt = 0;
   #announcedLimit = 0;
+  /** A bucket is announced, which `#drip` follows. */
+  #isLeaky = false;
   /** The longest way to a reset that was seen: how long the announced window is, at least. */
   #widestMs = 0;
   /** The last refusal, how many were in the window and under way then, and how often in a row it was as many. */
   #refusedAt = 0;
   #refusedCount = 0;
-  #refusedInFlight = 0;
+  #refusedDepth = 0;
   #repeats = 0;
   #fewest = 0;
   #most = 0;
@@ -118,6 +135,7 @@ export class Pacer {
 
   /** The requests a minute that are known to pass; null: not known. */
   get perMinute(): number | null {
+    if (this.#meter.isOn) return Math.round(MINUTE_MS / this.#drip.intervalMs);
     return this.rate.isKnown ? Math.round((this.rate.value * MINUTE_MS) / this.#windowMs) : null;
   }
 
@@ -127,7 +145,8 @@ export class Pacer {
     if (this.#rule.kind !== "none") this.#sent.add(now, now - MINUTE_MS);
     this.inFlight += 1;
     this.#left -= 1;
-    if (this.#intervalMs > 0) this.#paidAt = Math.max(this.#paidAt, now) + this.#intervalMs;
+    if (this.#meter.isOn) this.#meter.sends(now);
+    this.#drip.sends(now);
   }
 
   /** An answer has begun. */
@@ -139,38 +158,43 @@ export class Pacer {
   }
 
   /** A request has ended, one whose answer had begun or another. */
-  ends({ hadBegun }: { hadBegun: boolean }): void {
+  ends({ hadBegun }: { hadBegun: boolean }, now: number): void {
     if (this.inFlight > 0) this.inFlight -= 1;
-    if (hadBegun && this.#bearing > 0) this.#bearing -= 1;
+    if (!hadBegun || this.#bearing === 0) return;
+    this.#bearing -= 1;
+    if (this.#rule.kind === "learnt") this.#ended.add(now, now - MINUTE_MS);
   }
 
   /** A request that the provider did not count. */
   uncounts(sentAt: number): void {
     this.#sent.remove(sentAt);
-    if (this.#intervalMs > 0) this.#paidAt -= this.#intervalMs;
+    this.#meter.uncounts(sentAt);
+    this.#drip.uncounts();
   }
 
   /** Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. */
   nextAt(now: number): number {
     if (this.inFlight >= this.concurrency.value && !this.concurrency.presses(now)) return AFTER_AN_EVENT;
-    let at = 0;
-    if (this.rate.value !== Infinity) {
-      at = this.#roomAt();
-      if (at > now && this.#rule.kind === "learnt" && this.#isRaised(now)) {
-        this.#paceBursts();
-        at = this.#roomAt();
-      }
-      // What goes beyond what held goes one by one: a burst would be refused as a burst.
-      if (at <= now && this.#rule.kind === "learnt") at = Math.min(this.#heldAt(), this.#beyondFrom());
-    }
+    let at = this.rate.value === Infinity ? 0 : this.#windowAt(now);
+    // More at once than has held goes out by itself: a burst would be refused as a burst.
+    if (this.concurrency.isOnTrial && this.inFlight >= this.concurrency.proven)
+      at = Math.max(at, this.#sent.last(1) + BEYOND_EVERY_MS);
     if (this.#left <= 0 && this.#resetAt > now) at = Math.max(at, this.#resetAt + RESET_MARGIN_MS);
-    if (this.#intervalMs > 0) {
-      at = Math.max(at, this.#paidAt - (this.#burst - 1) * this.#intervalMs);
-      // Where a burst is a good part of the rate, what comes right behind it would again tell of the burst only.
-      if (this.#burst * 4 >= this.rate.value)
-        at = Math.max(at, this.#sent.last(this.#burst) + this.#windowMs / QUIET_PART);
+    if (!this.#drip.isOn) return at;
+    if (this.#meter.isOn && this.#drip.nextAt() > now) this.#meter.presses(now);
+    return Math.max(at, this.#drip.nextAt());
+  }
+
+  /** When the window has room for one more. */
+  #windowAt(now: number): number {
+    let at = this.#roomAt();
+    if (this.#rule.kind === "fixed") return at;
+    if (at > now && this.#isRaised(now)) {
+      this.#spreadBursts();
+      at = this.#roomAt();
     }
-    return at;
+    // What goes beyond what held goes one by one: a burst would be refused as a burst.
+    return at <= now ? Math.min(this.#heldAt(), this.#beyondFrom()) : at;
   }
 
   /** The rate stands in the way: after a while a little more is tried. */
@@ -187,14 +211,9 @@ export class Pacer {
     return this.#sent.last(this.rate.value) + this.#windowMs + (this.#rule.kind === "fixed" ? 0 : JITTER_MS);
   }
 
-  /**
-   * When the next of what is beyond the known may go out: after the refusal of the one before would have come, and,
-   * where a refusal names no rest, not right behind a burst, which may be what is refused.
-   */
+  /** When the next of what is beyond the known may go out: after the refusal of the one before would have come. */
   #beyondFrom(): number {
-    const next = this.#beyondAt + Math.min(BEYOND_EVERY_MS, this.#windowMs / this.rate.value / 2);
-    if (this.#squeeze.isMeasured) return next;
-    return Math.max(next, this.#sent.last(Math.ceil(this.rate.value / 4) + 1) + this.#windowMs / QUIET_PART);
+    return this.#beyondAt + Math.min(BEYOND_EVERY_MS, this.#windowMs / this.rate.value / 2);
   }
 
   /** When there is room by what has held so far; no later than by what is being tried. */
@@ -209,44 +228,55 @@ export class Pacer {
    */
   isNearLimit(now: number, unknown: number): boolean {
     if (this.inFlight >= this.concurrency.value || (this.#left <= 0 && this.#resetAt > now)) return true;
-    const used = this.#sent.countSince(now - this.#windowMs);
-    if (!this.rate.isKnown) return used >= unknown;
-    return used >= 0.8 * this.rate.value || this.#sent.countSince(now - BURST_MS) >= 0.8 * this.#burst;
+    const { burst, isOn } = this.#drip;
+    if (isOn && this.#sent.countSince(now - BURST_MS) >= 0.8 * burst) return true;
+    if (this.rate.isKnown) return this.#sent.countSince(now - this.#windowMs) >= 0.8 * this.rate.value;
+    return this.#sent.last(1) > now - AT_ONCE_MS || this.#sent.countSince(now - this.#windowMs) >= unknown;
   }
 
   /** Learns from a refusal; the refused request has been uncounted and has ended already. */
   refused(refusal: RateRefusal, now: number): void {
     const { sentAt, restMs, reason, namedMs } = refusal;
     const isToldSo = reason === "concurrency" || namedMs === 0; // "now" can only mean: when another has ended
-    if (isToldSo || this.#isAtConcurrency() || this.#repeatsInFlight(sentAt, now)) {
+    if (isToldSo || (namedMs === null ? this.#isTooDeep(sentAt) : this.#repeatsInFlight(sentAt, now))) {
+      this.#isDepthCertain ||= isToldSo || namedMs !== null || this.#isDepthExpected(sentAt);
       if (this.inFlight > 0) this.concurrency.refused(this.inFlight, sentAt, restMs, now);
-      if (!isToldSo) this.#forgetRate();
-      this.#refusedAt = now;
-      return;
+      if (!isToldSo && namedMs !== null) this.#forgetRate();
+    } else if (this.#rule.kind === "learnt") {
+      if (!this.#isDepthCertain) this.concurrency.forget(); // refused with fewer under way
+      if (namedMs === null) this.#learnUnhinted(sentAt, restMs, now);
+      else this.#learnHinted(sentAt, namedMs, now);
     }
-    if (this.#rule.kind !== "learnt") return;
-    if (namedMs === null) this.#learnUnhinted(sentAt, restMs, now);
-    else this.#learnHinted(sentAt, namedMs, now);
     this.#refusedAt = now;
-    this.#paceBursts();
-  }
-
-  /** As many were under way as are known to be too many, or nearly. */
-  #isAtConcurrency(): boolean {
-    return this.concurrency.isKnown && this.inFlight >= this.concurrency.value - 1;
   }
 
   /**
-   * Refused several times with just as many under way, and never with more, while the count of the last minute was
-   * this time one and that time another: so it is not the count that is limited.
+   * Where no rest is named: whether more were under way when it was sent than ever passed. That is taken for the
+   * reason, because it shows soon, and without a further refusal, where it is; where it is not, the next refusal
+   * comes with fewer under way.
+   */
+  #isTooDeep(sentAt: number): boolean {
+    const deep = this.#depthOf(sentAt);
+    if (deep === 0 || deep < this.#borne) return false;
+    return !this.concurrency.isKnown || deep >= this.concurrency.proven;
+  }
+
+  /** Whether a refusal comes where the number under way was at the bound that is known of it. */
+  #isDepthExpected(sentAt: number): boolean {
+    return this.concurrency.isKnown && sentAt >= this.concurrency.changedAt;
+  }
+
+  /**
+   * Where a rest is named: refused several times with just as many under way, and never with more, while the count of
+   * the last minute was this time one and that time another. So it is not the count that is limited.
    */
   #repeatsInFlight(sentAt: number, now: number): boolean {
+    const deep = this.#depthOf(sentAt);
+    if (this.concurrency.isKnown && deep >= this.concurrency.proven) return true;
     if (sentAt <= this.#refusedAt) return false;
-    const { inFlight } = this;
     const used = this.#sent.countSince(now - MINUTE_MS);
-    // One that has just ended there may still be under way here.
-    const isMost = inFlight > 0 && inFlight + 1 >= this.#borne;
-    if (!isMost || inFlight !== this.#refusedInFlight) {
+    const isMost = deep > 0 && deep >= this.#borne;
+    if (!isMost || deep !== this.#refusedDepth) {
       this.#repeats = 0;
       this.#fewest = used;
       this.#most = used;
@@ -254,49 +284,78 @@ export class Pacer {
     this.#repeats += 1;
     this.#fewest = Math.min(this.#fewest, used);
     this.#most = Math.max(this.#most, used);
-    this.#refusedInFlight = inFlight;
-    return isMost && this.#repeats >= SAME_IN_FLIGHT && this.#most > this.#fewest * OTHER_COUNT;
+    this.#refusedDepth = deep;
+    if (!isMost) return false;
+    return this.#repeats >= (this.#most > this.#fewest * OTHER_COUNT ? SAME_DEPTH : SAME_DEPTH_AND_COUNT);
+  }
+
+  /** How many others were under way when a request was sent, of those that had not been refused by now. */
+  #depthOf(sentAt: number): number {
+    return this.inFlight + this.#ended.countSince(sentAt);
   }
 
   /**
    * The provider named when one more fits. Where n in a window are allowed, that is when the n-th last leaves it: so
-   * the window is as long as that one is old, and the rest besides. A bucket looks the same, from refusal to refusal.
+   * the window is as long as that one is old, and the rest besides.
    */
   #learnHinted(sentAt: number, namedMs: number, now: number): void {
     const { rate } = this;
+    if (this.#meter.isOn) return this.#meter.refused(sentAt, now + namedMs, now);
+    if (this.#isLeaky) return this.#drip.knows(now + namedMs);
     const reachMs = Math.min(MINUTE_MS, Math.max(namedMs, rate.isKnown ? 1.25 * this.#windowMs : 0));
     const within = this.#sent.countSince(now - reachMs);
+    const count = Math.max(1, rate.isKnown ? Math.min(rate.value, within) : within);
+    const oldest = this.#sent.last(count);
+    const windowMs = Math.min(namedMs + (oldest > 0 ? now - oldest : 0), MINUTE_MS);
+    if (windowMs <= LONGEST_PACE_MS) {
+      this.rate.forget();
+      this.#squeeze.ends();
+      this.#meter.begins(windowMs / count, this.#burstAt(windowMs / count, now), now + namedMs, now);
+      return;
+    }
     if (!this.#tells(within, sentAt)) return;
-    const bearing = Math.max(1, rate.isKnown ? Math.min(rate.value, within) : within);
     const isSameBurst = rate.isKnown && sentAt < Math.max(rate.changedAt, this.#squeeze.changedAt);
-    if (!isSameBurst && this.#squeeze.fails(sentAt, now)) {
-      this.#windowMs = this.#squeeze.provenMs;
-    } else if (!isSameBurst) {
-      const oldest = this.#sent.last(bearing);
-      this.#windowMs = Math.min(namedMs + (oldest > 0 ? now - oldest : 0), MINUTE_MS);
-      this.#squeeze.begins(this.#windowMs, now);
-      rate.measured(bearing, sentAt, now);
-    } else rate.measured(bearing, sentAt, now);
-    if (this.#burst === Infinity || sentAt <= this.#burstSetAt) this.#limitBurst(rate.value, now);
+    if (isSameBurst) rate.measured(count, sentAt, now);
+    else if (this.#squeeze.fails(sentAt, now)) this.#windowMs = this.#squeeze.provenMs;
+    else {
+      this.#windowMs = windowMs;
+      this.#squeeze.begins(windowMs, now);
+      rate.measured(count, sentAt, now);
+    }
+  }
+
+  /** How many went out together beyond a pace before they were refused: so many fit after a pause, at least. */
+  #burstAt(intervalMs: number, now: number): number {
+    let most = 1;
+    for (let nth = 1; nth <= this.#sent.size; nth++) {
+      const ageMs = now - this.#sent.last(nth);
+      if (ageMs > MINUTE_MS) break;
+      most = Math.max(most, nth - ageMs / intervalMs);
+    }
+    return Math.floor(most);
   }
 
   /** Nothing was named: what went out in the time that the key rests for it is what it bears, until more proves to be. */
   #learnUnhinted(sentAt: number, restMs: number, now: number): void {
     const { rate } = this;
+    this.#meter.stop();
     if (!rate.isKnown) this.#windowMs = Math.min(restMs, MINUTE_MS);
     const used = this.#sent.countSince(now - this.#windowMs);
     if (!this.#tells(used, sentAt)) return;
     const recent = this.#sent.countSince(now - BURST_MS);
+    const { burst } = this.#drip;
     // What went out at once tells of a burst, whatever the rate; what is tried beyond the rate does not go out at once.
-    const isBurst = rate.isKnown && this.#burst > 1 && recent > 1 && recent >= used / 2;
+    const isBurst = rate.isKnown && burst > 1 && recent > 1 && recent >= used / 2;
     if (isBurst && sentAt >= rate.changedAt) {
-      if (sentAt > this.#burstSetAt) this.#limitBurst(Math.min(recent, this.#burst - 1, rate.value), now);
-      else this.#limitBurst(Math.min(recent, this.#burst), this.#burstSetAt);
+      const isNew = sentAt > this.#burstSetAt;
+      this.#limitBurst(REFUSED_BURST_SHARE * Math.min(recent, isNew ? burst - 1 : burst), now);
+      if (isNew) this.#burstSetAt = now;
       return;
     }
     this.#squeeze.ends();
     rate.refused(used, sentAt, restMs, now);
-    if (this.#burst === Infinity || sentAt <= this.#burstSetAt) this.#limitBurst(rate.value, now);
+    if (!this.#drip.isOn) this.#limitBurst(BURST_SHARE * rate.value, now);
+    else this.#spreadBursts();
   }
 
   /** A refusal after next to nothing may be about something else than the rate: it has to come twice. */
@@ -308,47 +367,50 @@ export class Pacer {
   }
 
   #limitBurst(burst: number, now: number): void {
-    this.#burst = Math.max(1, burst);
-    this.#burstSetAt = now;
+    this.#drip.burst = Math.max(1, Math.floor(burst));
+    this.#burstSetAt = Math.max(this.#burstSetAt, now);
+    this.#spreadBursts();
   }
 
   /** The limit turned out to be another one. */
   #forgetRate(): void {
     this.rate.forget();
     this.#squeeze.ends();
-    this.#burst = Infinity;
+    this.#meter.stop();
+    this.#drip.stop();
     this.#windowMs = MINUTE_MS;
-    this.#paceBursts();
   }
 
-  /** A burst that is smaller than what the window takes is a bucket's: it fills at the rate. */
-  #paceBursts(): void {
-    const before = this.#intervalMs;
-    this.#intervalMs = this.#burst < this.rate.value ? this.#windowMs / this.rate.value : 0;
-    if (this.#intervalMs === 0 || this.#intervalMs === before) return;
-    this.#paidAt = 0;
-    for (let nth = Math.min(this.#burst + 1, this.#sent.size); nth > 0; nth--)
-      this.#paidAt = Math.max(this.#paidAt, this.#sent.last(nth)) + this.#intervalMs;
+  /** A burst that is smaller than what the window takes fills up again at the rate. */
+  #spreadBursts(): void {
+    if (this.#burstSetAt === 0) return;
+    const { burst } = this.#drip;
+    const intervalMs = burst < this.rate.value ? this.#windowMs / this.rate.value : 0;
+    this.#drip.stop();
+    if (intervalMs === 0) return;
+    this.#drip.follow(intervalMs, burst);
+    for (let nth = Math.min(burst + 1, this.#sent.size); nth > 0; nth--)
+      this.#drip.sends(this.#sent.last(nth));
   }
 
   /** What an answer announced. `undecided`: others of this key that are under way, and may not be counted in it. */
   announced(budget: Budget, undecided: number, now: number): void {
     const { limit, remaining, resetAt, kind } = budget;
-    if (this.#burst !== Infinity && now > this.#burstSetAt + BURST_FORGOTTEN_AFTER_MS) this.#burst = Infinity;
     if (kind === "leaky") {
       if (limit === null || limit <= remaining) return;
-      this.#intervalMs = Math.max(0, resetAt - now) / (limit - remaining);
-      this.#burst = limit;
-      this.#paidAt = resetAt + undecided * this.#intervalMs;
+      this.#meter.stop();
+      // What remains is told in whole requests: so the pace looks faster than it is, the more so the more remain.
+      const intervalMs = Math.max(0, resetAt - now) / (limit - remaining);
+      this.#drip.follow(Math.max(intervalMs, this.#isLeaky ? this.#drip.intervalMs * LEAKY_DECAY : 0), limit);
+      this.#isLeaky = true;
+      this.#drip.owesUntil(resetAt + undecided * this.#drip.intervalMs);
       return;
     }
     this.#widestMs = Math.max(this.#widestMs, resetAt - now);
     if (limit !== null && limit !== this.#announcedLimit && this.#widestMs > 0.75 * MINUTE_MS) {
       this.#announcedLimit = limit;
-      this.#windowMs = MINUTE_MS;
+      this.#forgetRate();
       this.rate.announced(limit, now);
-      this.#burst = Infinity;
-      this.#paceBursts();
     }
     const isNew = now >= this.#resetAt || resetAt > this.#resetAt + SAME_WINDOW_MS;
     this.#left = isNew ? remaining - undecided : Math.min(this.#left, remaining);
@@ -363,80 +425,23 @@ export class Pacer {
 
   state(): PacerState {
     const rate = this.#rule.kind === "learnt" ? this.rate.state() : null;
-    return { rate, windowMs: this.#windowMs, concurrency: this.concurrency.state() };
+    const { intervalMs, burst } = this.#drip;
+    return {
+      rate,
+      windowMs: this.#windowMs,
+      concurrency: this.concurrency.state(),
+      intervalMs: this.#meter.isOn ? intervalMs : 0,
+      burst,
+    };
   }
 
-  restore({ rate, windowMs, concurrency }: PacerState): void {
-    if (rate !== null && this.#rule.kind === "learnt") {
-      this.#windowMs = Math.min(Math.max(1, windowMs), MINUTE_MS);
-      this.rate.restore(rate);
-    }
+  restore({ rate, windowMs, concurrency, intervalMs, burst }: PacerState, now: number): void {
     if (concurrency !== null) this.concurrency.restore(concurrency);
-  }
-}
-
-const HOLDS_AFTER_MS = 60_000;
-const FIRST_PATIENCE_MS = 2 * 60_000;
-const LONGEST_PATIENCE_MS = 3_600_000;
-const FIRST_SQUEEZE = 0.1;
-const LEAST_SQUEEZE = 0.02;
-const MOST_SQUEEZE = 0.4;
-
-/**
- * Tries whether a window that was measured is shorter in truth: rests are named in whole seconds, and limits change.
- * A refusal with a named rest costs little, so it is tried more often than a rate that is only guessed.
- */
-class Squeeze {
-  /** The window that held; 0: none was measured. */
-  provenMs = 0;
-  /** Epoch ms of the last change that a refusal made. */
-  changedAt = 0;
-  #share = FIRST_SQUEEZE;
-  #isOnTrial = false;
-  #triedAt = 0;
-  #trialAt = 0;
-  #patienceMs = FIRST_PATIENCE_MS;
-
-  get isMeasured(): boolean {
-    return this.provenMs > 0;
-  }
-
-  /** A window was measured. One that is much longer than the last may be too long. */
-  begins(windowMs: number, now: number): void {
-    const isSurprise = this.provenMs === 0 || windowMs > this.provenMs * 1.1;
-    this.#trialAt = now + (isSurprise ? HOLDS_AFTER_MS : this.#patienceMs);
-    this.changedAt = now;
-    this.provenMs = windowMs;
-    this.#isOnTrial = false;
-  }
-
-  ends(): void {
-    this.provenMs = 0;
-    this.#isOnTrial = false;
-  }
-
-  /** The window to go by now. */
-  presses(windowMs: number, now: number): number {
-    if (now < this.#trialAt) return windowMs;
-    if (this.#isOnTrial) {
-      this.#patienceMs = FIRST_PATIENCE_MS;
-      this.#share = Math.min(this.#share * 2, MOST_SQUEEZE);
-    }
-    this.provenMs = windowMs;
-    this.#isOnTrial = true;
-    this.#triedAt = now;
-    this.#trialAt = now + Math.max(HOLDS_AFTER_MS, 2 * windowMs);
-    return windowMs * (1 - this.#share);
-  }
-
-  /** A refusal: whether it answers the trial. Then the window is `provenMs` again. */
-  fails(sentAt: number, now: number): boolean {
-    if (!this.#isOnTrial || sentAt < this.#triedAt) return false;
-    this.#isOnTrial = false;
-    this.changedAt = now;
-    this.#share = Math.max(this.#share / 2, LEAST_SQUEEZE);
-    this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
-    this.#trialAt = now + this.#patienceMs;
-    return true;
+    if (this.#rule.kind !== "learnt") return;
+    if (intervalMs > 0)
+      return this.#meter.begins(Math.min(intervalMs, MINUTE_MS), Math.max(1, burst), now, now);
+    if (rate === null) return;
+    this.#windowMs = Math.min(Math.max(1, windowMs), MINUTE_MS);
+    this.rate.restore(rate);
   }
 }
