@@ -13,7 +13,7 @@ const HOLDS_AFTER_MS = 60_000;
 const FIRST_PATIENCE_MS = 2 * 60_000;
 const LONGEST_PATIENCE_MS = 4 * 3_600_000;
 /** A rest after a refusal costs capacity: it is risked again only after this many times its length. */
-const RESTS_PER_PATIENCE = 8;
+const RESTS_PER_PATIENCE = 16;
 /** Closer than this share the levels that held and that were refused are not told apart. */
 const CLOSE_ENOUGH = 0.03;
 /** A level that held, and does not any more, is lowered a little where it was used up, and to this share at most. */
@@ -21,6 +21,9 @@ const GENTLE_CUT = 0.95;
 const DEEPEST_CUT = 0.5;
 /** One that never held is lowered to this share: another refusal would cost more than some time below the bound. */
 const UNPROVEN_CUT = 0.65;
+const NO_ESTIMATE = { most: Infinity, likely: 0 };
+/** Of what it is estimated to bear, so much is tried next. */
+const ESTIMATE_SHARE = 0.9;
 /** Where nothing is known above, each step is so many times the last. */
 const STEP_FACTOR = 3;
 
@@ -91,9 +94,9 @@ export class Bound {
 
   /**
    * Refused while `level` were let through, or not decided yet. `sentAt`: when the refused request went out;
-   * `restMs`: what the refusal costs.
+   * `restMs`: what the refusal costs. `estimate`: what it bears by what passed while more was tried.
    */
-  refused(level: number, sentAt: number, restMs: number, now: number): void {
+  refused(level: number, sentAt: number, restMs: number, now: number, estimate = NO_ESTIMATE): void {
     if (this.isKnown && sentAt < this.changedAt) return this.#follow(level);
     const before = this.value;
     const { proven } = this;
@@ -112,13 +115,15 @@ export class Bound {
     this.#patienceMs = Math.max(this.#patienceMs, restMs * RESTS_PER_PATIENCE);
     if (isConfirmed) this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
     if (wasOnTrial) {
-      this.value = proven;
+      this.#ceiling = Math.max(proven + 1, Math.min(before, estimate.most));
+      const likely = Math.min(this.#ceiling, estimate.likely);
+      this.value = Math.max(proven, Math.floor(likely * ESTIMATE_SHARE));
     } else {
       const cut = this.#proven > 0 ? GENTLE_CUT : UNPROVEN_CUT;
       const gentle = Math.min(Math.floor(before * cut), before - 1);
       this.#lowerTo(level >= gentle ? gentle : Math.max(level, Math.floor(before * DEEPEST_CUT)));
+      this.#ceiling = Math.max(this.value + 1, Math.min(before, level + 1));
     }
-    this.#ceiling = Math.max(before, this.value + 1);
     this.#retryAt = now + restMs + this.#patienceMs;
   }
 

@@ -36,11 +36,13 @@ const BURST_SHARE = 0.5;
 const REFUSED_BURST_SHARE = 0.8;
 /** A refusal after fewer requests than these tells nothing of a rate by itself. */
 const TELLING = 4;
-/** So many refusals in a row with the same number under way are no chance, nor so many more with the same count. */
-const SAME_DEPTH = 3;
-const SAME_DEPTH_AND_COUNT = 6;
+/** So many refusals in a row with the same number under way are no chance; with the same count too, twice as many. */
+const SAME_DEPTH_HINTED = 3;
+const SAME_DEPTH = 2;
 /** Counts of which one is so many times the other are not the same. */
 const OTHER_COUNT = 1.3;
+/** From this share of a limit on, a refusal is no surprise. */
+const NEARLY = 0.8;
 /** A refusal of what is tried beyond the known comes within this time. */
 const BEYOND_EVERY_MS = 1000;
 /** How long it is remembered that more were under way at once without a refusal. */
@@ -92,7 +94,7 @@ export class Pacer {
   #borne = 0;
   #borneAt = 0;
   readonly #ended = new History(ENDS);
-  /** The number under way was refused once, and once more where it was expected: it is what is limited. */
+  /** That the number under way is limited was said, or shown more than once. */
   #isDepthCertain = false;
   /** When it was found out how many may go out together, where no rest is named. */
   #burstSetAt = 0;
@@ -178,7 +180,7 @@ export class Pacer {
     let at = this.rate.value === Infinity ? 0 : this.#windowAt(now);
     // More at once than has held goes out by itself: a burst would be refused as a burst.
     if (this.concurrency.isOnTrial && this.inFlight >= this.concurrency.proven)
-      at = Math.max(at, this.#sent.last(1) + BEYOND_EVERY_MS);
+      at = Math.max(at, this.#sent.last(1) + BURST_MS);
     if (this.#left <= 0 && this.#resetAt > now) at = Math.max(at, this.#resetAt + RESET_MARGIN_MS);
     if (!this.#drip.isOn) return at;
     if (this.#meter.isOn && this.#drip.nextAt() > now) this.#meter.presses(now);
@@ -229,8 +231,8 @@ export class Pacer {
   isNearLimit(now: number, unknown: number): boolean {
     if (this.inFlight >= this.concurrency.value || (this.#left <= 0 && this.#resetAt > now)) return true;
     const { burst, isOn } = this.#drip;
-    if (isOn && this.#sent.countSince(now - BURST_MS) >= 0.8 * burst) return true;
-    if (this.rate.isKnown) return this.#sent.countSince(now - this.#windowMs) >= 0.8 * this.rate.value;
+    if (isOn && this.#sent.countSince(now - BURST_MS) >= NEARLY * burst) return true;
+    if (this.rate.isKnown) return this.#sent.countSince(now - this.#windowMs) >= NEARLY * this.rate.proven;
     return this.#sent.last(1) > now - AT_ONCE_MS || this.#sent.countSince(now - this.#windowMs) >= unknown;
   }
 
@@ -238,10 +240,11 @@ export class Pacer {
   refused(refusal: RateRefusal, now: number): void {
     const { sentAt, restMs, reason, namedMs } = refusal;
     const isToldSo = reason === "concurrency" || namedMs === 0; // "now" can only mean: when another has ended
-    if (isToldSo || (namedMs === null ? this.#isTooDeep(sentAt) : this.#repeatsInFlight(sentAt, now))) {
-      this.#isDepthCertain ||= isToldSo || namedMs !== null || this.#isDepthExpected(sentAt);
+    const isRepeated = this.#isRepeatedly(sentAt, namedMs !== null, now);
+    if (isToldSo || isRepeated || this.#isTooDeep(sentAt, namedMs !== null, now)) {
+      this.#isDepthCertain ||= isToldSo || isRepeated;
       if (this.inFlight > 0) this.concurrency.refused(this.inFlight, sentAt, restMs, now);
-      if (!isToldSo && namedMs !== null) this.#forgetRate();
+      if (isRepeated && !isToldSo) this.#forgetRate();
     } else if (this.#rule.kind === "learnt") {
       if (!this.#isDepthCertain) this.concurrency.forget(); // refused with fewer under way
       if (namedMs === null) this.#learnUnhinted(sentAt, restMs, now);
@@ -251,29 +254,26 @@ export class Pacer {
   }
 
   /**
-   * Where no rest is named: whether more were under way when it was sent than ever passed. That is taken for the
-   * reason, because it shows soon, and without a further refusal, where it is; where it is not, the next refusal
-   * comes with fewer under way.
+   * Whether more were under way when it was sent than ever passed, and that is known to be the reason, or taken for
+   * it: where no rest is named, and what went out in the last minute tells nothing, because it is all still under way
+   * or is less than what passed before. If that was not the reason, the next refusal comes with fewer under way.
    */
-  #isTooDeep(sentAt: number): boolean {
+  #isTooDeep(sentAt: number, isHinted: boolean, now: number): boolean {
     const deep = this.#depthOf(sentAt);
-    if (deep === 0 || deep < this.#borne) return false;
-    return !this.concurrency.isKnown || deep >= this.concurrency.proven;
-  }
-
-  /** Whether a refusal comes where the number under way was at the bound that is known of it. */
-  #isDepthExpected(sentAt: number): boolean {
-    return this.concurrency.isKnown && sentAt >= this.concurrency.changedAt;
+    const { concurrency, rate } = this;
+    if (concurrency.isKnown) return deep >= concurrency.proven || sentAt < concurrency.changedAt;
+    if (isHinted || deep === 0 || deep < this.#borne) return false;
+    const used = this.#sent.countSince(now - this.#windowMs) - this.#sent.countSince(sentAt + 1);
+    return rate.isKnown ? used < NEARLY * rate.proven : used <= OTHER_COUNT * deep;
   }
 
   /**
-   * Where a rest is named: refused several times with just as many under way, and never with more, while the count of
-   * the last minute was this time one and that time another. So it is not the count that is limited.
+   * Refused several times with just as many under way, and never with more, while the count of the last minute was
+   * this time one and that time another: so it is not the count that is limited.
    */
-  #repeatsInFlight(sentAt: number, now: number): boolean {
-    const deep = this.#depthOf(sentAt);
-    if (this.concurrency.isKnown && deep >= this.concurrency.proven) return true;
+  #isRepeatedly(sentAt: number, isHinted: boolean, now: number): boolean {
     if (sentAt <= this.#refusedAt) return false;
+    const deep = this.#depthOf(sentAt);
     const used = this.#sent.countSince(now - MINUTE_MS);
     const isMost = deep > 0 && deep >= this.#borne;
     if (!isMost || deep !== this.#refusedDepth) {
@@ -286,12 +286,13 @@ export class Pacer {
     this.#most = Math.max(this.#most, used);
     this.#refusedDepth = deep;
     if (!isMost) return false;
-    return this.#repeats >= (this.#most > this.#fewest * OTHER_COUNT ? SAME_DEPTH : SAME_DEPTH_AND_COUNT);
+    const enough = isHinted ? SAME_DEPTH_HINTED : SAME_DEPTH;
+    return this.#repeats >= (this.#most > this.#fewest * OTHER_COUNT ? enough : 2 * enough);
   }
 
-  /** How many others were under way when a request was sent, of those that had not been refused by now. */
+  /** How many others were under way when a request was sent, of those that have not been refused by now. */
   #depthOf(sentAt: number): number {
-    return this.inFlight + this.#ended.countSince(sentAt);
+    return this.inFlight + this.#ended.countSince(sentAt + 1) - this.#sent.countSince(sentAt + 1);
   }
 
   /**
@@ -345,7 +346,7 @@ export class Pacer {
     const recent = this.#sent.countSince(now - BURST_MS);
     const { burst } = this.#drip;
     // What went out at once tells of a burst, whatever the rate; what is tried beyond the rate does not go out at once.
-    const isBurst = rate.isKnown && burst > 1 && recent > 1 && recent >= used / 2;
+    const isBurst = rate.isKnown && burst > 1 && recent > 0 && recent >= used / 2;
     if (isBurst && sentAt >= rate.changedAt) {
       const isNew = sentAt > this.#burstSetAt;
       this.#limitBurst(REFUSED_BURST_SHARE * Math.min(recent, isNew ? burst - 1 : burst), now);
@@ -353,9 +354,17 @@ export class Pacer {
       return;
     }
     this.#squeeze.ends();
-    rate.refused(used, sentAt, restMs, now);
+    rate.refused(used, sentAt, restMs, now, this.#estimate(now));
     if (!this.#drip.isOn) this.#limitBurst(BURST_SHARE * rate.value, now);
     else this.#spreadBursts();
+  }
+
+  /** The rate at which requests passed while more than the known was tried. A pause before may have left some over. */
+  #estimate(now: number): { most: number; likely: number } {
+    const passed = this.#sent.countSince(this.rate.changedAt);
+    const perWindow = this.#windowMs / Math.max(1, now - this.rate.changedAt);
+    const spare = this.#drip.isOn ? this.#drip.burst : 0;
+    return { most: Math.ceil(passed * perWindow), likely: Math.floor((passed - spare) * perWindow) };
   }
 
   /** A refusal after next to nothing may be about something else than the rate: it has to come twice. */
