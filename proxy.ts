@@ -44,7 +44,16 @@ import {
 import { healthResponse } from "./lib/health.ts";
 import type { KeyReport, ProviderReport } from "./lib/health.ts";
 
-import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf } from "./lib/keystate.ts";
+import {
+  Account,
+  AFTER_AN_EVENT,
+  keyReadyAt,
+  ModelLimits,
+  newKey,
+  readKeyState,
+  reportOf,
+  stateOf,
+} from "./lib/keystate.ts";
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
 import type { Lease, Need } from "./lib/lease.ts";
@@ -228,7 +237,9 @@ export class Pool {
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
     const now = this.#dependencies.clock.now();
-    if (now >= this.#queue.wakeAt) this.#queue.serve(now); // nobody overtakes: a key may have woken this instant
+    // Nobody overtakes: a key may have woken this instant, or what all keys share may bear one more.
+    if (now >= this.#queue.wakeAt || (this.#commonCause.isKnown && this.#queue.size > 0))
+      this.#queue.serve(now);
     const result = this.lease(need, now);
     if (result.kind === "lease") return result;
     if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
@@ -242,7 +253,11 @@ export class Pool {
     const isQuiet = breaker.isQuiet && refusesAll.isQuiet;
     const pausedUntil = isQuiet ? 0 : Math.max(passableAt(breaker, now), passableAt(refusesAll, now));
     if (pausedUntil > now) return { kind: "no_key", readyAt: pausedUntil, why: "paused" };
-
+    if (this.#commonCause.isKnown) {
+      const readyAt = this.#commonCause.readyAt(now);
+      if (readyAt > now)
+        return { kind: "no_key", readyAt: this.#futureOf(readyAt, need, now), why: "paused" };
+    }
     this.#turnDay(now);
     const lane = this.#choice.laneOf(need);
     const key = this.#choice.next(need, lane, now);
@@ -252,11 +267,15 @@ export class Pool {
   /** Why the choice found no key. */
   #none(need: Need, now: number): NoKey {
     const { hasSuited, dependsOnOthers, readyAt: byTime } = this.#choice;
-    // Where an attempt under way may make a key ready, waiting is not in vain, whatever time alone would bring.
-    const readyAt = dependsOnOthers ? Math.min(byTime, Math.max(need.waitUntil, now)) : byTime;
+    const readyAt = dependsOnOthers ? Math.min(byTime, this.#futureOf(AFTER_AN_EVENT, need, now)) : byTime;
     if (hasSuited) return { kind: "no_key", readyAt, why: "cooling" };
     const isUsable = (key: Key) => key.disabled === null && !key.isPaused;
     return { kind: "no_key", readyAt: Infinity, why: this.keys.some(isUsable) ? "unsuited" : "none_usable" };
+  }
+
+  /** Where an attempt under way may make a key ready, waiting is not in vain, whatever time alone would bring. */
+  #futureOf(readyAt: number, { waitUntil }: Need, now: number): number {
+    return readyAt < AFTER_AN_EVENT ? readyAt : Math.max(waitUntil, now);
   }
 
   #turnDay(now: number): void {
@@ -281,6 +300,7 @@ export class Pool {
     owner.trust.sends(now);
     limits?.pacer?.sends(now);
     limits?.trust.sends(now);
+    this.#commonCause.sends(now);
     if (isProbe) {
       this.breaker.probe(now);
       this.refusesAll.probe(now);
@@ -317,6 +337,7 @@ export class Pool {
     limits?.pacer?.bears(now);
     limits?.trust.decided();
     limits?.trust.grows();
+    this.#commonCause.bears(lease.at, now);
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
     if (outcome.kind !== "overloaded") {
       this.breaker.answered();
@@ -342,7 +363,9 @@ export class Pool {
       limits?.trust.decided();
     }
     this.#tellBreakers(lease, outcome, now);
-    if (!isCounted(lease, outcome)) this.#uncount(lease, outcome);
+    const isCharged = isCounted(lease, outcome);
+    this.#commonCause.ends(lease.at, { hadBegun, isCounted: isCharged }, now);
+    if (!isCharged) this.#uncount(lease, outcome);
     if (budgets !== null) this.#hear(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
@@ -464,6 +487,7 @@ export class Pool {
     const usable = new Set(this.keys.filter((other) => other.disabled === null).map((other) => other.owner))
       .size;
     if (!isKnown && !this.#commonCause.suspects(key.owner, usable, undo, now)) return;
+    this.#commonCause.refused(lease.at, now);
     const openMs = this.refusesAll.failed(now, lease.isProbe);
     for (const account of this.#choice.accounts) this.#choice.refresh(account, null, now);
     if (openMs > 0) this.#pauses("common_cause", openMs, now, refusal.said);

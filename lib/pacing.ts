@@ -49,8 +49,8 @@ const BEYOND_EVERY_MS = 1000;
 const BORNE_FOR_MS = 10 * 60_000;
 /** Ends that are remembered, to tell how many were under way when a request went out. */
 const ENDS = 16;
-/** Who was asked within this time may have met a limit on bursts. */
-const AT_ONCE_MS = 1000;
+/** Who was asked this lately before may have met a limit of so many in a second, the way there and back included. */
+const AT_ONCE_MS = 1500;
 
 /** How the rate of a key is known. */
 export type RateRule = { kind: "fixed"; perMinute: number } | { kind: "learnt" } | { kind: "none" };
