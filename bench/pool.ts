@@ -202,6 +202,7 @@ const FEW: Many[] = [
   { keys: 10, share: SATURATED },
 ];
 const TEN: Many[] = [{ keys: 10, share: SATURATED }];
+const ONE_AND_TEN: Many[] = [{ keys: 1, share: SATURATED }, ...TEN];
 
 const FULL = scenarios(MANY);
 const QUICK = scenarios(FEW);
@@ -213,7 +214,9 @@ function scenarios(many: readonly Many[]): Scenario[] {
     ...ofOne("40 in any 60 s", SLIDING, ALL_HINTS, many),
     ...ofOne("bucket of 10, 40 a minute", BUCKET, ALL_HINTS, many),
     ...ofOne("5 at once", CONCURRENCY, HINTS_OF_REST, many),
-    ...ofOne("1 in any second", PER_SECOND, HINTS_OF_REST, [{ keys: 1, share: SATURATED }, ...TEN]),
+    ...ofOne("1 in any second", PER_SECOND, ["retry-after"], ONE_AND_TEN),
+    // Each refusal costs a minute here, and 94 % is all that even who knows the limit can have.
+    ...ofOne("1 in any second", PER_SECOND, ["none"], ONE_AND_TEN).map(unjudged),
     ...ofOne("in any 60 s first 40, then 20, then 60", CHANGING, ALL_HINTS, TEN).map(unjudged),
     ...ofOne("40 in any 60 s, clients leave after 30 s", SLIDING, HINTS_OF_REST, TEN, leaving).map(unjudged),
     ...ofOne("5 at once, clients leave after 30 s", CONCURRENCY, ["retry-after"], TEN, leaving).map(unjudged),

@@ -41,6 +41,8 @@ export class Bound {
   value = Infinity;
   /** Epoch ms of the last change. */
   changedAt = 0;
+  /** Epoch ms of the last change by a refusal. */
+  #loweredAt = 0;
   /** What held; less than the value while more is being tried; 0: nothing has yet. */
   #proven = 0;
   /** The least that is known to be refused. */
@@ -56,6 +58,11 @@ export class Bound {
 
   get isKnown(): boolean {
     return this.value !== Infinity;
+  }
+
+  /** Whether a request went out before the last change (epoch ms), and so tells nothing of what holds now. */
+  isOld(sentAt: number): boolean {
+    return this.isKnown && (sentAt < this.changedAt || sentAt <= this.#loweredAt);
   }
 
   get isOnTrial(): boolean {
@@ -97,11 +104,12 @@ export class Bound {
    * `restMs`: what the refusal costs. `estimate`: what it bears by what passed while more was tried.
    */
   refused(level: number, sentAt: number, restMs: number, now: number, estimate = NO_ESTIMATE): void {
-    if (this.isKnown && sentAt < this.changedAt) return this.#follow(level);
+    if (this.isOld(sentAt)) return this.#follow(level);
     const before = this.value;
     const { proven } = this;
     const wasOnTrial = this.isOnTrial && level >= proven;
     this.changedAt = now;
+    this.#loweredAt = now;
     this.#step = 1;
     this.#follows = !wasOnTrial;
     this.#trialAt = now + restMs + HOLDS_AFTER_MS;
@@ -129,13 +137,14 @@ export class Bound {
 
   /** It was refused, and `value` is by measure what it bears. */
   measured(value: number, sentAt: number, now: number): void {
-    if (this.isKnown && sentAt < this.changedAt) return this.#follow(value);
+    if (this.isOld(sentAt)) return this.#follow(value);
     this.value = Math.max(1, value);
     this.#proven = this.value;
     this.#ceiling = Infinity;
     this.#step = 1;
     this.#trialAt = now + HOLDS_AFTER_MS;
     this.changedAt = now;
+    this.#loweredAt = now;
     this.#follows = true;
   }
 

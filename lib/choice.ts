@@ -25,8 +25,20 @@ export interface KeyNeed {
   readonly boundTo: string | null;
 }
 
+/** What a walk in vain found, which holds for every request that nothing of its own stands in the way of. */
+interface InVain {
+  /** No key is ready before this (epoch ms), as long as `version` of the choice is the same. */
+  before: number;
+  version: number;
+  /** The end of an attempt under way may make one ready. */
+  depends: boolean;
+  /** There is a key that could serve at some time. */
+  anyUsable: boolean;
+}
+
 /** What is known of one model with the accounts of a pool. */
 export class ModelLane {
+  readonly inVain: InVain = { before: 0, version: 0, depends: false, anyUsable: false };
   readonly limits = new Map<Account, ModelLimits>();
   /** By account: epoch ms from which the model may be asked for. */
   readyAt = new Float64Array(0);
@@ -50,10 +62,9 @@ export class Choice {
   /** By key: what the strategy prefers, the higher the better. */
   #ranks = new Float64Array(0);
   #cursor = 0;
-  /** No key is ready before this, whatever is asked for; and what else the walk found that told so. */
-  #noneBefore = 0;
-  #anyDepends = false;
-  #anyUsable = false;
+  readonly #inVain: InVain = { before: 0, version: 0, depends: false, anyUsable: false };
+  /** Counts the changes by which some key may be ready earlier than was known. */
+  #version = 0;
   /** After `next` found none: the earliest time at which one is ready; Infinity: none ever by time alone. */
   readyAt = Infinity;
   /** After `next` found none: the end of an attempt under way may make one ready. */
@@ -97,23 +108,23 @@ export class Choice {
     if (key.index < 0) return;
     this.#keyAt[key.index] = keyReadyAt(key, dayEndsAt);
     this.ranked(key);
-    this.#noneBefore = 0;
+    this.#version += 1;
   }
 
   /** Something about an account has changed, and about the model with it. */
   refresh(account: Account, lane: ModelLane | null, now: number): void {
     if (this.accounts[account.index] !== account) return;
     const readyAt = account.readyAt(now);
+    if (readyAt < this.#accountAt[account.index]!) this.#version += 1;
     this.#accountAt[account.index] = readyAt;
-    // Where the account has one key, that may be out of use or have spent its day.
-    const ownAt = this.keys.length === this.accounts.length ? this.#keyAt[account.index]! : 0;
-    if (readyAt < this.#noneBefore && ownAt < this.#noneBefore) this.#noneBefore = Math.max(readyAt, ownAt);
     if (lane !== null) this.#refreshLane(lane, account, now);
   }
 
   #refreshLane(lane: ModelLane, account: Account, now: number): void {
     const limits = lane.limits.get(account);
-    lane.readyAt[account.index] = limits?.readyAt(now) ?? 0;
+    const readyAt = limits?.readyAt(now) ?? 0;
+    if (readyAt < lane.readyAt[account.index]!) lane.inVain.before = 0;
+    lane.readyAt[account.index] = readyAt;
     lane.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
     if (limits !== undefined && limits.deniedUntil > now) lane.hasDenied = true;
   }
@@ -158,10 +169,11 @@ export class Choice {
 
   /** The key that serves this now, or null: then the fields above tell why, and when. */
   next(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
-    if (now < this.#noneBefore && need.boundTo === null && lane === null && need.unsuited.size === 0) {
-      this.readyAt = this.#noneBefore < AFTER_AN_EVENT ? this.#noneBefore : Infinity;
-      this.dependsOnOthers = this.#anyDepends;
-      this.hasSuited = this.#anyUsable;
+    const { before, version, depends, anyUsable } = lane?.inVain ?? this.#inVain;
+    if (now < before && version === this.#version && need.boundTo === null && need.unsuited.size === 0) {
+      this.readyAt = before < AFTER_AN_EVENT ? before : Infinity;
+      this.dependsOnOthers = depends;
+      this.hasSuited = anyUsable;
       this.hasReady = false;
       return null;
     }
@@ -243,6 +255,7 @@ export class Choice {
     const { strategy } = this;
     const isAffine = strategy === "affinity" && need.conversation !== null;
     const takesFirst = !isAffine && strategy !== "lru" && strategy !== "quota";
+    const laneAt = lane?.readyAt ?? this.#accountAt;
     let best: Key | null = null;
     let bestRank = -Infinity;
     let second: Key | null = null;
@@ -261,10 +274,9 @@ export class Choice {
       const ownAt = this.#keyAt[index]!;
       if (ownAt === Infinity) continue;
       anyUsable = true;
-      let at = Math.max(ownAt, this.#accountAt[account]!);
+      let at = Math.max(ownAt, this.#accountAt[account]!, laneAt[account]!);
       if (at < anyEarliest) anyEarliest = at;
       if (at >= AFTER_AN_EVENT) anyDepends = true;
-      if (lane !== null) at = Math.max(at, lane.readyAt[account]!);
       if (at <= now) hasReady = true;
       const key = keys[index]!;
       if (!isBoundTo(key, need)) continue;
@@ -305,9 +317,11 @@ export class Choice {
     this.dependsOnOthers = isEvent;
     this.hasSuited = hasSuited;
     this.hasReady = hasReady;
-    this.#anyDepends = anyDepends;
-    this.#anyUsable = anyUsable;
-    this.#noneBefore = anyEarliest;
+    const inVain = lane?.inVain ?? this.#inVain;
+    inVain.before = anyEarliest;
+    inVain.version = this.#version;
+    inVain.depends = anyDepends;
+    inVain.anyUsable = anyUsable;
     return null;
   }
 }

@@ -17,7 +17,7 @@ const LONGEST_SPAN_MS = 300_000;
 const HOLDS_AFTER_MS = 60_000;
 const HOLDS_AFTER_REQUESTS = 20;
 const FIRST_PATIENCE_MS = 60_000;
-const LONGEST_PATIENCE_MS = 600_000;
+const LONGEST_PATIENCE_MS = 1_200_000;
 /** Faster by this share: what is tried first, and the most that is tried at once. */
 const FIRST_STEP = 0.01;
 const LARGEST_STEP = 0.32;
@@ -37,7 +37,9 @@ export class Meter {
   #sinceCount = 0;
   #idleMs = 0;
   #count = 0;
+  /** The last change, and the last by a refusal: what went out before tells nothing of what holds now. */
   #changedAt = 0;
+  #slowedAt = 0;
   #trialAt = 0;
   #step = FIRST_STEP;
   #patienceMs = FIRST_PATIENCE_MS;
@@ -55,6 +57,11 @@ export class Meter {
 
   get isOn(): boolean {
     return this.#sinceAt > 0;
+  }
+
+  /** Whether a request went out (epoch ms) before it began to measure: of the burst that was refused first. */
+  isBefore(sentAt: number): boolean {
+    return sentAt <= this.#begunAt;
   }
 
   /** A request goes out; told before the drip is. */
@@ -75,6 +82,7 @@ export class Meter {
   /** A first refusal. `intervalMs`: the pace it suggests; `freeAt`: when one more fits (epoch ms). */
   begins(intervalMs: number, burst: number, freeAt: number, now: number): void {
     this.#begunAt = now;
+    this.#slowedAt = now;
     this.#measuresFrom(freeAt);
     this.#changes(intervalMs, burst, now);
     this.#drip.knows(freeAt);
@@ -135,7 +143,7 @@ export class Meter {
       this.#drip.follow(intervalMs, Math.max(1, Math.min(passed, burst - 1)));
       this.#burstPatienceMs = Math.min(this.#burstPatienceMs * 2, LONGEST_PATIENCE_MS);
       this.#burstTrialAt = now + this.#burstPatienceMs;
-    } else if (sentAt >= this.#changedAt || this.#provenMs > 0) {
+    } else if (sentAt > this.#slowedAt && (sentAt >= this.#changedAt || this.#provenMs > 0)) {
       this.#slowsDown(freeAt, now);
     }
     this.#drip.knows(freeAt);
@@ -144,6 +152,7 @@ export class Meter {
   #slowsDown(freeAt: number, now: number): void {
     const spanMs = freeAt - this.#sinceAt;
     const wasTrial = this.#provenMs > 0;
+    this.#slowedAt = now;
     if (wasTrial) this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
     this.#step = FIRST_STEP;
     this.#changes(this.#slower(spanMs), this.#drip.burst, now);

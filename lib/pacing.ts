@@ -230,10 +230,9 @@ export class Pacer {
    */
   isNearLimit(now: number, unknown: number): boolean {
     if (this.inFlight >= this.concurrency.value || (this.#left <= 0 && this.#resetAt > now)) return true;
-    const { burst, isOn } = this.#drip;
-    if (isOn && this.#sent.countSince(now - BURST_MS) >= NEARLY * burst) return true;
-    if (this.rate.isKnown) return this.#sent.countSince(now - this.#windowMs) >= NEARLY * this.rate.proven;
-    return this.#sent.last(1) > now - AT_ONCE_MS || this.#sent.countSince(now - this.#windowMs) >= unknown;
+    if (this.#sent.last(1) > now - AT_ONCE_MS) return true;
+    const used = this.#sent.countSince(now - this.#windowMs);
+    return used >= (this.rate.isKnown ? NEARLY * this.rate.proven : unknown);
   }
 
   /** Learns from a refusal; the refused request has been uncounted and has ended already. */
@@ -261,10 +260,11 @@ export class Pacer {
   #isTooDeep(sentAt: number, isHinted: boolean, now: number): boolean {
     const deep = this.#depthOf(sentAt);
     const { concurrency, rate } = this;
-    if (concurrency.isKnown) return deep >= concurrency.proven || sentAt < concurrency.changedAt;
+    if (concurrency.isKnown) return deep >= concurrency.proven || concurrency.isOld(sentAt);
     if (isHinted || deep === 0 || deep < this.#borne) return false;
     const used = this.#sent.countSince(now - this.#windowMs) - this.#sent.countSince(sentAt + 1);
-    return rate.isKnown ? used < NEARLY * rate.proven : used <= OTHER_COUNT * deep;
+    if (!rate.isKnown) return used <= OTHER_COUNT * deep;
+    return used < NEARLY * rate.proven && !this.#isBurst(used, now);
   }
 
   /**
@@ -301,7 +301,8 @@ export class Pacer {
    */
   #learnHinted(sentAt: number, namedMs: number, now: number): void {
     const { rate } = this;
-    if (this.#meter.isOn) return this.#meter.refused(sentAt, now + namedMs, now);
+    if (this.#meter.isOn && !this.#meter.isBefore(sentAt))
+      return this.#meter.refused(sentAt, now + namedMs, now);
     if (this.#isLeaky) return this.#drip.knows(now + namedMs);
     const reachMs = Math.min(MINUTE_MS, Math.max(namedMs, rate.isKnown ? 1.25 * this.#windowMs : 0));
     const within = this.#sent.countSince(now - reachMs);
@@ -315,7 +316,7 @@ export class Pacer {
       return;
     }
     if (!this.#tells(within, sentAt)) return;
-    const isSameBurst = rate.isKnown && sentAt < Math.max(rate.changedAt, this.#squeeze.changedAt);
+    const isSameBurst = rate.isOld(sentAt) || (rate.isKnown && sentAt <= this.#squeeze.changedAt);
     if (isSameBurst) rate.measured(count, sentAt, now);
     else if (this.#squeeze.fails(sentAt, now)) this.#windowMs = this.#squeeze.provenMs;
     else {
@@ -343,11 +344,9 @@ export class Pacer {
     if (!rate.isKnown) this.#windowMs = Math.min(restMs, MINUTE_MS);
     const used = this.#sent.countSince(now - this.#windowMs);
     if (!this.#tells(used, sentAt)) return;
-    const recent = this.#sent.countSince(now - BURST_MS);
-    const { burst } = this.#drip;
-    // What went out at once tells of a burst, whatever the rate; what is tried beyond the rate does not go out at once.
-    const isBurst = rate.isKnown && burst > 1 && recent > 0 && recent >= used / 2;
-    if (isBurst && sentAt >= rate.changedAt) {
+    if (rate.isKnown && !rate.isOld(sentAt) && this.#isBurst(used, now)) {
+      const { burst } = this.#drip;
+      const recent = this.#sent.countSince(now - BURST_MS);
       const isNew = sentAt > this.#burstSetAt;
       this.#limitBurst(REFUSED_BURST_SHARE * Math.min(recent, isNew ? burst - 1 : burst), now);
       if (isNew) this.#burstSetAt = now;
@@ -357,6 +356,12 @@ export class Pacer {
     rate.refused(used, sentAt, restMs, now, this.#estimate(now));
     if (!this.#drip.isOn) this.#limitBurst(BURST_SHARE * rate.value, now);
     else this.#spreadBursts();
+  }
+
+  /** What went out at once tells of bursts, whatever the rate: what is tried beyond the rate does not go out at once. */
+  #isBurst(used: number, now: number): boolean {
+    const recent = this.#sent.countSince(now - BURST_MS);
+    return this.#drip.burst > 1 && recent > 0 && recent >= used / 2;
   }
 
   /** The rate at which requests passed while more than the known was tried. A pause before may have left some over. */
