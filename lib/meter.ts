@@ -19,7 +19,7 @@ const HOLDS_AFTER_REQUESTS = 20;
 const FIRST_PATIENCE_MS = 60_000;
 const LONGEST_PATIENCE_MS = 1_200_000;
 /** Faster by this share: what is tried first, and the most that is tried at once. */
-const FIRST_STEP = 0.01;
+const FIRST_STEP = 0.007;
 const LARGEST_STEP = 0.32;
 /** A limit that bears so much more has been raised. */
 const SURPRISING_STEP = 0.05;
