@@ -19,7 +19,7 @@ const HOLDS_AFTER_REQUESTS = 20;
 const FIRST_PATIENCE_MS = 60_000;
 const LONGEST_PATIENCE_MS = 1_200_000;
 /** Faster by this share: what is tried first, and the most that is tried at once. */
-const FIRST_STEP = 0.007;
+const FIRST_STEP = 0.01;
 const LARGEST_STEP = 0.32;
 /** A limit that bears so much more has been raised. */
 const SURPRISING_STEP = 0.05;
@@ -27,16 +27,24 @@ const SURPRISING_STEP = 0.05;
 const SLOWER = 0.004;
 const SLOWER_WHERE_UNKNOWN = 0.1;
 
+/** What had gone out when a refusal said that one more fits at `at` (epoch ms). */
+interface Mark {
+  readonly at: number;
+  readonly count: number;
+  readonly idleMs: number;
+}
+const NEVER: Mark = { at: 0, count: 0, idleMs: 0 };
+
 export class Meter {
   readonly #drip: Drip;
   /** What went out before is not counted. */
   #begunAt = Infinity;
-  /** The refusal from which on is measured: when one more fitted, what had gone out; and how long nothing stood in
-   * the way since. */
-  #sinceAt = 0;
-  #sinceCount = 0;
-  #idleMs = 0;
+  /** The refusal from which on is measured, and a later one, from which on it will be when that is too old. */
+  #since: Mark = NEVER;
+  #next: Mark = NEVER;
+  /** What has gone out, and how long nothing stood in the way of it, in ms. */
   #count = 0;
+  #idleMs = 0;
   /** The last change, and the last by a refusal: what went out before tells nothing of what holds now. */
   #changedAt = 0;
   #slowedAt = 0;
@@ -56,7 +64,7 @@ export class Meter {
   }
 
   get isOn(): boolean {
-    return this.#sinceAt > 0;
+    return this.#since.at > 0;
   }
 
   /** Whether a request went out (epoch ms) before it began to measure: of the burst that was refused first. */
@@ -70,7 +78,7 @@ export class Meter {
       this.#fullAt = now;
       this.#fullCount = this.#count;
     }
-    this.#idleMs += Math.max(0, now - Math.max(this.#drip.nextAt(), this.#sinceAt));
+    this.#idleMs += Math.max(0, now - Math.max(this.#drip.nextAt(), this.#since.at));
     this.#count += 1;
   }
 
@@ -83,22 +91,17 @@ export class Meter {
   begins(intervalMs: number, burst: number, freeAt: number, now: number): void {
     this.#begunAt = now;
     this.#slowedAt = now;
-    this.#measuresFrom(freeAt);
+    this.#since = { at: freeAt, count: this.#count, idleMs: this.#idleMs };
+    this.#next = this.#since;
     this.#changes(intervalMs, burst, now);
     this.#drip.knows(freeAt);
     this.#trialAt = now + this.#holdsAfterMs;
     this.#burstTrialAt = now + FIRST_PATIENCE_MS;
   }
 
-  #measuresFrom(freeAt: number): void {
-    this.#sinceAt = freeAt;
-    this.#sinceCount = this.#count;
-    this.#idleMs = 0;
-  }
-
   stop(): void {
     if (!this.isOn) return;
-    this.#sinceAt = 0;
+    this.#since = NEVER;
     this.#begunAt = Infinity;
     this.#drip.stop();
   }
@@ -150,7 +153,7 @@ export class Meter {
   }
 
   #slowsDown(freeAt: number, now: number): void {
-    const spanMs = freeAt - this.#sinceAt;
+    const spanMs = freeAt - this.#since.at;
     const wasTrial = this.#provenMs > 0;
     this.#slowedAt = now;
     if (wasTrial) this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
@@ -158,14 +161,16 @@ export class Meter {
     this.#changes(this.#slower(spanMs), this.#drip.burst, now);
     this.#provenMs = 0;
     this.#trialAt = now + (spanMs < TELLING_MS ? this.#holdsAfterMs : this.#patienceMs);
-    if (spanMs >= LONGEST_SPAN_MS) this.#measuresFrom(freeAt);
+    if (freeAt - this.#next.at < LONGEST_SPAN_MS / 2) return;
+    if (spanMs >= LONGEST_SPAN_MS) this.#since = this.#next;
+    this.#next = { at: freeAt, count: this.#count, idleMs: this.#idleMs };
   }
 
   /** The pace after a refusal: what was measured, and at least a little slower than what was refused. */
   #slower(spanMs: number): number {
     const { intervalMs } = this.#drip;
-    const busyMs = spanMs - this.#idleMs;
-    const measuredMs = busyMs / Math.max(1, this.#count - this.#sinceCount);
+    const busyMs = spanMs - (this.#idleMs - this.#since.idleMs);
+    const measuredMs = busyMs / Math.max(1, this.#count - this.#since.count);
     const leastMs = intervalMs * (1 + SLOWER);
     // Where even the smallest difference counts, refusals come by chance, and each makes what is measured too slow.
     if (spanMs >= TELLING_MS) return Math.max((measuredMs + leastMs) / 2, leastMs);
