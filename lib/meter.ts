@@ -9,13 +9,16 @@
  */
 import type { Drip } from "./drip.ts";
 
-/** A time this long is measured well enough: rests are rounded to a second. */
+/** Rests are rounded to this. */
+const ROUNDING_MS = 1000;
+/** A time this long is measured well enough. */
 const TELLING_MS = 30_000;
 /** What was measured over a longer time may hold no more. */
 const LONGEST_SPAN_MS = 300_000;
-/** A pace that went on this long, or for so many requests, has held. */
+/** A pace that went on this long, or for so many requests, has held; not for fewer than the last. */
 const HOLDS_AFTER_MS = 60_000;
 const HOLDS_AFTER_REQUESTS = 20;
+const HOLDS_AFTER_LEAST = 8;
 const FIRST_PATIENCE_MS = 60_000;
 const LONGEST_PATIENCE_MS = 1_200_000;
 /** Faster by this share: what is tried first, and the most that is tried at once. */
@@ -33,15 +36,17 @@ interface Mark {
   readonly count: number;
   readonly idleMs: number;
 }
-const NEVER: Mark = { at: 0, count: 0, idleMs: 0 };
+/** So many refusals are remembered. */
+const MARKS = 8;
+/** A time of which more was idle tells nothing of a pace. */
+const MOST_IDLE = 0.15;
 
 export class Meter {
   readonly #drip: Drip;
   /** What went out before is not counted. */
   #begunAt = Infinity;
-  /** The refusal from which on is measured, and a later one, from which on it will be when that is too old. */
-  #since: Mark = NEVER;
-  #next: Mark = NEVER;
+  /** Earlier refusals, from which on is measured: the oldest, and the last few. */
+  #marks: Mark[] = [];
   /** What has gone out, and how long nothing stood in the way of it, in ms. */
   #count = 0;
   #idleMs = 0;
@@ -64,7 +69,7 @@ export class Meter {
   }
 
   get isOn(): boolean {
-    return this.#since.at > 0;
+    return this.#marks.length > 0;
   }
 
   /** Whether a request went out (epoch ms) before it began to measure: of the burst that was refused first. */
@@ -78,7 +83,7 @@ export class Meter {
       this.#fullAt = now;
       this.#fullCount = this.#count;
     }
-    this.#idleMs += Math.max(0, now - Math.max(this.#drip.nextAt(), this.#since.at));
+    this.#idleMs += Math.max(0, now - this.#drip.nextAt());
     this.#count += 1;
   }
 
@@ -91,8 +96,7 @@ export class Meter {
   begins(intervalMs: number, burst: number, freeAt: number, now: number): void {
     this.#begunAt = now;
     this.#slowedAt = now;
-    this.#since = { at: freeAt, count: this.#count, idleMs: this.#idleMs };
-    this.#next = this.#since;
+    this.#marks = [{ at: freeAt, count: this.#count, idleMs: this.#idleMs }];
     this.#changes(intervalMs, burst, now);
     this.#drip.knows(freeAt);
     this.#trialAt = now + this.#holdsAfterMs;
@@ -101,7 +105,7 @@ export class Meter {
 
   stop(): void {
     if (!this.isOn) return;
-    this.#since = NEVER;
+    this.#marks = [];
     this.#begunAt = Infinity;
     this.#drip.stop();
   }
@@ -130,7 +134,11 @@ export class Meter {
   }
 
   get #holdsAfterMs(): number {
-    return Math.min(HOLDS_AFTER_MS, this.#drip.intervalMs * HOLDS_AFTER_REQUESTS);
+    const { intervalMs } = this.#drip;
+    return Math.max(
+      Math.min(HOLDS_AFTER_MS, intervalMs * HOLDS_AFTER_REQUESTS),
+      intervalMs * HOLDS_AFTER_LEAST,
+    );
   }
 
   #changes(intervalMs: number, burst: number, now: number): void {
@@ -153,27 +161,37 @@ export class Meter {
   }
 
   #slowsDown(freeAt: number, now: number): void {
-    const spanMs = freeAt - this.#since.at;
+    const mark = { at: freeAt, count: this.#count, idleMs: this.#idleMs };
+    const since = this.#marks.find((other) => isBusy(other, mark)) ?? mark;
     const wasTrial = this.#provenMs > 0;
     this.#slowedAt = now;
     if (wasTrial) this.#patienceMs = Math.min(this.#patienceMs * 2, LONGEST_PATIENCE_MS);
     this.#step = FIRST_STEP;
-    this.#changes(this.#slower(spanMs), this.#drip.burst, now);
+    this.#changes(this.#slower(since, mark), this.#drip.burst, now);
     this.#provenMs = 0;
-    this.#trialAt = now + (spanMs < TELLING_MS ? this.#holdsAfterMs : this.#patienceMs);
-    if (freeAt - this.#next.at < LONGEST_SPAN_MS / 2) return;
-    if (spanMs >= LONGEST_SPAN_MS) this.#since = this.#next;
-    this.#next = { at: freeAt, count: this.#count, idleMs: this.#idleMs };
+    const isYoung = freeAt - this.#begunAt < TELLING_MS;
+    this.#trialAt = now + (isYoung ? this.#holdsAfterMs : Math.max(this.#patienceMs, this.#holdsAfterMs));
+    if (this.#marks.length === MARKS) this.#marks.splice(1, 1);
+    this.#marks.push(mark);
+    while (this.#marks[1] !== undefined && this.#marks[1].at < freeAt - LONGEST_SPAN_MS) this.#marks.shift();
   }
 
   /** The pace after a refusal: what was measured, and at least a little slower than what was refused. */
-  #slower(spanMs: number): number {
+  #slower(since: Mark, until: Mark): number {
     const { intervalMs } = this.#drip;
-    const busyMs = spanMs - (this.#idleMs - this.#since.idleMs);
-    const measuredMs = busyMs / Math.max(1, this.#count - this.#since.count);
     const leastMs = intervalMs * (1 + SLOWER);
+    const spanMs = until.at - since.at;
+    if (spanMs === 0) return leastMs;
+    const busyMs = spanMs - (until.idleMs - since.idleMs);
+    const measuredMs = busyMs / Math.max(1, until.count - since.count);
     // Where even the smallest difference counts, refusals come by chance, and each makes what is measured too slow.
     if (spanMs >= TELLING_MS) return Math.max((measuredMs + leastMs) / 2, leastMs);
     return Math.min(Math.max(measuredMs, intervalMs * (1 + SLOWER_WHERE_UNKNOWN)), 2 * intervalMs);
   }
+}
+
+/** Whether somebody nearly always waited between two refusals, and long enough for a rest that is told in seconds. */
+function isBusy(since: Mark, until: Mark): boolean {
+  const spanMs = until.at - since.at;
+  return spanMs >= ROUNDING_MS && until.idleMs - since.idleMs <= MOST_IDLE * spanMs;
 }

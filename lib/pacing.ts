@@ -31,6 +31,8 @@ const LEAKY_DECAY = 0.998;
 const LONGEST_PACE_MS = 10_000;
 /** What goes out within this time is a burst. */
 const BURST_MS = 2000;
+/** What passes so much more slowly than a window would let it is no window. */
+const SLOWER_THAN_WINDOW = 1.25;
 /** Of what passed before a refusal without a named rest so much may go out at once; what was refused as a burst less. */
 const BURST_SHARE = 0.5;
 const REFUSED_BURST_SHARE = 0.8;
@@ -110,6 +112,8 @@ export class Pacer {
   #widestMs = 0;
   /** The last refusal, how many were in the window and under way then, and how often in a row it was as many. */
   #refusedAt = 0;
+  /** When one more was to fit after the last refusal that named a rest; epoch ms. */
+  #fitsAt = 0;
   #refusedCount = 0;
   #refusedDepth = 0;
   #repeats = 0;
@@ -309,14 +313,13 @@ export class Pacer {
     const count = Math.max(1, rate.isKnown ? Math.min(rate.value, within) : within);
     const oldest = this.#sent.last(count);
     const windowMs = Math.min(namedMs + (oldest > 0 ? now - oldest : 0), MINUTE_MS);
-    if (windowMs <= LONGEST_PACE_MS) {
-      this.rate.forget();
-      this.#squeeze.ends();
-      this.#meter.begins(windowMs / count, this.#burstAt(windowMs / count, now), now + namedMs, now);
-      return;
-    }
-    if (!this.#tells(within, sentAt)) return;
     const isSameBurst = rate.isOld(sentAt) || (rate.isKnown && sentAt <= this.#squeeze.changedAt);
+    const passedMs = isSameBurst ? 0 : this.#intervalSinceRefusal(namedMs, now);
+    this.#fitsAt = now + namedMs;
+    if (count === 1 || windowMs <= LONGEST_PACE_MS) return this.#keepsPace(windowMs / count, namedMs, now);
+    if (rate.isKnown && passedMs > (SLOWER_THAN_WINDOW * this.#windowMs) / rate.value)
+      return this.#keepsPace(passedMs, namedMs, now);
+    if (!this.#tells(within, sentAt)) return;
     if (isSameBurst) rate.measured(count, sentAt, now);
     else if (this.#squeeze.fails(sentAt, now)) this.#windowMs = this.#squeeze.provenMs;
     else {
@@ -324,6 +327,19 @@ export class Pacer {
       this.#squeeze.begins(windowMs, now);
       rate.measured(count, sentAt, now);
     }
+  }
+
+  /** The limit fills up steadily: it is measured as a pace. */
+  #keepsPace(intervalMs: number, namedMs: number, now: number): void {
+    this.rate.forget();
+    this.#squeeze.ends();
+    this.#meter.begins(intervalMs, this.#burstAt(intervalMs, now), now + namedMs, now);
+  }
+
+  /** Ms between two that passed since the last refusal, from when one more fitted then to when one fits now; 0: unknown. */
+  #intervalSinceRefusal(namedMs: number, now: number): number {
+    if (this.#fitsAt === 0 || this.#refusedAt < now - MINUTE_MS) return 0;
+    return (now + namedMs - this.#fitsAt) / Math.max(1, this.#sent.countSince(this.#refusedAt));
   }
 
   /** How many went out together beyond a pace before they were refused: so many fit after a pause, at least. */
