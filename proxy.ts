@@ -529,9 +529,9 @@ export class Pool {
     const { owner } = lease.key;
     const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
     if (pacer === null) return;
-    const namedMs = refusal.pause.kind === "for" ? refusal.pause.ms : null;
-    const until = (limits ?? owner).cooldown?.until ?? now;
-    pacer.refused({ sentAt: lease.at, namedMs, restMs: until - now, reason: refusal.reason }, now);
+    const restMs = ((limits ?? owner).cooldown?.until ?? now) - now;
+    const namedMs = refusal.pause.kind === "for" ? Math.min(refusal.pause.ms, restMs) : null;
+    pacer.refused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
   }
 
   #openLimits(owner: Account, model: string, now: number): ModelLimits {

@@ -316,10 +316,11 @@ export class Pacer {
     const isSameBurst = rate.isOld(sentAt) || (rate.isKnown && sentAt <= this.#squeeze.changedAt);
     const passedMs = isSameBurst ? 0 : this.#intervalSinceRefusal(namedMs, now);
     this.#fitsAt = now + namedMs;
-    if (count === 1 || windowMs <= LONGEST_PACE_MS) return this.#keepsPace(windowMs / count, namedMs, now);
+    if (windowMs <= LONGEST_PACE_MS) return this.#keepsPace(windowMs / count, namedMs, now);
     if (rate.isKnown && passedMs > (SLOWER_THAN_WINDOW * this.#windowMs) / rate.value)
       return this.#keepsPace(passedMs, namedMs, now);
     if (!this.#tells(within, sentAt)) return;
+    if (count === 1) return this.#keepsPace(windowMs, namedMs, now);
     if (isSameBurst) rate.measured(count, sentAt, now);
     else if (this.#squeeze.fails(sentAt, now)) this.#windowMs = this.#squeeze.provenMs;
     else {
