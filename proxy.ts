@@ -975,7 +975,9 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
-    call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
+    // Who has no use for what is announced of limits does not pay for reading it; a refusal is read for its own sake.
+    if (upstream.config.rpm !== "off" || response.status >= 400)
+      call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
     const asked = askedOf(call, upstream, lease, engine);
     const judged = isShort(response, call.method)
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)

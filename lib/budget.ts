@@ -47,6 +47,27 @@ export function readBudgets(dialect: Dialect, headers: Headers, now: number): Bu
   return { minute: tightest(found, "minute"), day: tightest(found, "day") };
 }
 
+/** From so many requests on that are left, none of them matters before other answers have told of fewer. */
+const PLENTY = 1000;
+
+/** Whether nothing that is announced is anywhere near its end: a cheap look at what is left, and at nothing else. */
+export function announcesPlenty(dialect: Dialect, headers: Headers): boolean {
+  const { requests, tokens } = ANNOUNCED[dialect] ?? COMMON;
+  let isAnnounced = false;
+  for (const { remaining } of requests) {
+    const left = headers.get(remaining);
+    if (left === null) continue;
+    if (!(Number(left) >= PLENTY)) return false;
+    isAnnounced = true;
+  }
+  if (!isAnnounced) return false;
+  for (const { remaining } of tokens) {
+    const left = headers.get(remaining);
+    if (left !== null && !(Number(left) > 0)) return false;
+  }
+  return true;
+}
+
 /** A limit and the headers in which it is announced. */
 interface Limit {
   /** Tells how many are left, and by its presence that this limit is announced at all. */

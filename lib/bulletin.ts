@@ -1,7 +1,8 @@
 /**
- * Whether a provider announces limits in its answers at all: looking for what never comes would cost every request.
+ * When an answer is looked at for what it announces of limits: looking for what never comes, or for what is far away,
+ * would cost every request.
  */
-import { readBudgets } from "./budget.ts";
+import { announcesPlenty, readBudgets } from "./budget.ts";
 import type { Budgets } from "./budget.ts";
 import type { Clock } from "./clock.ts";
 import type { Dialect } from "./verdict.ts";
@@ -13,11 +14,16 @@ const LOOK_EVERY = 32;
 /** The announcements of one provider. */
 export class Bulletin {
   #silent = 0;
+  #seen = 0;
 
-  /** What an answer announces; null: nothing, or nobody looked. Refusals are always looked at. */
+  /** What an answer announces; null: nothing, nothing that is near, or nobody looked. Refusals are always looked at. */
   read(dialect: Dialect, { status, headers }: Response, clock: Clock): Budgets | null {
-    const isWorthIt = this.#silent < SILENT_AFTER || this.#silent % LOOK_EVERY === 0 || status >= 400;
-    const budgets = isWorthIt ? readBudgets(dialect, headers, clock.now()) : null;
+    if (status < 400) {
+      this.#seen += 1;
+      const isTurn = this.#seen % LOOK_EVERY === 0;
+      if (!isTurn && (this.#silent >= SILENT_AFTER || announcesPlenty(dialect, headers))) return null;
+    }
+    const budgets = readBudgets(dialect, headers, clock.now());
     this.#silent = budgets === null ? this.#silent + 1 : 0;
     return budgets;
   }

@@ -31,15 +31,24 @@ export function isStateful(path: string, method: string): boolean {
   return (COLLECTION.test(path) || LONG_WORK.test(path)) && !DOWNLOAD.test(path);
 }
 
+const STORE = Buffer.from('"store"');
+const CODE_EXECUTION = Buffer.from('"code_execution');
+
 /** Whether a request asks the provider to keep something of which its path says nothing. */
 export function asksToKeep(path: string, body: Uint8Array | null): boolean {
   if (body === null) return false;
-  const bytes = asBuffer(body);
-  if (path.endsWith("/chat/completions")) {
-    const isTrue = (at: number) => bytes[fieldAt(bytes, at)?.valueStart ?? -1] === 0x74; // t
-    return placesOf(bytes, '"store"').some(isTrue);
-  }
-  return path.endsWith("/messages") && bytes.includes('"code_execution'); // its container can be used again
+  if (path.endsWith("/chat/completions")) return has(body, STORE) && asksToStore(asBuffer(body));
+  return path.endsWith("/messages") && has(body, CODE_EXECUTION); // its container can be used again
+}
+
+function asksToStore(bytes: Buffer): boolean {
+  const isTrue = (at: number) => bytes[fieldAt(bytes, at)?.valueStart ?? -1] === 0x74; // t
+  return placesOf(bytes, '"store"').some(isTrue);
+}
+
+/** Asked of every request: neither a view of the bytes nor a text to look for is made. */
+function has(bytes: Uint8Array, part: Buffer): boolean {
+  return Buffer.prototype.indexOf.call(bytes, part) >= 0;
 }
 
 /** What nearly every request asks for; the long pattern need not be tried on it. */
