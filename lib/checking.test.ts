@@ -64,4 +64,15 @@ describe("the answer to a probe", () => {
     const { detail } = judge("openai", { status: 401, headers: new Headers(), body }, SECRET, 0);
     expect(detail).toBe("Incorrect key [redacted]");
   });
+
+  test.each<[says: string, withoutKey: number | null, standing: Standing]>([
+    ["a list that is open to everybody proves no key", 200, "unknown"],
+    ["a list that is refused without a key proves one", 401, "works"],
+    ["a list of which nobody knows proves no key", null, "unknown"],
+  ])("%s", (_, status, standing) => {
+    const headers = new Headers();
+    const body = JSON.stringify({ object: "list", data: [] });
+    const withoutKey = status === null ? null : { status, headers, body };
+    expect(judge("generic", { status: 200, headers, body }, SECRET, 0, withoutKey).standing).toBe(standing);
+  });
 });

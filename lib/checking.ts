@@ -9,7 +9,8 @@ import type { ConfiguredKey, ProviderConfig } from "./config.ts";
 import { PROVIDERS } from "./dialects.ts";
 import { evidenceOf, readerOf, readUpTo } from "./evidence.ts";
 import { authHeader, classify, type Dialect, type Evidence, probeFor } from "./providers.ts";
-import { readProbe } from "./probing.ts";
+import type { Probe } from "./providers.ts";
+import { mayBePublic, readProbe } from "./probing.ts";
 import { redact, type Secret, unmask } from "./secret.ts";
 
 /** What was found of a key. */
@@ -88,16 +89,12 @@ async function checkKey(
   const aborter = new AbortController();
   const cancel = clock.after(TIMEOUT_MS, () => aborter.abort());
   try {
-    const headers = new Headers({ ...probe.headers, accept: "application/json" });
-    const [field, credential] = authHeader(dialect, baseUrl, probe.url.pathname, secret.reveal());
-    headers.set(field, credential);
-    const response = await fetch(probe.url.href, {
-      method: probe.method,
-      headers,
-      redirect: "manual", // a redirect would carry the key elsewhere
-      signal: aborter.signal,
-    });
-    return judge(dialect, await evidenceOfProbe(response), secret, clock.now());
+    const credential = authHeader(dialect, baseUrl, probe.url.pathname, secret.reveal());
+    const evidence = await put(probe, credential, fetch, aborter.signal);
+    // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
+    const isOpen = evidence.status < 300 && mayBePublic(dialect);
+    const withoutKey = isOpen ? await put(probe, null, fetch, aborter.signal) : null;
+    return judge(dialect, evidence, secret, clock.now(), withoutKey);
   } catch (error) {
     const isLate = aborter.signal.aborted;
     return {
@@ -109,7 +106,17 @@ async function checkKey(
   }
 }
 
-async function evidenceOfProbe(response: Response): Promise<Evidence> {
+/** Puts the question, with a key's field or without. */
+async function put(
+  { url, method, headers: fields }: Probe,
+  credential: readonly [field: string, value: string] | null,
+  fetch: CheckOptions["fetch"],
+  signal: AbortSignal,
+): Promise<Evidence> {
+  const asked = new Headers({ ...fields, accept: "application/json" });
+  if (credential !== null) asked.set(...credential);
+  // A redirect that is followed would carry the key elsewhere.
+  const response = await fetch(url.href, { method, headers: asked, redirect: "manual", signal });
   const { status, headers } = response;
   const reader = readerOf(response);
   const read = reader === null ? null : await readUpTo(reader, MOST_EVIDENCE_BYTES);
@@ -117,8 +124,14 @@ async function evidenceOfProbe(response: Response): Promise<Evidence> {
   return { status, headers, body: read === null ? "" : evidenceOf(read.bytes) };
 }
 
-/** What an answer to the probe says of the key. Pure. */
-export function judge(dialect: Dialect, evidence: Evidence, secret: Secret, now: number): Finding {
+/** What an answer to the probe says of the key. `withoutKey`: what the same came to without one. Pure. */
+export function judge(
+  dialect: Dialect,
+  evidence: Evidence,
+  secret: Secret,
+  now: number,
+  withoutKey: Evidence | null = null,
+): Finding {
   const { status } = evidence;
   if (status >= 300 && status < 400) {
     return { standing: "doubtful", detail: `status ${status}: it points elsewhere; check the base URL` };
@@ -128,7 +141,7 @@ export function judge(dialect: Dialect, evidence: Evidence, secret: Secret, now:
   const said = words === "" ? `status ${status}` : words;
   switch (verdict.kind) {
     case "served":
-      return proven(dialect, evidence, now);
+      return proven(dialect, evidence, withoutKey, now);
     case "rate_limited":
     case "exhausted":
       return { standing: "limited", detail: `${verdict.reason}: ${said}` };
@@ -147,15 +160,15 @@ export function judge(dialect: Dialect, evidence: Evidence, secret: Secret, now:
 }
 
 /** What a good answer proves: some list their models for everybody, some tell what the account has left. */
-function proven(dialect: Dialect, evidence: Evidence, now: number): Finding {
+function proven(dialect: Dialect, evidence: Evidence, withoutKey: Evidence | null, now: number): Finding {
   const { proof } = PROVIDERS[dialect];
-  switch (readProbe(dialect, "doubted", evidence, null, now)) {
+  switch (readProbe(dialect, "doubted", evidence, withoutKey, now)) {
     case "dead":
       return { standing: "dead", detail: "the provider says that it is blocked" };
     case "unknown":
       return {
         standing: "unknown",
-        detail: "its list of models may be open to everybody, so it proves no key",
+        detail: "its list of models is open to everybody, so it proves no key",
       };
     case "alive": {
       const canPay =

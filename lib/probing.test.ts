@@ -1,34 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { type Ailing, mayBePublic, nextProbeAt, readProbe } from "./probing.ts";
+import { mayBePublic, readProbe } from "./probing.ts";
 import { DIALECTS, type Dialect, type Evidence } from "./verdict.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12, 15, 7, 250);
-const MINUTE = 60_000;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * HOUR;
-
-describe("a key is asked after", () => {
-  const times: [sentence: string, dialect: Dialect, ailing: Partial<Ailing>, inMs: number | null][] = [
-    ["at once where it is doubted", "openai", { ailment: "doubted", until: NOW + MINUTE }, 0],
-    ["once where it is doubted", "openai", { ailment: "doubted", askedAt: NOW - 5000 }, null],
-    ["never where nothing would tell", "nvidia", { ailment: "doubted" }, null],
-    ["after 10 minutes where it is dead", "groq", { ailment: "dead" }, 10 * MINUTE],
-    ["after 20 more", "groq", { ailment: "dead", since: NOW - 10 * MINUTE, askedAt: NOW }, 20 * MINUTE],
-    ["after 40 more", "groq", { ailment: "dead", since: NOW - 30 * MINUTE, askedAt: NOW }, 40 * MINUTE],
-    ["not later because it was asked late", "groq", { ailment: "dead", since: NOW - 12 * MINUTE, askedAt: NOW }, 18 * MINUTE],
-    ["each day after days", "groq", { ailment: "dead", since: NOW - 2550 * MINUTE - 9 * DAY, askedAt: NOW }, DAY],
-    ["at once where a start has come between", "groq", { ailment: "dead", since: NOW - 9 * DAY }, 0],
-    ["never where it is dead and nothing would tell", "ollama", { ailment: "dead" }, null],
-    ["every 15 minutes for its money", "deepseek", { ailment: "billing", until: NOW + 5 * HOUR }, 15 * MINUTE],
-    ["every 15 minutes again", "deepseek", { ailment: "billing", since: NOW - HOUR, askedAt: NOW - MINUTE, until: NOW + HOUR }, 14 * MINUTE],
-    ["not for its money when its rest is over sooner", "deepseek", { ailment: "billing", until: NOW + 15 * MINUTE }, null],
-    ["not for its money where the answer would not tell", "openai", { ailment: "billing", until: NOW + 5 * HOUR }, null],
-  ]; // prettier-ignore
-  test.each(times)("%s", (_, dialect, ailing, inMs) => {
-    const whole: Ailing = { ailment: "dead", since: NOW, askedAt: null, until: null, ...ailing };
-    expect(nextProbeAt(dialect, whole, NOW)).toBe(inMs === null ? null : NOW + inMs);
-  });
-});
 
 const answer = (status: number, body: unknown, fields: Record<string, string> = {}): Evidence => ({
   status,

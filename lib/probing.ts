@@ -1,5 +1,5 @@
 /**
- * When a key that is in doubt or out of use is asked after, and what the answer says of it. Pure: the prober asks.
+ * What an answer to the question after a key says of it, where the key is in doubt or out of use. Pure.
  *
  * A key is not believed dead for a refusal that gives no reason, nor alive for an answer that anybody gets: some lists
  * of models are public. So a good answer counts only for what it proves, and where it may be public the same
@@ -19,50 +19,6 @@ export type Ailment =
   | "dead"
   /** Its account cannot pay. */
   | "billing";
-
-export interface Ailing {
-  readonly ailment: Ailment;
-  /** Since when; epoch ms. */
-  readonly since: number;
-  /** When it was last asked after; epoch ms. Null: not yet, or not since the start. */
-  readonly askedAt: number | null;
-  /** When its rest ends by itself; epoch ms. Null: never. */
-  readonly until: number | null;
-}
-
-const MINUTE_MS = 60_000;
-const DEAD_FIRST_MS = 10 * MINUTE_MS;
-const DEAD_LONGEST_MS = 24 * 60 * MINUTE_MS;
-const BILLING_EVERY_MS = 15 * MINUTE_MS;
-
-/** When the key is asked after next: epoch ms, not before `now`. Null: never, time or a real request will tell. */
-export function nextProbeAt(dialect: Dialect, ailing: Ailing, now: number): number | null {
-  const { proof } = PROVIDERS[dialect];
-  const { ailment, since, askedAt, until } = ailing;
-  if (proof === null) return null;
-  switch (ailment) {
-    case "doubted": // once: where that tells nothing, the rest is short
-      return askedAt === null ? now : null;
-    case "dead":
-      return Math.max(now, afterLongerAndLonger(since, askedAt ?? since));
-    case "billing": {
-      if (proof.proves !== "balance") return null;
-      const at = Math.max(now, (askedAt ?? since) + BILLING_EVERY_MS);
-      return until === null || at < until ? at : null;
-    }
-  }
-}
-
-/** The first instant after `after` of those that follow on `since` at ever larger distances: 10, 20, 40 minutes. */
-function afterLongerAndLonger(since: number, after: number): number {
-  let distanceMs = DEAD_FIRST_MS;
-  let at = since + distanceMs;
-  while (at <= after) {
-    distanceMs = Math.min(2 * distanceMs, DEAD_LONGEST_MS);
-    at += distanceMs;
-  }
-  return at;
-}
 
 /** Whether the question may be answered without a key as well, so that it has to be put without one, too. */
 export function mayBePublic(dialect: Dialect): boolean {
