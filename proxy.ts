@@ -8,42 +8,36 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import type { Admin } from "./lib/admin.ts";
-import { belongingsOf } from "./lib/belongings.ts";
 import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
+import { belongingsOf } from "./lib/belongings.ts";
+import { openBooks } from "./lib/bookkeeping.ts";
+import type { Books } from "./lib/bookkeeping.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import type { Budgets } from "./lib/budget.ts";
 import { Bulletin } from "./lib/bulletin.ts";
-import type { CheckedKey } from "./lib/checking.ts";
 import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
 import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
 import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
 import type { OperatorCommand } from "./lib/cli.ts";
-import { formatDuration, nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
+import { nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
 import type { Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
-import { loadConfig, parseConfig, parseStatusList } from "./lib/config.ts";
-import type { Config, ConfiguredKey, Places, ProviderConfig } from "./lib/config.ts";
+import { loadConfig, parseConfig } from "./lib/config.ts";
+import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
 import type { DeskOptions } from "./lib/desk.ts";
-import { authorize, authorizeLocal, hasCredentialField, isClientKey } from "./lib/door.ts";
-import type { Visitor } from "./lib/door.ts";
-import { discard, joined, readUpTo } from "./lib/evidence.ts";
+import { hopsOf, planRoute } from "./lib/destination.ts";
+import type { Destination, Route } from "./lib/destination.ts";
+import { authorize, hasCredentialField, isClientKey } from "./lib/door.ts";
+import { discard, joined, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
-import {
-  addCors,
-  keepForwarded,
-  isPreflight,
-  keepEndToEnd,
-  preflight,
-  RETRY_STATUS_FIELD,
-} from "./lib/fields.ts";
-import { healthResponse } from "./lib/health.ts";
-import type { KeyReport, ProviderReport } from "./lib/health.ts";
-
+import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
+import type { KeyReport } from "./lib/health.ts";
+import { receive } from "./lib/intake.ts";
 import {
   Account,
   AFTER_AN_EVENT,
@@ -57,54 +51,33 @@ import {
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
 import type { Lease, Need } from "./lib/lease.ts";
-import { receive } from "./lib/intake.ts";
 import { Ledger } from "./lib/ledger.ts";
-import { withRoutes } from "./lib/listing.ts";
-import { createLog, logLine, logObserver } from "./lib/log.ts";
+import { listingRoutes } from "./lib/listing.ts";
+import { logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
-import type { LogFiles } from "./lib/logfiles.ts";
-import { Metrics, METRICS_TYPE } from "./lib/metrics.ts";
-import { createBoundedWriter, sendToStdout } from "./lib/output.ts";
-import { Owners } from "./lib/owners.ts";
-import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
-import { Pacer } from "./lib/pacing.ts";
-import type { RateRule } from "./lib/pacing.ts";
-import {
-  baseOf,
-  joinBase,
-  keyParameter,
-  keyParameters,
-  targetOf,
-  withoutKeyParameter,
-  withoutPrefix,
-} from "./lib/paths.ts";
-import type { Base, Target } from "./lib/paths.ts";
+import { Metrics } from "./lib/metrics.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
 import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import { Owners } from "./lib/owners.ts";
+import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
+import { leadsToAdmin, ownAnswer } from "./lib/ownpaths.ts";
+import { Pacer } from "./lib/pacing.ts";
+import type { RateRule } from "./lib/pacing.ts";
+import { baseOf, joinBase, keyParameter, keyParameters, targetOf, withoutKeyParameter } from "./lib/paths.ts";
+import type { Base } from "./lib/paths.ts";
+import { deathsOf, patientsOf } from "./lib/patients.ts";
 import { Prober } from "./lib/prober.ts";
-import { authHeader, probeFor, resetZone } from "./lib/providers.ts";
-import type { Probe, Verdict } from "./lib/providers.ts";
-import { givenEnvironment, liftFetchLimit, writesToTerminal } from "./lib/process.ts";
+import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/process.ts";
+import { authHeader, resetZone } from "./lib/providers.ts";
+import type { Verdict } from "./lib/providers.ts";
 import { Queue } from "./lib/queue.ts";
 import type { KeyEvent, Observer } from "./lib/record.ts";
-import {
-  DRAINING,
-  NO_TUNNELS,
-  NO_WEBSOCKETS,
-  notFound,
-  providerDisabled,
-  refusalOf,
-  refusalResponse,
-  refuse,
-  refuseForKeys,
-  UNREADABLE_TARGET,
-  unreadableRetryStatus,
-} from "./lib/refusals.ts";
-import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
+import { refusalOf, refusalResponse, refuse, refuseForKeys, UNREADABLE_TARGET } from "./lib/refusals.ts";
+import type { KeyTrouble } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
-import type { Secret } from "./lib/secret.ts";
-import type { Store } from "./lib/store.ts";
+import { untilSignalled } from "./lib/signals.ts";
+import type { Service } from "./lib/signals.ts";
 import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -737,7 +710,7 @@ const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
-async function relay(call: Call, route: Route, engine: Engine): Promise<Response> {
+async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promise<Response> {
   const refusal = await receive(call, engine, engine.config);
   keepForwarded(call.headers, USER_AGENT);
   if (refusal !== null)
@@ -747,7 +720,8 @@ async function relay(call: Call, route: Route, engine: Engine): Promise<Response
       engine,
     );
   try {
-    const hops = hopsOf(call, route, engine);
+    if (route.isOpen && engine.config.routes.length > 0) call.mayListModels();
+    const hops = hopsOf(call, route, engine.config, engine.upstreams);
     for (let index = 0; index < hops.length; index++) {
       const hop = hops[index]!;
       call.aimAt(hop.model);
@@ -789,7 +763,7 @@ async function tryKeys(
       const result = await attempt(call, upstream, lease, engine);
       if (isNotHere(result, call, upstream, lease, engine)) continue;
       if (result.kind !== "failed") {
-        const answer = call.listsModels ? await withOwnModels(result, engine) : result;
+        const answer = call.listsModels ? await listingRoutes(result, engine.config.routes) : result;
         return passThrough(answer, call, upstream, lease, engine);
       }
       setback = result.setback;
@@ -1029,32 +1003,6 @@ function passThrough(
   return new Response(passage.stream(), { status, headers });
 }
 
-/** A list of models, with the names of our routes in it. What is no such list goes on as it is. */
-async function withOwnModels(
-  answer: WholeAnswer | OpenAnswer,
-  { config }: Engine,
-): Promise<WholeAnswer | OpenAnswer> {
-  const { status, headers } = answer;
-  if (status !== 200 || headers.has("content-encoding")) return answer;
-  let body = answer.kind === "whole" ? answer.body : null;
-  if (answer.kind === "open") {
-    const { bytes, isWhole } = await readUpTo(answer.reader, LONGEST_LIST_BYTES, answer.first);
-    if (!isWhole) return { ...answer, first: bytes, pending: null };
-    body = bytes;
-  }
-  const listed =
-    body === null
-      ? null
-      : withRoutes(
-          body,
-          config.routes.map(({ name }) => name),
-        );
-  headers.delete("content-length");
-  return { kind: "whole", status, headers, outcome: answer.outcome, body: listed ?? body };
-}
-
-const LONGEST_LIST_BYTES = 8 * 2 ** 20;
-
 /** The end-to-end fields of an answer, and what the proxy adds to them. */
 function addOurs(headers: Headers, call: Call, engine: Engine): void {
   keepEndToEnd(headers);
@@ -1069,15 +1017,6 @@ function relayWhole({ status, headers, body, outcome }: WholeAnswer, call: Call,
   // Bun would name a type for bytes that have none; it does not for a stream.
   const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
   return call.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
-}
-
-function streamOf(bytes: Bytes): ReadableStream<Bytes> {
-  return new ReadableStream({
-    start(controller) {
-      controller.enqueue(bytes);
-      controller.close();
-    },
-  });
 }
 
 type PassageController = ReadableStreamDirectController;
@@ -1235,23 +1174,15 @@ const STREAM_FAILED: Verdict = {
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
-export interface Upstream extends Reachable {
+export interface Upstream extends Reachable, Destination {
   readonly config: ProviderConfig;
   readonly isDefault: boolean;
-  /** The path it is served under: `/groq`; null for the default provider where it has no name. */
-  readonly prefix: string | null;
   readonly base: Base;
   readonly pool: Pool;
   /** What its answers announce of limits. */
   readonly bulletin: Bulletin;
   /** How many of its faults may be answered by another attempt (P7). */
   readonly retries: RetryBudget;
-}
-
-/** One target of a request: a provider, and the model to ask it for; null: the one the client named. */
-interface Hop {
-  readonly upstream: Upstream;
-  readonly model: string | null;
 }
 
 /** What the engine needs from outside, so that a test can hold it. */
@@ -1269,6 +1200,7 @@ export interface Dependencies {
 
 /** Everything that runs, and nothing of it global. */
 export interface Engine extends Dependencies {
+  readonly version: string;
   /** A reload puts another one here: whoever needs two values of one takes it once. */
   config: Config;
   /** The default one first. */
@@ -1302,20 +1234,17 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
   const metrics = new Metrics();
   const owners = new Owners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
-  const prober = new Prober(clock, {
-    ask: (provider, keyId) => askAfter(engine, provider, keyId),
-    tellsBalance: (provider) => probeOf(engine, provider)?.proves === "balance",
-    revive: (provider, keyId) =>
-      withKey(engine, provider, keyId, (pool, key) => pool.revive(key, clock.now())),
-    bury: (provider, keyId, said) =>
-      withKey(engine, provider, keyId, (pool, key) => pool.disable(key, said, clock.now())),
-  });
+  const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
+  const prober = new Prober(
+    clock,
+    patientsOf(() => engine.upstreams, { fetch: session.fetch, clock }),
+  );
   const own = [logObserver(log), metrics, prober];
   const all = [...own, ...observers];
   const observer = toAll(all);
-  const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
   const engine: Engine = {
     ...dependencies,
+    version: VERSION,
     config,
     upstreams: upstreamsOf(config, [], { ...dependencies, observer }),
     clocks: new Clocks(config, clock),
@@ -1334,54 +1263,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bufferedBytes: 0,
     draining: false,
   };
-  for (const { config, pool } of engine.upstreams) {
-    // What an earlier run found dead is asked after in this one.
-    for (const { disabled, secret, index } of pool.keys) {
-      if (disabled === null) continue;
-      const event = { at: clock.now(), provider: config.name, key: index, keyId: secret.id, model: null };
-      prober.keyChanged({
-        ...event,
-        kind: "disabled",
-        reason: disabled.reason,
-        until: null,
-        said: disabled.said,
-      });
-    }
-  }
+  for (const death of deathsOf(engine.upstreams, clock.now())) prober.keyChanged(death);
   return engine;
-}
-
-/** The cheapest proof of a provider's keys; null: there is none that is free and certain. */
-function probeOf({ upstreams }: Engine, provider: string): Probe | null {
-  const upstream = upstreams.find(({ config }) => config.name === provider);
-  return upstream === undefined ? null : probeFor(upstream.config.dialect, upstream.config.baseUrl);
-}
-
-/** Asks the provider about one of its keys, outside of any request; null: there is nothing to ask, or nobody. */
-async function askAfter(
-  engine: Engine,
-  provider: string,
-  keyId: string,
-): Promise<Pick<CheckedKey, "standing" | "detail"> | null> {
-  const config = engine.upstreams.find(({ config }) => config.name === provider)?.config;
-  const key = config?.keys.find(({ secret }) => secret.id === keyId);
-  if (config === undefined || key === undefined || probeOf(engine, provider) === null) return null;
-  const { checkKeys } = await import("./lib/checking.ts");
-  const { fetch, clock } = engine;
-  const [checked] = await checkKeys([{ ...config, keys: [key] }], { fetch, clock, onProgress() {} });
-  return checked ?? null;
-}
-
-/** Does something with a key of the pool, where it is still there. */
-function withKey<T>(
-  { upstreams }: Engine,
-  provider: string,
-  keyId: string,
-  action: (pool: Pool, key: Key) => T,
-): T | null {
-  const pool = upstreams.find(({ config }) => config.name === provider)?.pool;
-  const key = pool?.keys.find(({ secret }) => secret.id === keyId);
-  return pool === undefined || key === undefined ? null : action(pool, key);
 }
 
 /** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
@@ -1441,11 +1324,7 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   const target = targetOf(request.url, headers.get("host"));
   if (target === null) return refusalResponse(UNREADABLE_TARGET);
 
-  if (
-    engine.openAdmin !== null &&
-    config.adminPassword !== null &&
-    withoutPrefix(target.path, "/admin") !== null
-  ) {
+  if (engine.openAdmin !== null && leadsToAdmin(target.path, engine)) {
     const knock = { request, path: target.path, query: target.query, peer: peerOf(request, server, config) };
     if (target.path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
     return engine.openAdmin().then((admin) => admin.handle(knock));
@@ -1458,19 +1337,9 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
     keyParameter: keyParameter(target.query),
   };
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
-  if (target.path === "/health" || target.path === "/metrics") {
-    const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
-    const locally = authorizeLocal(visitor, config.listen, config.corsOrigins);
-    const isKnown = hasKey || locally.kind === "admitted";
-    const show = (mayKnow: boolean) => {
-      if (target.path === "/health") return readable(health(engine, mayKnow), request, engine);
-      if (mayKnow) return metricsOf(engine);
-      const refused = admission.kind === "admitted" ? locally : admission;
-      return refused.kind === "admitted" ? metricsOf(engine) : refusalResponse(refusalOf(refused));
-    };
-    const mayBeOperator = !isKnown && config.adminPassword !== null && headers.has("authorization");
-    return mayBeOperator ? isOperator(engine, visitor).then(show) : show(isKnown);
-  }
+  const own = ownAnswer(target, visitor, admission, engine);
+  if (own instanceof Promise) return own.then((response) => readable(response, request, engine));
+  if (own !== null) return readable(own, request, engine);
   const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
   if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
   const keys = keyParameters(target.query);
@@ -1484,14 +1353,6 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   return relay(new Call(request, server, engine, route.target, client, route.retryStatus), route, engine);
 }
 
-/** Whether somebody without a client key shows the operator's password. */
-async function isOperator(
-  { openAdmin }: Engine,
-  { headers, peer }: Pick<Visitor, "headers" | "peer">,
-): Promise<boolean> {
-  return openAdmin === null ? false : (await openAdmin()).isOperator(headers, peer);
-}
-
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
 function peerOf(request: Request, server: Server, { listen }: Config): string | null {
   if (listen.kind === "unix" || listen.hostname === "127.0.0.1") return null;
@@ -1502,94 +1363,6 @@ function peerOf(request: Request, server: Server, { listen }: Config): string | 
 function readable(response: Response, request: Request, { config }: Engine): Response {
   addCors(response.headers, request.headers, config.corsOrigins);
   return response;
-}
-
-interface Route {
-  readonly kind: "route";
-  readonly upstream: Upstream;
-  /** The path names no provider: routes and fallbacks may lead elsewhere. */
-  readonly isOpen: boolean;
-  readonly target: Target;
-  readonly retryStatus: ReadonlySet<number>;
-}
-
-/** Where a request goes, or why it goes nowhere. Pure. */
-function planRoute(request: Request, target: Target, engine: Engine): Route | Refusal {
-  const { headers } = request;
-  if (engine.draining) return DRAINING;
-  if (isReserved(target.path)) return notFound(target.path);
-  if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
-  // An answer to TRACE repeats the request, and with it the key.
-  if (request.method === "CONNECT" || request.method === "TRACE") return NO_TUNNELS;
-  const { upstreams } = engine;
-  const named = upstreams.find(
-    ({ prefix }) => prefix !== null && withoutPrefix(target.path, prefix) !== null,
-  );
-  const upstream = named ?? upstreams[0];
-  if (upstream.config.disabled) return providerDisabled(upstream.config.name);
-  const asked = headers.get(RETRY_STATUS_FIELD);
-  const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
-  if (retryStatus === null) return unreadableRetryStatus(RETRY_STATUS_FIELD);
-  const path = named === undefined ? target.path : target.path.slice(named.prefix?.length) || "/";
-  const isOpen = named === undefined;
-  return { kind: "route", upstream, isOpen, target: { path, query: target.query }, retryStatus };
-}
-
-/** The targets of a request in order: a route's, or its provider and what stands behind that. */
-function hopsOf(call: Call, { upstream, isOpen }: Route, { config, upstreams }: Engine): Hop[] {
-  const first: Hop = { upstream, model: null };
-  const { routes, fallback } = config;
-  if (isOpen && routes.length > 0 && call.method === "GET" && call.target.path.endsWith("/models")) {
-    call.listsModels = true;
-    call.headers.set("accept-encoding", "identity");
-  }
-  if (!isOpen || (routes.length === 0 && fallback.length === 0)) return [first];
-  const { model } = call;
-  const route = routes.find(({ name }) => name === model);
-  const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop[] => {
-    const target = upstreams.find(({ config }) => config.name === provider);
-    return target === undefined || target.config.disabled ? [] : [{ upstream: target, model }];
-  });
-  return route !== undefined && hops.length > 0 ? hops : [first, ...hops];
-}
-
-/** Paths that the proxy keeps for itself, served or not. */
-function isReserved(path: string): boolean {
-  return withoutPrefix(path, "/admin") !== null || withoutPrefix(path, "/metrics") !== null;
-}
-
-const NO_STATUSES: ReadonlySet<number> = new Set();
-
-/** `GET /health`, and what a monitor or a person sees in it. */
-function health(engine: Engine, isKnownVisitor: boolean): Response {
-  const now = engine.clock.now();
-  const providers = reportsOf(engine);
-  return healthResponse({ version: VERSION, uptimeMs: now - engine.startedAt, providers, isKnownVisitor });
-}
-
-/** The providers as they are now, the default one first. */
-function reportsOf({ upstreams, clock }: Engine): [ProviderReport, ...ProviderReport[]] {
-  const now = clock.now();
-  const report = ({ config, pool }: Upstream): ProviderReport => ({
-    name: config.name,
-    dialect: config.dialect,
-    baseUrl: config.baseUrl.href.replace(/\/$/, ""),
-    pausedMs: Math.max(0, pool.pausedUntil - now),
-    waiting: pool.waiting,
-    keys: pool.report(now),
-  });
-  const [first, ...others] = upstreams;
-  return [report(first), ...others.map(report)];
-}
-
-/** `GET /metrics`. */
-async function metricsOf(engine: Engine): Promise<Response> {
-  const { readVitals } = await import("./lib/vitals.ts");
-  const vitals = await readVitals();
-  const { startedAt, inFlight } = engine;
-  const providers = reportsOf(engine);
-  const text = engine.metrics.render({ version: VERSION, startedAt, inFlight, providers, vitals });
-  return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
 }
 
 /** A proxy that listens. */
@@ -1712,12 +1485,12 @@ async function operate(command: OperatorCommand, environment: Record<string, str
     terminal: openTerminal(),
     clock: systemClock,
     fetch,
-    placesOf: (envFile) => placesOf(environment, envFile),
+    placesOf: (envFile) => placesOf(environment, envFile, import.meta.dir),
   });
 }
 
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const places = placesOf(environment, envFile);
+  const places = placesOf(environment, envFile, import.meta.dir);
   const loaded = await loadConfig(places);
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
   if (!loaded.ok) {
@@ -1733,9 +1506,30 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const reloader = new Reloader({ places, loaded, clock, log, apply });
   let opening: Promise<Admin> | null = null;
   engine.openAdmin = () => (opening ??= openAdmin(engine, running, { reloader, places }));
-  const signalled = untilSignalled(running, reloader); // before it says that it is there: somebody may answer with a signal
+  const signalled = untilSignalled(serviceOf(running, reloader)); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
+}
+
+/** What a signal acts on. */
+function serviceOf({ proxy, books }: Running, reloader: Reloader | null): Service {
+  const { engine } = proxy;
+  return {
+    clock: engine.clock,
+    log: engine.log,
+    reload: reloader === null ? null : () => void reloader.reload(),
+    get inFlight() {
+      return engine.inFlight;
+    },
+    get drainMs() {
+      return engine.config.drainMs;
+    },
+    async drain() {
+      reloader?.close();
+      await proxy.drain();
+      await books.close();
+    },
+  };
 }
 
 /** The operator's door and desk: loaded when somebody first knocks. */
@@ -1749,8 +1543,8 @@ async function openAdmin(
     import("./lib/admin.ts"),
   ]);
   const { clock, log } = engine;
-  const ledger = running.ledger ?? new Ledger();
-  if (running.ledger === null) engine.observe(ledger); // nobody had asked for it before
+  const ledger = running.books.ledger ?? new Ledger();
+  if (running.books.ledger === null) engine.observe(ledger); // nobody had asked for it before
   const desk = await openDesk({ ...files, works: engine, ledger, version: VERSION, url: running.proxy.url });
   engine.observe(desk);
   const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
@@ -1764,14 +1558,6 @@ async function openAdmin(
   });
   engine.onDrain = () => admin.close();
   return admin;
-}
-
-/** Where settings are looked for. */
-function placesOf(environment: Record<string, string>, envFile: string | null): Places {
-  const programDirectory = Bun.isStandaloneExecutable
-    ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
-    : import.meta.dir;
-  return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
 }
 
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
@@ -1794,104 +1580,31 @@ async function demo(environment: Record<string, string>): Promise<number> {
   }
   const running = await startOrExplain(parsed.config);
   if (running === null) return EXIT_FAILED;
-  const signalled = untilSignalled(running, null);
+  const signalled = untilSignalled(serviceOf(running, null));
   console.log(demoBanner(parsed.config, { version: VERSION, url: running.proxy.url }));
   const code = await signalled;
   await provider.stop();
   return code;
 }
 
-/** A proxy, and what writes of it. */
+/** A proxy, and what its work is written to. */
 interface Running {
   readonly proxy: Proxy;
-  /** null: nobody asks for it. */
-  readonly ledger: Ledger | null;
-  /** Writes what is still to be written. */
-  end(): Promise<void>;
+  readonly books: Books;
 }
 
 /** Starts the proxy and what is told of its work, or says on stderr why it cannot listen. */
 async function startOrExplain(config: Config): Promise<Running | null> {
-  const isTerminal = await writesToTerminal();
-  const format = config.logFormat ?? (isTerminal ? "text" : "json");
-  const clock = systemClock;
-  const sayDropped = (lines: number) =>
-    logLine(format, clock.now(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
-  const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
-  const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
-  const files = config.logDir === null ? null : await openLogFiles(config.logDir, config, log);
-  const notifier = config.webhookUrl === null ? null : await openNotifier(config.webhookUrl, log);
-  const ledger = config.statePath === null && config.adminPassword === null ? null : new Ledger();
-  const store =
-    config.statePath === null || ledger === null ? null : await openStateFile(config.statePath, ledger, log);
-  const observers = [ledger, store, files, notifier].filter((observer) => observer !== null);
+  const shell = { clock: systemClock, random: Math.random };
+  const books = await openBooks(config, shell);
+  const { log, observers, store } = books;
   try {
-    const proxy = startProxy(config, {
-      clock,
-      random: Math.random,
-      log,
-      observers,
-      keeper: store,
-      resources: store,
-    });
-    return {
-      proxy,
-      ledger,
-      async end() {
-        store?.close();
-        log.flush();
-        await Promise.race([Promise.all([output.flushed(), files?.close()]), nextTurn(LAST_WORDS_MS)]);
-      },
-    };
+    const proxy = startProxy(config, { ...shell, log, observers, keeper: store, resources: store });
+    return { proxy, books };
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;
   }
-}
-
-/** How long the last lines may take to be written. */
-const LAST_WORDS_MS = 1000;
-
-async function openStateFile(path: string, ledger: Ledger, log: Log): Promise<Store | null> {
-  const { openStore } = await import("./lib/store.ts");
-  return openStore({ path, clock: systemClock, log, ledger });
-}
-
-async function openLogFiles(directory: string, { logRetentionDays }: Config, log: Log): Promise<LogFiles> {
-  const { LogFiles } = await import("./lib/logfiles.ts");
-  return new LogFiles({ directory, retentionDays: logRetentionDays, clock: systemClock, log });
-}
-
-async function openNotifier(url: Secret, log: Log): Promise<Observer> {
-  const { Notifier } = await import("./lib/notify.ts");
-  return new Notifier({ url, clock: systemClock, random: Math.random, fetch, log });
-}
-
-/** Two SIGINTs within this time are one Ctrl-C. */
-const SAME_CTRL_C_MS = 100;
-
-/** Serves until SIGTERM or SIGINT, then drains; a second signal ends at once. SIGHUP reads the settings again. */
-function untilSignalled({ proxy, end }: Running, reloader: Reloader | null): Promise<number> {
-  const { promise, resolve } = Promise.withResolvers<number>();
-  let drainingSince = 0;
-  const onSignal = (signal: NodeJS.Signals) => {
-    const { inFlight, config, log, clock } = proxy.engine;
-    // Ctrl-C under `bun run` comes twice: from the terminal, and passed on by the parent a moment later.
-    if (signal === "SIGINT" && clock.now() < drainingSince + SAME_CTRL_C_MS) return;
-    if (drainingSince > 0) process.exit(EXIT_FINE);
-    drainingSince = clock.now();
-    reloader?.close();
-    log.line("info", "draining", { in_flight: inFlight, at_most: formatDuration(config.drainMs) });
-    log.flush();
-    void proxy
-      .drain()
-      .then(end)
-      .then(() => resolve(EXIT_FINE));
-  };
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
-  process.on("SIGHUP", () => void reloader?.reload());
-  return promise;
 }
 
 if (import.meta.main) {

@@ -133,6 +133,13 @@ export class Call implements Need, Client {
     return this.#conversation;
   }
 
+  /** Where it asks for the models there are, its answer will be read: routes are some, too. */
+  mayListModels(): void {
+    if (this.method !== "GET" || !this.target.path.endsWith("/models")) return;
+    this.listsModels = true;
+    this.headers.set("accept-encoding", "identity");
+  }
+
   /** From here on the request goes to this target. */
   aimAt(model: string | null): void {
     this.progress.upstreamFaults = 0;

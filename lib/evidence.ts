@@ -91,3 +91,13 @@ export class Gathering {
     return this.#bytes.subarray(0, this.length);
   }
 }
+
+/** A stream of what is here already. */
+export function streamOf(bytes: Bytes): ReadableStream<Bytes> {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(bytes);
+      controller.close();
+    },
+  });
+}

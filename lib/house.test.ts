@@ -125,7 +125,7 @@ describe("the house", () => {
     [
       "the command line and the exit",
       /process\.(?:argv|exit|on\b|execve)/,
-      [/^proxy\.ts: /, /^lib\/(?:process|terminal)\.ts: /],
+      [/^proxy\.ts: /, /^lib\/(?:process|signals|terminal)\.ts: /],
     ],
     [
       "the terminal",

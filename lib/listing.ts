@@ -7,6 +7,8 @@
  */
 import { field, fieldText, isObject, type JsonObject, parseJson } from "./answer.ts";
 import { asBuffer, Members } from "./body.ts";
+import { readUpTo } from "./evidence.ts";
+import type { OpenAnswer, WholeAnswer } from "./opening.ts";
 
 /** How a dialect lists its models. */
 interface Shape {
@@ -50,6 +52,28 @@ const GEMINI: Shape = {
     supportedGenerationMethods: ["generateContent", "streamGenerateContent", "countTokens"],
   }),
 };
+
+/** Longer lists go on as they are. */
+const LONGEST_LIST_BYTES = 8 * 2 ** 20;
+
+/** An answer to `GET /v1/models` with our routes in it, read to its end. What is no such list goes on as it is. */
+export async function listingRoutes(
+  answer: WholeAnswer | OpenAnswer,
+  routes: readonly { readonly name: string }[],
+): Promise<WholeAnswer | OpenAnswer> {
+  const { status, headers, outcome } = answer;
+  if (status !== 200 || headers.has("content-encoding")) return answer;
+  let body = answer.kind === "whole" ? answer.body : null;
+  if (answer.kind === "open") {
+    const { bytes, isWhole } = await readUpTo(answer.reader, LONGEST_LIST_BYTES, answer.first);
+    if (!isWhole) return { ...answer, first: bytes, pending: null };
+    body = bytes;
+  }
+  const names = routes.map(({ name }) => name);
+  const listed = body === null ? null : withRoutes(body, names);
+  headers.delete("content-length");
+  return { kind: "whole", status, headers, outcome, body: listed ?? body };
+}
 
 /**
  * The answer to `GET /v1/models` with these names in it; those that are there already are not added again. Null: it

@@ -1,6 +1,7 @@
 /**
  * What the process was given, and what it stands on: environment, terminal, and Bun's own limits.
  */
+import type { Places } from "./config.ts";
 
 /**
  * Bun's fetch keeps at most 256 requests under way unless this is in the environment when the process starts (1.4.5):
@@ -39,6 +40,18 @@ export async function givenEnvironment(): Promise<Record<string, string>> {
   } catch {
     return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
   }
+}
+
+/** Where settings are looked for. `envFile`: as it was given; null: it was not. `sourceDirectory`: of proxy.ts. */
+export function placesOf(
+  environment: Record<string, string>,
+  envFile: string | null,
+  sourceDirectory: string,
+): Places {
+  const programDirectory = Bun.isStandaloneExecutable
+    ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
+    : sourceDirectory;
+  return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
 }
 
 /**
