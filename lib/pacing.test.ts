@@ -236,6 +236,24 @@ describe("a pacer that is told what is left", () => {
   });
 });
 
+describe("a pacer to which a window of two seconds is announced as if it were a bucket", () => {
+  // A client saw 60 requests take 40 s where 10 s were enough: one used of four looked like one request in 2 s.
+  test("goes by the pace at which an empty one fills", () => {
+    const pacer = new Pacer({ kind: "learnt" });
+    const budget = { span: "minute", scope: "key", kind: "leaky", limit: 4 } as const;
+    for (const [nth, remaining] of [3, 2, 1, 0].entries()) {
+      pacer.sends(NOW + nth);
+      pacer.announced({ ...budget, remaining, resetAt: NOW + 2000 }, 0, NOW + nth);
+    }
+    for (let now = NOW + 2000; now < NOW + 12_000; now += 10) {
+      if (pacer.nextAt(now) > now) continue;
+      pacer.sends(now);
+      pacer.announced({ ...budget, remaining: 3, resetAt: now + 2000 }, 0, now);
+    }
+    expect(pacer.nextAt(NOW + 12_000)).toBeLessThanOrEqual(NOW + 12_500);
+  });
+});
+
 describe("a pacer after a restart", () => {
   test.each<[Sentence, limit: () => Limit, names: "rests" | "nothing"]>([
     ["keeps to a window that it had found", () => window(40, MINUTE_MS), "rests"],

@@ -106,8 +106,9 @@ export class Pacer {
   #left = Infinity;
   #resetAt = 0;
   #announcedLimit = 0;
-  /** A bucket is announced, which `#drip` follows. */
+  /** A bucket is announced, which `#drip` follows; and how fast it fills when it is empty, in ms; 0: not seen yet. */
   #isLeaky = false;
+  #leakyMs = 0;
   /** The longest way to a reset that was seen: how long the announced window is, at least. */
   #widestMs = 0;
   /** The last refusal, how many were in the window and under way then, and how often in a row it was as many. */
@@ -430,9 +431,7 @@ export class Pacer {
     if (kind === "leaky") {
       if (limit === null || limit <= remaining) return;
       this.#meter.stop();
-      // What remains is told in whole requests: so the pace looks faster than it is, the more so the more remain.
-      const intervalMs = Math.max(0, resetAt - now) / (limit - remaining);
-      this.#drip.follow(Math.max(intervalMs, this.#isLeaky ? this.#drip.intervalMs * LEAKY_DECAY : 0), limit);
+      this.#drip.follow(this.#leakyInterval(Math.max(0, resetAt - now), limit, limit - remaining), limit);
       this.#isLeaky = true;
       this.#drip.owesUntil(resetAt + undecided * this.#drip.intervalMs);
       return;
@@ -446,6 +445,19 @@ export class Pacer {
     const isNew = now >= this.#resetAt || resetAt > this.#resetAt + SAME_WINDOW_MS;
     this.#left = isNew ? remaining - undecided : Math.min(this.#left, remaining);
     this.#resetAt = Math.max(this.#resetAt, resetAt);
+  }
+
+  /**
+   * Ms in which an announced bucket gains one. What remains is told in whole requests: that matters least when next to
+   * nothing does, and makes the pace look faster than it is; so then the slowest is believed. A window that ends, and
+   * is announced as if it were a bucket, looks slower the less of it is used.
+   */
+  #leakyInterval(fullMs: number, limit: number, missing: number): number {
+    const intervalMs = fullMs / missing;
+    const known = this.#leakyMs;
+    if (missing < limit - 1) return known > 0 ? known : intervalMs;
+    this.#leakyMs = Math.max(intervalMs, known * LEAKY_DECAY);
+    return this.#leakyMs;
   }
 
   /** What was used of the key so far holds for the model too, whose limit shows itself only now. */
