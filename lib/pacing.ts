@@ -455,7 +455,7 @@ export class Pacer {
   #leakyInterval(fullMs: number, limit: number, missing: number): number {
     const intervalMs = fullMs / missing;
     const known = this.#leakyMs;
-    if (missing < limit - 1) return known > 0 ? known : intervalMs;
+    if (missing < limit) return known > 0 ? known : intervalMs;
     this.#leakyMs = Math.max(intervalMs, known * LEAKY_DECAY);
     return this.#leakyMs;
   }
