@@ -19,7 +19,6 @@ import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
 import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
 import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
-import type { OperatorCommand } from "./lib/cli.ts";
 import { nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
 import type { Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
@@ -29,7 +28,6 @@ import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
-import type { DeskOptions } from "./lib/desk.ts";
 import { hopsOf, planRoute } from "./lib/destination.ts";
 import type { Destination, Route } from "./lib/destination.ts";
 import { authorize, hasCredentialField, isClientKey } from "./lib/door.ts";
@@ -51,7 +49,6 @@ import {
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
 import type { Lease, Need } from "./lib/lease.ts";
-import { Ledger } from "./lib/ledger.ts";
 import { listingRoutes } from "./lib/listing.ts";
 import { logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
@@ -77,7 +74,6 @@ import type { KeyTrouble } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import { untilSignalled } from "./lib/signals.ts";
-import type { Service } from "./lib/signals.ts";
 import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks } from "./lib/watch.ts";
@@ -1448,6 +1444,8 @@ function urlHost(hostname: string): string {
 declare const KEYWHEEL_VERSION: string | undefined;
 export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
 const USER_AGENT = `keywheel/${VERSION}`;
+/** Time and chance as they are; a test brings its own. */
+const WORLD = { clock: systemClock, random: Math.random };
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
@@ -1466,7 +1464,7 @@ async function main(): Promise<number> {
     case "check":
     case "status":
     case "keys":
-      return operate(command, environment);
+      return import("./lib/commands.ts").then(({ operate }) => operate(command, environment));
     case "demo":
     case "serve":
       liftFetchLimit(environment);
@@ -1474,133 +1472,53 @@ async function main(): Promise<number> {
   }
 }
 
-/** Looks at a proxy or changes its keys, and ends. */
-async function operate(command: OperatorCommand, environment: Record<string, string>): Promise<number> {
-  const [{ runCommand }, { openTerminal }] = await Promise.all([
-    import("./lib/commands.ts"),
-    import("./lib/terminal.ts"),
-  ]);
-  const { fetch } = new Bun.FetchSession({ proxy: false });
-  return runCommand(command, {
-    terminal: openTerminal(),
-    clock: systemClock,
-    fetch,
-    placesOf: (envFile) => placesOf(environment, envFile, import.meta.dir),
-  });
-}
-
+/** Serves what the settings say. */
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const places = placesOf(environment, envFile, import.meta.dir);
+  const places = placesOf(environment, envFile);
   const loaded = await loadConfig(places);
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
-  if (!loaded.ok) {
-    for (const problem of loaded.problems) console.error(problem);
-    return EXIT_USAGE;
-  }
+  if (!loaded.ok) return refuseSettings(loaded.problems);
   const { config } = loaded;
-  const running = await startOrExplain(config);
-  if (running === null) return EXIT_FAILED;
-  const { engine, url } = running.proxy;
+  const books = await openBooks(config, WORLD);
+  const proxy = startOrExplain(config, books);
+  if (proxy === null) return EXIT_FAILED;
+  const { engine, url } = proxy;
   const { clock, log } = engine;
-  const apply = (next: Config) => reconfigure(engine, next);
-  const reloader = new Reloader({ places, loaded, clock, log, apply });
+  const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
+  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+  const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
   let opening: Promise<Admin> | null = null;
-  engine.openAdmin = () => (opening ??= openAdmin(engine, running, { reloader, places }));
-  const signalled = untilSignalled(serviceOf(running, reloader)); // before it says that it is there: somebody may answer with a signal
+  engine.openAdmin = () => (opening ??= import("./lib/desk.ts").then(({ openDoor }) => openDoor(desk)));
+  const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
 }
 
-/** What a signal acts on. */
-function serviceOf({ proxy, books }: Running, reloader: Reloader | null): Service {
-  const { engine } = proxy;
-  return {
-    clock: engine.clock,
-    log: engine.log,
-    reload: reloader === null ? null : () => void reloader.reload(),
-    get inFlight() {
-      return engine.inFlight;
-    },
-    get drainMs() {
-      return engine.config.drainMs;
-    },
-    async drain() {
-      reloader?.close();
-      await proxy.drain();
-      await books.close();
-    },
-  };
-}
-
-/** The operator's door and desk: loaded when somebody first knocks. */
-async function openAdmin(
-  engine: Engine,
-  running: Running,
-  files: Pick<DeskOptions, "reloader" | "places">,
-): Promise<Admin> {
-  const [{ openDesk }, { createAdmin }] = await Promise.all([
-    import("./lib/desk.ts"),
-    import("./lib/admin.ts"),
-  ]);
-  const { clock, log } = engine;
-  const ledger = running.books.ledger ?? new Ledger();
-  if (running.books.ledger === null) engine.observe(ledger); // nobody had asked for it before
-  const desk = await openDesk({ ...files, works: engine, ledger, version: VERSION, url: running.proxy.url });
-  engine.observe(desk);
-  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
-  const admin = createAdmin({
-    operator: desk,
-    clock,
-    log,
-    password: () => engine.config.adminPassword,
-    newToken,
-    config: () => engine.config,
-  });
-  engine.onDrain = () => admin.close();
-  return admin;
-}
-
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
 async function demo(environment: Record<string, string>): Promise<number> {
-  const { startDemoProvider } = await import("./lib/demo.ts");
+  const { demoSettings, startDemoProvider } = await import("./lib/demo.ts");
   const provider = startDemoProvider();
-  const settings = {
-    PORT: environment["PORT"] ?? "3000",
-    HOST: environment["HOST"] ?? "127.0.0.1",
-    LOG_LEVEL: environment["LOG_LEVEL"] ?? "info",
-    API_KEYS: provider.keys.join(","),
-    TARGET_BASE_URL: `${provider.url}/v1`,
-    PROVIDER: "openai",
-    STATE: "off",
-  };
-  const parsed = parseConfig(settings);
-  if (!parsed.ok) {
-    for (const problem of parsed.problems) console.error(problem);
-    return EXIT_USAGE;
-  }
-  const running = await startOrExplain(parsed.config);
-  if (running === null) return EXIT_FAILED;
-  const signalled = untilSignalled(serviceOf(running, null));
-  console.log(demoBanner(parsed.config, { version: VERSION, url: running.proxy.url }));
+  const parsed = parseConfig(demoSettings(provider, environment));
+  if (!parsed.ok) return refuseSettings(parsed.problems);
+  const books = await openBooks(parsed.config, WORLD);
+  const proxy = startOrExplain(parsed.config, books);
+  if (proxy === null) return EXIT_FAILED;
+  const signalled = untilSignalled({ proxy, books, reloader: null });
+  console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
   const code = await signalled;
   await provider.stop();
   return code;
 }
 
-/** A proxy, and what its work is written to. */
-interface Running {
-  readonly proxy: Proxy;
-  readonly books: Books;
+function refuseSettings(problems: readonly string[]): number {
+  for (const problem of problems) console.error(problem);
+  return EXIT_USAGE;
 }
 
-/** Starts the proxy and what is told of its work, or says on stderr why it cannot listen. */
-async function startOrExplain(config: Config): Promise<Running | null> {
-  const shell = { clock: systemClock, random: Math.random };
-  const books = await openBooks(config, shell);
-  const { log, observers, store } = books;
+/** Starts the proxy; null: it cannot listen, and stderr says why. */
+function startOrExplain(config: Config, { log, observers, store }: Books): Proxy | null {
   try {
-    const proxy = startProxy(config, { ...shell, log, observers, keeper: store, resources: store });
-    return { proxy, books };
+    return startProxy(config, { ...WORLD, log, observers, keeper: store, resources: store });
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;
