@@ -8,7 +8,7 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import type { Admin } from "./lib/admin.ts";
-import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
+import { banner, demoBanner, urlOf, whyNotListening } from "./lib/banner.ts";
 import { belongingsOf } from "./lib/belongings.ts";
 import { openBooks } from "./lib/bookkeeping.ts";
 import type { Books } from "./lib/bookkeeping.ts";
@@ -30,7 +30,7 @@ import { decide } from "./lib/decision.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
 import { hopsOf, planRoute } from "./lib/destination.ts";
 import type { Destination, Route } from "./lib/destination.ts";
-import { authorize, hasCredentialField, isClientKey } from "./lib/door.ts";
+import { authorize } from "./lib/door.ts";
 import { discard, joined, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
@@ -60,7 +60,7 @@ import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
 import { leadsToAdmin, ownAnswer } from "./lib/ownpaths.ts";
 import { Pacer } from "./lib/pacing.ts";
 import type { RateRule } from "./lib/pacing.ts";
-import { baseOf, joinBase, keyParameter, keyParameters, targetOf, withoutKeyParameter } from "./lib/paths.ts";
+import { baseOf, joinBase, keyParameter, targetOf } from "./lib/paths.ts";
 import type { Base } from "./lib/paths.ts";
 import { deathsOf, patientsOf } from "./lib/patients.ts";
 import { Prober } from "./lib/prober.ts";
@@ -68,15 +68,23 @@ import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/process.ts";
 import { authHeader, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
 import { Queue } from "./lib/queue.ts";
+import { toAll } from "./lib/record.ts";
 import type { KeyEvent, Observer } from "./lib/record.ts";
-import { refusalOf, refusalResponse, refuse, refuseForKeys, UNREADABLE_TARGET } from "./lib/refusals.ts";
-import type { KeyTrouble } from "./lib/refusals.ts";
+import {
+  INTERNAL_ERROR,
+  refusalOf,
+  refusalResponse,
+  refuse,
+  refuseForKeys,
+  UNREADABLE_TARGET,
+} from "./lib/refusals.ts";
+import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import { untilSignalled } from "./lib/signals.ts";
 import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
-import { canConnect, Clocks } from "./lib/watch.ts";
+import { canConnect, Clocks, cutByDrain } from "./lib/watch.ts";
 import type { Reachable, Watch } from "./lib/watch.ts";
 import packageFile from "./package.json";
 
@@ -710,11 +718,7 @@ async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promis
   const refusal = await receive(call, engine, engine.config);
   keepForwarded(call.headers, USER_AGENT);
   if (refusal !== null)
-    return readable(
-      call.finish(refusal.status, refusal.type, refusalResponse(refusal)),
-      call.request,
-      engine,
-    );
+    return call.finish(refusal.status, refusal.type, refused(refusal, call.request, engine));
   try {
     if (route.isOpen && engine.config.routes.length > 0) call.mayListModels();
     const hops = hopsOf(call, route, engine.config, engine.upstreams);
@@ -895,7 +899,7 @@ function giveUp(setback: Setback, call: Call, upstream: Upstream, engine: Engine
     setback.kind === "unreachable"
       ? refuse(STATUS_OF_UNREACHABLE[setback.type], setback.type, setback.message)
       : refuseForKeys(troubleOf(setback, call, upstream, engine));
-  const response = readable(refusalResponse(refusal), call.request, engine);
+  const response = refused(refusal, call.request, engine);
   response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
   return call.finish(refusal.status, refusal.type, response);
 }
@@ -1172,7 +1176,6 @@ const STREAM_FAILED: Verdict = {
 /** A provider at work: its settings, its keys, and when it was last heard of. */
 export interface Upstream extends Reachable, Destination {
   readonly config: ProviderConfig;
-  readonly isDefault: boolean;
   readonly base: Base;
   readonly pool: Pool;
   /** What its answers announce of limits. */
@@ -1277,76 +1280,49 @@ function upstreamsOf(
   before: readonly Upstream[],
   { clock, random, observer, keeper = null }: Dependencies & { observer: Observer },
 ): readonly [Upstream, ...Upstream[]] {
-  const upstreamOf = (provider: ProviderConfig, index: number): Upstream => {
+  const upstreamOf = (provider: ProviderConfig): Upstream => {
     const old = before.find(({ config }) => config.name === provider.name);
-    const { protocol, hostname, port } = provider.baseUrl;
-    const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
     const pool = old?.pool ?? new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
     return {
       config: provider,
-      isDefault: index === 0,
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
       pool,
       bulletin: old?.bulletin ?? new Bulletin(),
       retries: old?.retries ?? new RetryBudget(),
       heardAt: 0,
-      canConnect: () => canConnect(hostname, portNumber, clock),
+      canConnect: () => canConnect(provider.baseUrl, clock),
     };
   };
   const [first, ...others] = config.providers;
-  return [upstreamOf(first, 0), ...others.map((provider, index) => upstreamOf(provider, index + 1))];
-}
-
-/** One observer that tells all; the list may grow. */
-function toAll(observers: readonly Observer[]): Required<Observer> {
-  return {
-    finished(record) {
-      for (const observer of observers) observer.finished?.(record);
-    },
-    keyChanged(event) {
-      for (const observer of observers) observer.keyChanged?.(event);
-    },
-  };
+  return [upstreamOf(first), ...others.map(upstreamOf)];
 }
 
 type Server = Bun.Server<undefined>;
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
 function handle(request: Request, server: Server, engine: Engine): Response | Promise<Response> {
-  const { config } = engine;
+  const { config, openAdmin } = engine;
   const { headers } = request;
   const target = targetOf(request.url, headers.get("host"));
   if (target === null) return refusalResponse(UNREADABLE_TARGET);
-
-  if (engine.openAdmin !== null && leadsToAdmin(target.path, engine)) {
-    const knock = { request, path: target.path, query: target.query, peer: peerOf(request, server, config) };
-    if (target.path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
-    return engine.openAdmin().then((admin) => admin.handle(knock));
+  const { path, query } = target;
+  const peer = peerOf(request, server, config);
+  if (openAdmin !== null && leadsToAdmin(path, engine)) {
+    if (path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
+    return openAdmin().then((admin) => admin.handle({ request, path, query, peer }));
   }
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
-
-  const visitor = {
-    peer: peerOf(request, server, config),
-    headers,
-    keyParameter: keyParameter(target.query),
-  };
+  const visitor = { peer, headers, keyParameter: keyParameter(query) };
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
   const own = ownAnswer(target, visitor, admission, engine);
-  if (own instanceof Promise) return own.then((response) => readable(response, request, engine));
-  if (own !== null) return readable(own, request, engine);
-  const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
-  if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
-  const keys = keyParameters(target.query);
-  if (
-    keys.length > 0 &&
-    (!hasCredentialField(headers) || keys.some((key) => isClientKey(key, config.access)))
-  ) {
-    route.target.query = withoutKeyParameter(target.query);
-  }
-  const client = admission.kind === "admitted" ? admission.client : null;
-  return relay(new Call(request, server, engine, route.target, client, route.retryStatus), route, engine);
+  if (own !== null) return own;
+  if (admission.kind === "refused") return refused(refusalOf(admission), request, engine);
+  const route = planRoute(request, target, engine);
+  if (route.kind === "refused") return refused(route, request, engine);
+  const call = new Call(request, server, engine, route.target, admission.client, route.retryStatus);
+  return relay(call, route, engine);
 }
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
@@ -1355,10 +1331,19 @@ function peerOf(request: Request, server: Server, { listen }: Config): string | 
   return server.requestIP(request)?.address ?? "unknown";
 }
 
-/** Lets the page of an allowed origin read one of our own answers. */
-function readable(response: Response, request: Request, { config }: Engine): Response {
+/** A refusal of our own, which the page of an allowed origin may read. */
+function refused(refusal: Refusal, request: Request, { config }: Engine): Response {
+  const response = refusalResponse(refusal);
   addCors(response.headers, request.headers, config.corsOrigins);
   return response;
+}
+
+/** A bug of ours: the log says which, the client only that there is one. */
+function bugResponse(error: unknown, { log }: Engine): Response {
+  log.line("error", "bug", {
+    error: error instanceof Error ? `${error.name}: ${error.message}` : "not an Error",
+  });
+  return refusalResponse(INTERNAL_ERROR);
 }
 
 /** A proxy that listens. */
@@ -1375,37 +1360,22 @@ export interface Proxy {
 /** How long the last words of cut streams may take to go out. */
 const CUT_GRACE_MS = 100;
 
-function cutByDrain(drainMs: number): Unreachable {
-  const message = `This proxy is shutting down, and the ${drainMs / 1000} s for running answers (DRAIN_SEC) are over.`;
-  return { kind: "unreachable", type: "draining", message, maybeBilled: true };
-}
-
-function bugResponse(error: unknown, engine: Engine): Response {
-  const what = error instanceof Error ? `${error.name}: ${error.message}` : "not an Error";
-  engine.log.line("error", "bug", { error: what });
-  return refusalResponse(refuse(500, "internal_error", "keywheel failed on this request; its log says why."));
-}
-
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const engine = createEngine(config, dependencies);
   const { listen } = config;
   const options = {
+    idleTimeout: IDLE_SEC,
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
     fetch: (request: Request, bunServer: Server) => handle(request, bunServer, engine),
     error: (error: Error) => bugResponse(error, engine),
   } as const;
-  const server: Server =
+  const where =
     listen.kind === "unix"
-      ? Bun.serve({ ...options, unix: listen.path, idleTimeout: IDLE_SEC } as Bun.Serve.Options<undefined>)
-      : Bun.serve({
-          ...options,
-          hostname: listen.hostname,
-          port: listen.port,
-          reusePort: false,
-          idleTimeout: IDLE_SEC,
-        });
+      ? { unix: listen.path }
+      : { hostname: listen.hostname, port: listen.port, reusePort: false };
+  const server: Server = Bun.serve({ ...options, ...where } as Bun.Serve.Options<undefined>);
   const stop = async () => {
     engine.clocks.stop();
     engine.prober.close();
@@ -1414,7 +1384,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   };
   return {
     engine,
-    url: listen.kind === "tcp" ? `http://${urlHost(listen.hostname)}:${server.port}` : `unix:${listen.path}`,
+    url: urlOf(listen, server.port),
     async drain() {
       engine.draining = true;
       engine.onDrain();
@@ -1430,12 +1400,6 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
     },
     stop,
   };
-}
-
-/** The host to write into a URL for an address that is listened on: all addresses include this machine's own. */
-function urlHost(hostname: string): string {
-  if (hostname === "0.0.0.0" || hostname === "::") return "127.0.0.1";
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 // ── 5 · Main ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -163,6 +163,12 @@ export const NO_WEBSOCKETS = refuse(
 
 export const DRAINING = refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
 
+export const INTERNAL_ERROR = refuse(
+  500,
+  "internal_error",
+  "keywheel failed on this request; its log says why.",
+);
+
 export const NO_ROOM = refuse(
   503,
   "overloaded",
