@@ -9,17 +9,16 @@
  */
 import type { Admin } from "./lib/admin.ts";
 import { banner, demoBanner, urlOf, whyNotListening } from "./lib/banner.ts";
-import { belongingsOf } from "./lib/belongings.ts";
 import { openBooks } from "./lib/bookkeeping.ts";
 import type { Books } from "./lib/bookkeeping.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import type { Budgets } from "./lib/budget.ts";
 import { Bulletin } from "./lib/bulletin.ts";
 import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
-import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
+import { accountName, Choice, isBoundTo } from "./lib/choice.ts";
 import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
-import { nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
+import { nextMidnight, nextTurn, pause, systemClock } from "./lib/clock.ts";
 import type { Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig } from "./lib/config.ts";
@@ -54,7 +53,7 @@ import { logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
 import { Metrics } from "./lib/metrics.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
-import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import type { Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
 import { Owners } from "./lib/owners.ts";
 import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
 import { leadsToAdmin, ownAnswer } from "./lib/ownpaths.ts";
@@ -74,15 +73,15 @@ import {
   INTERNAL_ERROR,
   refusalOf,
   refusalResponse,
-  refuse,
   refuseForKeys,
+  refuseUnreachable,
   UNREADABLE_TARGET,
 } from "./lib/refusals.ts";
-import type { KeyTrouble, Refusal } from "./lib/refusals.ts";
+import type { Refusal } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import { untilSignalled } from "./lib/signals.ts";
-import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
+import { errorEvent, firstEventStart, followerOf, STREAM_FAILED } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks, cutByDrain } from "./lib/watch.ts";
 import type { Reachable, Watch } from "./lib/watch.ts";
@@ -712,6 +711,8 @@ function passableAt(breaker: Breaker, now: number): number {
 
 const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
+/** What the pool is told of an account that has not what a request refers to: nobody is to blame. */
+const NOT_HERE: Verdict = { kind: "rejected", said: "" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promise<Response> {
@@ -747,7 +748,7 @@ async function tryKeys(
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
-  bind(call, upstream, engine);
+  call.bind(upstream, engine.owners);
   const hasFallback = hasNext && call.boundTo === null; // no other provider has what this one made
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
@@ -756,12 +757,20 @@ async function tryKeys(
     let setback: Setback;
     let isFault = false;
     if (lease.kind === "no_key") {
-      if (lease.why === "unsuited" && call.notHere !== null) return nowhere(call.notHere, call, engine);
+      if (lease.why === "unsuited" && call.notHere !== null) {
+        call.belongings?.isNowhere(clock.now());
+        return relayWhole(call.notHere, call, engine); // no account has it: what the first one said
+      }
       setback = call.signal.aborted ? ABANDONED : lease;
     } else {
       progress.attempts += 1;
       const result = await attempt(call, upstream, lease, engine);
-      if (isNotHere(result, call, upstream, lease, engine)) continue;
+      const notHere = call.notHereIn(result);
+      if (notHere !== null) {
+        pool.settle(lease, NOT_HERE, clock.now(), call.budgets);
+        call.noteNotHere(notHere, upstream, lease);
+        continue; // another account may have it
+      }
       if (result.kind !== "failed") {
         const answer = call.listsModels ? await listingRoutes(result, engine.config.routes) : result;
         return passThrough(answer, call, upstream, lease, engine);
@@ -803,48 +812,6 @@ async function tryKeys(
   }
 }
 
-/** Finds out whether the request has to do with what one account alone has (P35). */
-function bind(call: Call, { config, pool }: Upstream, { owners }: Engine): void {
-  const { target, method, body } = call;
-  if (pool.keys.length > 1) {
-    const { path, query } = target;
-    const names = () => accountNames(pool.keys);
-    call.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners);
-  }
-  call.boundTo = call.belongings?.boundTo ?? null;
-  if (call.belongings?.teaches) call.headers.set("accept-encoding", "identity"); // its answer has to be read
-}
-
-/** Whether an account answered that it has not what the request refers to; then another one is asked. */
-function isNotHere(
-  result: Attempted,
-  call: Call,
-  upstream: Upstream,
-  lease: Lease,
-  { clock }: Engine,
-): boolean {
-  const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
-  const { belongings } = call;
-  if (belongings === null || answer === null) return false;
-  if (!belongings.isNotHere(answer.status, answer.body, clock.now())) return false;
-  const { pool } = upstream;
-  pool.settle(lease, { kind: "rejected", said: "" }, clock.now(), call.budgets);
-  const name = accountName(lease.key);
-  call.noteNotHere(
-    answer,
-    upstream,
-    lease,
-    pool.keys.filter((key) => accountName(key) === name),
-  );
-  return true;
-}
-
-/** No account has what the request refers to: the client gets what the first one said. */
-function nowhere(answer: WholeAnswer, call: Call, engine: Engine): Response {
-  call.belongings?.isNowhere(engine.clock.now());
-  return relayWhole(answer, call, engine);
-}
-
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
 function leaseFor(
   call: Call,
@@ -873,58 +840,30 @@ function leaseFor(
   });
 }
 
-/** Resolves after `durationMs`, or at once when the signal fires. */
-function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const cancel = clock.after(durationMs, end);
-  signal.addEventListener("abort", end);
-  if (signal.aborted) end();
-  return promise;
-  function end() {
-    cancel();
-    signal.removeEventListener("abort", end);
-    resolve();
-  }
-}
-
 /** The client's answer when none of upstream's may be passed on as an answer. */
-function giveUp(setback: Setback, call: Call, upstream: Upstream, engine: Engine): Response {
-  const { kept } = call;
+function giveUp(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): Response {
+  const { kept, progress } = call;
   if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
     call.keyLabel = kept.keyLabel;
     return relayWhole(kept.answer, call, engine);
   }
+  const now = engine.clock.now();
   const refusal =
     setback.kind === "unreachable"
-      ? refuse(STATUS_OF_UNREACHABLE[setback.type], setback.type, setback.message)
-      : refuseForKeys(troubleOf(setback, call, upstream, engine));
+      ? refuseUnreachable(setback)
+      : refuseForKeys({
+          none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
+          attempts: progress.attempts,
+          provider: config.name,
+          keys: pool.report(now),
+          said: call.lastSaid,
+          settings: engine.config,
+          now,
+        });
   const response = refused(refusal, call.request, engine);
-  response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
+  response.headers.set("x-keywheel-attempts", String(progress.attempts));
   return call.finish(refusal.status, refusal.type, response);
-}
-
-const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
-  upstream_unreachable: 502,
-  upstream_protocol_error: 502,
-  draining: 503,
-  connect_timeout: 504,
-  first_byte_timeout: 504,
-  stream_idle_timeout: 504,
-};
-
-function troubleOf(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): KeyTrouble {
-  const now = engine.clock.now();
-  return {
-    none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
-    attempts: call.progress.attempts,
-    provider: config.name === "default" ? "the provider" : config.name,
-    keys: pool.report(now),
-    said: call.lastSaid,
-    maxWaitMs: engine.config.maxWaitMs,
-    exhaustedStatus: engine.config.exhaustedStatus,
-    now,
-  };
 }
 
 // ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -935,7 +874,6 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   const watch = engine.clocks.start(call, upstream);
   call.watch = watch;
   call.budgets = null;
-  call.attemptAt = lease.at;
   const [field, credential] = authHeader(dialect, baseUrl, call.target.path, lease.key.secret.reveal());
   call.headers.set(field, credential);
   let result: Attempted;
@@ -952,7 +890,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     // Who has no use for what is announced of limits does not pay for reading it; a refusal is read for its own sake.
     if (upstream.config.rpm !== "off" || response.status >= 400)
       call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
-    const asked = askedOf(call, upstream, lease, engine);
+    const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
     const judged = isShort(response, call.method)
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
       : readOpening(response, asked);
@@ -964,19 +902,6 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   if (result.kind === "failed") watch.abort(ABANDONED); // whatever of it is unread need not come
   if (result.kind !== "open") watch.end();
   return result;
-}
-
-/** What the judges of an answer need to know of its request. */
-function askedOf(call: Call, { config }: Upstream, lease: Lease, { clock }: Engine): Asked {
-  return {
-    method: call.method,
-    streamDialect: call.streamDialect,
-    dialect: config.dialect,
-    secret: lease.key.secret,
-    retryStatus: call.retryStatus,
-    usualRetryStatus: config.retryStatus,
-    clock,
-  };
 }
 
 /** Hands an answer on to the client. From here on nothing is retried. */
@@ -1161,15 +1086,6 @@ class Passage {
 }
 
 const CUT_SHORT = new Error("the answer was cut short");
-
-/** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
-const STREAM_FAILED: Verdict = {
-  kind: "overloaded",
-  pauseMs: null,
-  maybeBilled: true,
-  refusesAll: false,
-  said: "",
-};
 
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
 
