@@ -771,10 +771,7 @@ async function tryKeys(
         call.noteNotHere(notHere, upstream, lease);
         continue; // another account may have it
       }
-      if (result.kind !== "failed") {
-        const answer = call.listsModels ? await listingRoutes(result, engine.config.routes) : result;
-        return passThrough(answer, call, upstream, lease, engine);
-      }
+      if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
@@ -895,6 +892,8 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
       : readOpening(response, asked);
     result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
+    if (call.listsModels && result.kind !== "failed")
+      result = await listingRoutes(result, engine.config.routes);
   } catch (error) {
     result = failed(watch.explain(error));
   }
