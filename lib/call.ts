@@ -155,6 +155,7 @@ export class Call implements Need, Client {
 
   /** Finds out whether it has to do with what one account of this provider alone has (P35). */
   bind({ config, pool }: Asked, owners: Owners): void {
+    this.belongings = null; // of the provider before
     if (pool.keys.length > 1) {
       const { path, query } = this.target;
       const { method, body } = this;

@@ -101,6 +101,16 @@ describe("FALLBACK", () => {
     });
   });
 
+  // What the second provider made was remembered as a thing of the first one's, whose accounts were then not asked.
+  test("P35 remembers nothing of what it made as if the first provider had", async () => {
+    const file = httpAnswer(200, '{"id":"file-abc123","object":"file"}');
+    const twoKeys = { API_KEYS: "one-key-canary,two-key-canary", FALLBACK: "other" };
+    await pair({ first: LIMITED, second: file, settings: twoKeys }, async ({ ask, engine }) => {
+      expect(await ask("{}", "/v1/files")).toMatchObject({ status: 200, key: "other/0" });
+      expect(engine.owners.count("default")).toBe(0);
+    });
+  });
+
   test("is not for what names its provider in the path", async () => {
     await pair(
       { first: answerOf("first"), second: LIMITED, settings: { FALLBACK: "default/small" } },
