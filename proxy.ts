@@ -8,19 +8,17 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import type { Admin } from "./lib/admin.ts";
-import { banner, demoBanner, whyNotListening } from "./lib/banner.ts";
-import { belongingsOf } from "./lib/belongings.ts";
+import { banner, demoBanner, urlOf, whyNotListening } from "./lib/banner.ts";
 import { openBooks } from "./lib/bookkeeping.ts";
 import type { Books } from "./lib/bookkeeping.ts";
 import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
 import type { Budgets } from "./lib/budget.ts";
 import { Bulletin } from "./lib/bulletin.ts";
 import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
-import { accountName, accountNames, Choice, isBoundTo } from "./lib/choice.ts";
+import { accountName, Choice, isBoundTo } from "./lib/choice.ts";
 import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
-import type { OperatorCommand } from "./lib/cli.ts";
-import { nextMidnight, nextTurn, systemClock } from "./lib/clock.ts";
+import { nextMidnight, nextTurn, pause, systemClock } from "./lib/clock.ts";
 import type { Clock } from "./lib/clock.ts";
 import { CommonCause } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig } from "./lib/config.ts";
@@ -29,10 +27,9 @@ import { cooldownAfter } from "./lib/cooldowns.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
-import type { DeskOptions } from "./lib/desk.ts";
 import { hopsOf, planRoute } from "./lib/destination.ts";
 import type { Destination, Route } from "./lib/destination.ts";
-import { authorize, hasCredentialField, isClientKey } from "./lib/door.ts";
+import { authorize } from "./lib/door.ts";
 import { discard, joined, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
@@ -51,19 +48,18 @@ import {
 import type { Key, KeyState } from "./lib/keystate.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
 import type { Lease, Need } from "./lib/lease.ts";
-import { Ledger } from "./lib/ledger.ts";
 import { listingRoutes } from "./lib/listing.ts";
 import { logObserver } from "./lib/log.ts";
 import type { Log } from "./lib/log.ts";
 import { Metrics } from "./lib/metrics.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
-import type { Asked, Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
+import type { Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
 import { Owners } from "./lib/owners.ts";
 import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
 import { leadsToAdmin, ownAnswer } from "./lib/ownpaths.ts";
 import { Pacer } from "./lib/pacing.ts";
 import type { RateRule } from "./lib/pacing.ts";
-import { baseOf, joinBase, keyParameter, keyParameters, targetOf, withoutKeyParameter } from "./lib/paths.ts";
+import { baseOf, joinBase, keyParameter, targetOf } from "./lib/paths.ts";
 import type { Base } from "./lib/paths.ts";
 import { deathsOf, patientsOf } from "./lib/patients.ts";
 import { Prober } from "./lib/prober.ts";
@@ -71,16 +67,23 @@ import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/process.ts";
 import { authHeader, resetZone } from "./lib/providers.ts";
 import type { Verdict } from "./lib/providers.ts";
 import { Queue } from "./lib/queue.ts";
+import { toAll } from "./lib/record.ts";
 import type { KeyEvent, Observer } from "./lib/record.ts";
-import { refusalOf, refusalResponse, refuse, refuseForKeys, UNREADABLE_TARGET } from "./lib/refusals.ts";
-import type { KeyTrouble } from "./lib/refusals.ts";
+import {
+  INTERNAL_ERROR,
+  refusalOf,
+  refusalResponse,
+  refuseForKeys,
+  refuseUnreachable,
+  UNREADABLE_TARGET,
+} from "./lib/refusals.ts";
+import type { Refusal } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import { untilSignalled } from "./lib/signals.ts";
-import type { Service } from "./lib/signals.ts";
-import { errorEvent, firstEventStart, followerOf } from "./lib/stream.ts";
+import { errorEvent, firstEventStart, followerOf, STREAM_FAILED } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
-import { canConnect, Clocks } from "./lib/watch.ts";
+import { canConnect, Clocks, cutByDrain } from "./lib/watch.ts";
 import type { Reachable, Watch } from "./lib/watch.ts";
 import packageFile from "./package.json";
 
@@ -708,17 +711,15 @@ function passableAt(breaker: Breaker, now: number): number {
 
 const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
+/** What the pool is told of an account that has not what a request refers to: nobody is to blame. */
+const NOT_HERE: Verdict = { kind: "rejected", said: "" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promise<Response> {
   const refusal = await receive(call, engine, engine.config);
   keepForwarded(call.headers, USER_AGENT);
   if (refusal !== null)
-    return readable(
-      call.finish(refusal.status, refusal.type, refusalResponse(refusal)),
-      call.request,
-      engine,
-    );
+    return call.finish(refusal.status, refusal.type, refused(refusal, call.request, engine));
   try {
     if (route.isOpen && engine.config.routes.length > 0) call.mayListModels();
     const hops = hopsOf(call, route, engine.config, engine.upstreams);
@@ -747,7 +748,7 @@ async function tryKeys(
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
-  bind(call, upstream, engine);
+  call.bind(upstream, engine.owners);
   const hasFallback = hasNext && call.boundTo === null; // no other provider has what this one made
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
@@ -756,16 +757,21 @@ async function tryKeys(
     let setback: Setback;
     let isFault = false;
     if (lease.kind === "no_key") {
-      if (lease.why === "unsuited" && call.notHere !== null) return nowhere(call.notHere, call, engine);
+      if (lease.why === "unsuited" && call.notHere !== null) {
+        call.belongings?.isNowhere(clock.now());
+        return relayWhole(call.notHere, call, engine); // no account has it: what the first one said
+      }
       setback = call.signal.aborted ? ABANDONED : lease;
     } else {
       progress.attempts += 1;
       const result = await attempt(call, upstream, lease, engine);
-      if (isNotHere(result, call, upstream, lease, engine)) continue;
-      if (result.kind !== "failed") {
-        const answer = call.listsModels ? await listingRoutes(result, engine.config.routes) : result;
-        return passThrough(answer, call, upstream, lease, engine);
+      const notHere = call.notHereIn(result);
+      if (notHere !== null) {
+        pool.settle(lease, NOT_HERE, clock.now(), call.budgets);
+        call.noteNotHere(notHere, upstream, lease);
+        continue; // another account may have it
       }
+      if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
@@ -803,48 +809,6 @@ async function tryKeys(
   }
 }
 
-/** Finds out whether the request has to do with what one account alone has (P35). */
-function bind(call: Call, { config, pool }: Upstream, { owners }: Engine): void {
-  const { target, method, body } = call;
-  if (pool.keys.length > 1) {
-    const { path, query } = target;
-    const names = () => accountNames(pool.keys);
-    call.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners);
-  }
-  call.boundTo = call.belongings?.boundTo ?? null;
-  if (call.belongings?.teaches) call.headers.set("accept-encoding", "identity"); // its answer has to be read
-}
-
-/** Whether an account answered that it has not what the request refers to; then another one is asked. */
-function isNotHere(
-  result: Attempted,
-  call: Call,
-  upstream: Upstream,
-  lease: Lease,
-  { clock }: Engine,
-): boolean {
-  const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
-  const { belongings } = call;
-  if (belongings === null || answer === null) return false;
-  if (!belongings.isNotHere(answer.status, answer.body, clock.now())) return false;
-  const { pool } = upstream;
-  pool.settle(lease, { kind: "rejected", said: "" }, clock.now(), call.budgets);
-  const name = accountName(lease.key);
-  call.noteNotHere(
-    answer,
-    upstream,
-    lease,
-    pool.keys.filter((key) => accountName(key) === name),
-  );
-  return true;
-}
-
-/** No account has what the request refers to: the client gets what the first one said. */
-function nowhere(answer: WholeAnswer, call: Call, engine: Engine): Response {
-  call.belongings?.isNowhere(engine.clock.now());
-  return relayWhole(answer, call, engine);
-}
-
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
 function leaseFor(
   call: Call,
@@ -873,58 +837,30 @@ function leaseFor(
   });
 }
 
-/** Resolves after `durationMs`, or at once when the signal fires. */
-function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const cancel = clock.after(durationMs, end);
-  signal.addEventListener("abort", end);
-  if (signal.aborted) end();
-  return promise;
-  function end() {
-    cancel();
-    signal.removeEventListener("abort", end);
-    resolve();
-  }
-}
-
 /** The client's answer when none of upstream's may be passed on as an answer. */
-function giveUp(setback: Setback, call: Call, upstream: Upstream, engine: Engine): Response {
-  const { kept } = call;
+function giveUp(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): Response {
+  const { kept, progress } = call;
   if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
     call.keyLabel = kept.keyLabel;
     return relayWhole(kept.answer, call, engine);
   }
+  const now = engine.clock.now();
   const refusal =
     setback.kind === "unreachable"
-      ? refuse(STATUS_OF_UNREACHABLE[setback.type], setback.type, setback.message)
-      : refuseForKeys(troubleOf(setback, call, upstream, engine));
-  const response = readable(refusalResponse(refusal), call.request, engine);
-  response.headers.set("x-keywheel-attempts", String(call.progress.attempts));
+      ? refuseUnreachable(setback)
+      : refuseForKeys({
+          none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
+          attempts: progress.attempts,
+          provider: config.name,
+          keys: pool.report(now),
+          said: call.lastSaid,
+          settings: engine.config,
+          now,
+        });
+  const response = refused(refusal, call.request, engine);
+  response.headers.set("x-keywheel-attempts", String(progress.attempts));
   return call.finish(refusal.status, refusal.type, response);
-}
-
-const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
-  upstream_unreachable: 502,
-  upstream_protocol_error: 502,
-  draining: 503,
-  connect_timeout: 504,
-  first_byte_timeout: 504,
-  stream_idle_timeout: 504,
-};
-
-function troubleOf(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): KeyTrouble {
-  const now = engine.clock.now();
-  return {
-    none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
-    attempts: call.progress.attempts,
-    provider: config.name === "default" ? "the provider" : config.name,
-    keys: pool.report(now),
-    said: call.lastSaid,
-    maxWaitMs: engine.config.maxWaitMs,
-    exhaustedStatus: engine.config.exhaustedStatus,
-    now,
-  };
 }
 
 // ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -935,7 +871,6 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   const watch = engine.clocks.start(call, upstream);
   call.watch = watch;
   call.budgets = null;
-  call.attemptAt = lease.at;
   const [field, credential] = authHeader(dialect, baseUrl, call.target.path, lease.key.secret.reveal());
   call.headers.set(field, credential);
   let result: Attempted;
@@ -952,11 +887,13 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
     // Who has no use for what is announced of limits does not pay for reading it; a refusal is read for its own sake.
     if (upstream.config.rpm !== "off" || response.status >= 400)
       call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
-    const asked = askedOf(call, upstream, lease, engine);
+    const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
     const judged = isShort(response, call.method)
       ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
       : readOpening(response, asked);
     result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
+    if (call.listsModels && result.kind !== "failed")
+      result = await listingRoutes(result, engine.config.routes);
   } catch (error) {
     result = failed(watch.explain(error));
   }
@@ -964,19 +901,6 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
   if (result.kind === "failed") watch.abort(ABANDONED); // whatever of it is unread need not come
   if (result.kind !== "open") watch.end();
   return result;
-}
-
-/** What the judges of an answer need to know of its request. */
-function askedOf(call: Call, { config }: Upstream, lease: Lease, { clock }: Engine): Asked {
-  return {
-    method: call.method,
-    streamDialect: call.streamDialect,
-    dialect: config.dialect,
-    secret: lease.key.secret,
-    retryStatus: call.retryStatus,
-    usualRetryStatus: config.retryStatus,
-    clock,
-  };
 }
 
 /** Hands an answer on to the client. From here on nothing is retried. */
@@ -1162,21 +1086,11 @@ class Passage {
 
 const CUT_SHORT = new Error("the answer was cut short");
 
-/** Upstream itself said in the stream that it failed: the client knows, and the key is not credited. */
-const STREAM_FAILED: Verdict = {
-  kind: "overloaded",
-  pauseMs: null,
-  maybeBilled: true,
-  refusesAll: false,
-  said: "",
-};
-
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
 export interface Upstream extends Reachable, Destination {
   readonly config: ProviderConfig;
-  readonly isDefault: boolean;
   readonly base: Base;
   readonly pool: Pool;
   /** What its answers announce of limits. */
@@ -1281,76 +1195,49 @@ function upstreamsOf(
   before: readonly Upstream[],
   { clock, random, observer, keeper = null }: Dependencies & { observer: Observer },
 ): readonly [Upstream, ...Upstream[]] {
-  const upstreamOf = (provider: ProviderConfig, index: number): Upstream => {
+  const upstreamOf = (provider: ProviderConfig): Upstream => {
     const old = before.find(({ config }) => config.name === provider.name);
-    const { protocol, hostname, port } = provider.baseUrl;
-    const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
     const pool = old?.pool ?? new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
     return {
       config: provider,
-      isDefault: index === 0,
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
       pool,
       bulletin: old?.bulletin ?? new Bulletin(),
       retries: old?.retries ?? new RetryBudget(),
       heardAt: 0,
-      canConnect: () => canConnect(hostname, portNumber, clock),
+      canConnect: () => canConnect(provider.baseUrl, clock),
     };
   };
   const [first, ...others] = config.providers;
-  return [upstreamOf(first, 0), ...others.map((provider, index) => upstreamOf(provider, index + 1))];
-}
-
-/** One observer that tells all; the list may grow. */
-function toAll(observers: readonly Observer[]): Required<Observer> {
-  return {
-    finished(record) {
-      for (const observer of observers) observer.finished?.(record);
-    },
-    keyChanged(event) {
-      for (const observer of observers) observer.keyChanged?.(event);
-    },
-  };
+  return [upstreamOf(first), ...others.map(upstreamOf)];
 }
 
 type Server = Bun.Server<undefined>;
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
 function handle(request: Request, server: Server, engine: Engine): Response | Promise<Response> {
-  const { config } = engine;
+  const { config, openAdmin } = engine;
   const { headers } = request;
   const target = targetOf(request.url, headers.get("host"));
   if (target === null) return refusalResponse(UNREADABLE_TARGET);
-
-  if (engine.openAdmin !== null && leadsToAdmin(target.path, engine)) {
-    const knock = { request, path: target.path, query: target.query, peer: peerOf(request, server, config) };
-    if (target.path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
-    return engine.openAdmin().then((admin) => admin.handle(knock));
+  const { path, query } = target;
+  const peer = peerOf(request, server, config);
+  if (openAdmin !== null && leadsToAdmin(path, engine)) {
+    if (path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
+    return openAdmin().then((admin) => admin.handle({ request, path, query, peer }));
   }
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
-
-  const visitor = {
-    peer: peerOf(request, server, config),
-    headers,
-    keyParameter: keyParameter(target.query),
-  };
+  const visitor = { peer, headers, keyParameter: keyParameter(query) };
   const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
   const own = ownAnswer(target, visitor, admission, engine);
-  if (own instanceof Promise) return own.then((response) => readable(response, request, engine));
-  if (own !== null) return readable(own, request, engine);
-  const route = admission.kind === "admitted" ? planRoute(request, target, engine) : refusalOf(admission);
-  if (route.kind === "refused") return readable(refusalResponse(route), request, engine);
-  const keys = keyParameters(target.query);
-  if (
-    keys.length > 0 &&
-    (!hasCredentialField(headers) || keys.some((key) => isClientKey(key, config.access)))
-  ) {
-    route.target.query = withoutKeyParameter(target.query);
-  }
-  const client = admission.kind === "admitted" ? admission.client : null;
-  return relay(new Call(request, server, engine, route.target, client, route.retryStatus), route, engine);
+  if (own !== null) return own;
+  if (admission.kind === "refused") return refused(refusalOf(admission), request, engine);
+  const route = planRoute(request, target, engine);
+  if (route.kind === "refused") return refused(route, request, engine);
+  const call = new Call(request, server, engine, route.target, admission.client, route.retryStatus);
+  return relay(call, route, engine);
 }
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
@@ -1359,10 +1246,19 @@ function peerOf(request: Request, server: Server, { listen }: Config): string | 
   return server.requestIP(request)?.address ?? "unknown";
 }
 
-/** Lets the page of an allowed origin read one of our own answers. */
-function readable(response: Response, request: Request, { config }: Engine): Response {
+/** A refusal of our own, which the page of an allowed origin may read. */
+function refused(refusal: Refusal, request: Request, { config }: Engine): Response {
+  const response = refusalResponse(refusal);
   addCors(response.headers, request.headers, config.corsOrigins);
   return response;
+}
+
+/** A bug of ours: the log says which, the client only that there is one. */
+function bugResponse(error: unknown, { log }: Engine): Response {
+  log.line("error", "bug", {
+    error: error instanceof Error ? `${error.name}: ${error.message}` : "not an Error",
+  });
+  return refusalResponse(INTERNAL_ERROR);
 }
 
 /** A proxy that listens. */
@@ -1379,37 +1275,22 @@ export interface Proxy {
 /** How long the last words of cut streams may take to go out. */
 const CUT_GRACE_MS = 100;
 
-function cutByDrain(drainMs: number): Unreachable {
-  const message = `This proxy is shutting down, and the ${drainMs / 1000} s for running answers (DRAIN_SEC) are over.`;
-  return { kind: "unreachable", type: "draining", message, maybeBilled: true };
-}
-
-function bugResponse(error: unknown, engine: Engine): Response {
-  const what = error instanceof Error ? `${error.name}: ${error.message}` : "not an Error";
-  engine.log.line("error", "bug", { error: what });
-  return refusalResponse(refuse(500, "internal_error", "keywheel failed on this request; its log says why."));
-}
-
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const engine = createEngine(config, dependencies);
   const { listen } = config;
   const options = {
+    idleTimeout: IDLE_SEC,
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
     fetch: (request: Request, bunServer: Server) => handle(request, bunServer, engine),
     error: (error: Error) => bugResponse(error, engine),
   } as const;
-  const server: Server =
+  const where =
     listen.kind === "unix"
-      ? Bun.serve({ ...options, unix: listen.path, idleTimeout: IDLE_SEC } as Bun.Serve.Options<undefined>)
-      : Bun.serve({
-          ...options,
-          hostname: listen.hostname,
-          port: listen.port,
-          reusePort: false,
-          idleTimeout: IDLE_SEC,
-        });
+      ? { unix: listen.path }
+      : { hostname: listen.hostname, port: listen.port, reusePort: false };
+  const server: Server = Bun.serve({ ...options, ...where } as Bun.Serve.Options<undefined>);
   const stop = async () => {
     engine.clocks.stop();
     engine.prober.close();
@@ -1418,7 +1299,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   };
   return {
     engine,
-    url: listen.kind === "tcp" ? `http://${urlHost(listen.hostname)}:${server.port}` : `unix:${listen.path}`,
+    url: urlOf(listen, server.port),
     async drain() {
       engine.draining = true;
       engine.onDrain();
@@ -1436,18 +1317,14 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   };
 }
 
-/** The host to write into a URL for an address that is listened on: all addresses include this machine's own. */
-function urlHost(hostname: string): string {
-  if (hostname === "0.0.0.0" || hostname === "::") return "127.0.0.1";
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
-}
-
 // ── 5 · Main ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Set by build.sh. */
 declare const KEYWHEEL_VERSION: string | undefined;
 export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
 const USER_AGENT = `keywheel/${VERSION}`;
+/** Time and chance as they are; a test brings its own. */
+const WORLD = { clock: systemClock, random: Math.random };
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
@@ -1466,7 +1343,7 @@ async function main(): Promise<number> {
     case "check":
     case "status":
     case "keys":
-      return operate(command, environment);
+      return import("./lib/commands.ts").then(({ operate }) => operate(command, environment));
     case "demo":
     case "serve":
       liftFetchLimit(environment);
@@ -1474,133 +1351,53 @@ async function main(): Promise<number> {
   }
 }
 
-/** Looks at a proxy or changes its keys, and ends. */
-async function operate(command: OperatorCommand, environment: Record<string, string>): Promise<number> {
-  const [{ runCommand }, { openTerminal }] = await Promise.all([
-    import("./lib/commands.ts"),
-    import("./lib/terminal.ts"),
-  ]);
-  const { fetch } = new Bun.FetchSession({ proxy: false });
-  return runCommand(command, {
-    terminal: openTerminal(),
-    clock: systemClock,
-    fetch,
-    placesOf: (envFile) => placesOf(environment, envFile, import.meta.dir),
-  });
-}
-
+/** Serves what the settings say. */
 async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const places = placesOf(environment, envFile, import.meta.dir);
+  const places = placesOf(environment, envFile);
   const loaded = await loadConfig(places);
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
-  if (!loaded.ok) {
-    for (const problem of loaded.problems) console.error(problem);
-    return EXIT_USAGE;
-  }
+  if (!loaded.ok) return refuseSettings(loaded.problems);
   const { config } = loaded;
-  const running = await startOrExplain(config);
-  if (running === null) return EXIT_FAILED;
-  const { engine, url } = running.proxy;
+  const books = await openBooks(config, WORLD);
+  const proxy = startOrExplain(config, books);
+  if (proxy === null) return EXIT_FAILED;
+  const { engine, url } = proxy;
   const { clock, log } = engine;
-  const apply = (next: Config) => reconfigure(engine, next);
-  const reloader = new Reloader({ places, loaded, clock, log, apply });
+  const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
+  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+  const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
   let opening: Promise<Admin> | null = null;
-  engine.openAdmin = () => (opening ??= openAdmin(engine, running, { reloader, places }));
-  const signalled = untilSignalled(serviceOf(running, reloader)); // before it says that it is there: somebody may answer with a signal
+  engine.openAdmin = () => (opening ??= import("./lib/desk.ts").then(({ openDoor }) => openDoor(desk)));
+  const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
 }
 
-/** What a signal acts on. */
-function serviceOf({ proxy, books }: Running, reloader: Reloader | null): Service {
-  const { engine } = proxy;
-  return {
-    clock: engine.clock,
-    log: engine.log,
-    reload: reloader === null ? null : () => void reloader.reload(),
-    get inFlight() {
-      return engine.inFlight;
-    },
-    get drainMs() {
-      return engine.config.drainMs;
-    },
-    async drain() {
-      reloader?.close();
-      await proxy.drain();
-      await books.close();
-    },
-  };
-}
-
-/** The operator's door and desk: loaded when somebody first knocks. */
-async function openAdmin(
-  engine: Engine,
-  running: Running,
-  files: Pick<DeskOptions, "reloader" | "places">,
-): Promise<Admin> {
-  const [{ openDesk }, { createAdmin }] = await Promise.all([
-    import("./lib/desk.ts"),
-    import("./lib/admin.ts"),
-  ]);
-  const { clock, log } = engine;
-  const ledger = running.books.ledger ?? new Ledger();
-  if (running.books.ledger === null) engine.observe(ledger); // nobody had asked for it before
-  const desk = await openDesk({ ...files, works: engine, ledger, version: VERSION, url: running.proxy.url });
-  engine.observe(desk);
-  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
-  const admin = createAdmin({
-    operator: desk,
-    clock,
-    log,
-    password: () => engine.config.adminPassword,
-    newToken,
-    config: () => engine.config,
-  });
-  engine.onDrain = () => admin.close();
-  return admin;
-}
-
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
 async function demo(environment: Record<string, string>): Promise<number> {
-  const { startDemoProvider } = await import("./lib/demo.ts");
+  const { demoSettings, startDemoProvider } = await import("./lib/demo.ts");
   const provider = startDemoProvider();
-  const settings = {
-    PORT: environment["PORT"] ?? "3000",
-    HOST: environment["HOST"] ?? "127.0.0.1",
-    LOG_LEVEL: environment["LOG_LEVEL"] ?? "info",
-    API_KEYS: provider.keys.join(","),
-    TARGET_BASE_URL: `${provider.url}/v1`,
-    PROVIDER: "openai",
-    STATE: "off",
-  };
-  const parsed = parseConfig(settings);
-  if (!parsed.ok) {
-    for (const problem of parsed.problems) console.error(problem);
-    return EXIT_USAGE;
-  }
-  const running = await startOrExplain(parsed.config);
-  if (running === null) return EXIT_FAILED;
-  const signalled = untilSignalled(serviceOf(running, null));
-  console.log(demoBanner(parsed.config, { version: VERSION, url: running.proxy.url }));
+  const parsed = parseConfig(demoSettings(provider, environment));
+  if (!parsed.ok) return refuseSettings(parsed.problems);
+  const books = await openBooks(parsed.config, WORLD);
+  const proxy = startOrExplain(parsed.config, books);
+  if (proxy === null) return EXIT_FAILED;
+  const signalled = untilSignalled({ proxy, books, reloader: null });
+  console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
   const code = await signalled;
   await provider.stop();
   return code;
 }
 
-/** A proxy, and what its work is written to. */
-interface Running {
-  readonly proxy: Proxy;
-  readonly books: Books;
+function refuseSettings(problems: readonly string[]): number {
+  for (const problem of problems) console.error(problem);
+  return EXIT_USAGE;
 }
 
-/** Starts the proxy and what is told of its work, or says on stderr why it cannot listen. */
-async function startOrExplain(config: Config): Promise<Running | null> {
-  const shell = { clock: systemClock, random: Math.random };
-  const books = await openBooks(config, shell);
-  const { log, observers, store } = books;
+/** Starts the proxy; null: it cannot listen, and stderr says why. */
+function startOrExplain(config: Config, { log, observers, store }: Books): Proxy | null {
   try {
-    const proxy = startProxy(config, { ...shell, log, observers, keeper: store, resources: store });
-    return { proxy, books };
+    return startProxy(config, { ...WORLD, log, observers, keeper: store, resources: store });
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;

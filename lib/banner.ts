@@ -86,6 +86,17 @@ function baseUrl(url: string): string {
   return url.startsWith("unix:") ? url : `${url}/v1`;
 }
 
+/** Where it is reached: `http://127.0.0.1:3000`, or `unix:/path`. `port`: the one that was taken. */
+export function urlOf(listen: Listen, port: number | undefined): string {
+  return listen.kind === "unix" ? `unix:${listen.path}` : `http://${hostOf(listen.hostname)}:${port}`;
+}
+
+/** The host to write into a URL for an address that is listened on: all addresses include this machine's own. */
+function hostOf(hostname: string): string {
+  if (hostname === "0.0.0.0" || hostname === "::") return "127.0.0.1";
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
 /** Why the address cannot be listened on, and what to do. */
 export function whyNotListening(listen: Listen, error: unknown): string {
   const code =

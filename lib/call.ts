@@ -2,8 +2,10 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
+import { belongingsOf } from "./belongings.ts";
 import type { Belongings } from "./belongings.ts";
 import type { Budgets } from "./budget.ts";
+import { accountName, accountNames } from "./choice.ts";
 import type { Clock } from "./clock.ts";
 import { conversationOf } from "./conversation.ts";
 import type { Failure, Progress } from "./decision.ts";
@@ -12,7 +14,8 @@ import type { Key } from "./keystate.ts";
 import { saidBy } from "./lease.ts";
 import type { Lease, Need } from "./lease.ts";
 import { bodyWithModel, modelOf, pathWithModel } from "./modelname.ts";
-import type { Failed, OpenAnswer, WholeAnswer } from "./opening.ts";
+import type { Attempted, Failed, OpenAnswer, WholeAnswer } from "./opening.ts";
+import type { Owners } from "./owners.ts";
 import type { Target } from "./paths.ts";
 import type { AttemptRecord, Observer } from "./record.ts";
 import { streamDialectOf } from "./stream.ts";
@@ -31,9 +34,10 @@ export interface House {
   bufferedBytes: number;
 }
 
-/** The provider that an attempt was sent to. */
+/** The provider that an attempt is sent to. */
 interface Asked {
   readonly config: { readonly name: string };
+  readonly pool: { readonly keys: readonly Key[] };
   /** null for the default provider where it has no name. */
   readonly prefix: string | null;
 }
@@ -62,9 +66,8 @@ export class Call implements Need, Client {
   notHere: WholeAnswer | null = null;
   /** It asks for the models there are: routes are some, too. */
   listsModels = false;
-  /** The clocks of the attempt under way, when it was sent, and what its answer announced of limits. */
+  /** The clocks of the attempt under way, and what its answer announced of limits. */
   watch: Watch | null = null;
-  attemptAt = 0;
   budgets: Budgets | null = null;
   /** The best answer of upstream so far that was not passed on. */
   kept: KeptAnswer | null = null;
@@ -157,6 +160,19 @@ export class Call implements Need, Client {
     this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
   }
 
+  /** Finds out whether it has to do with what one account of this provider alone has (P35). */
+  bind({ config, pool }: Asked, owners: Owners): void {
+    this.belongings = null; // of the provider before
+    if (pool.keys.length > 1) {
+      const { path, query } = this.target;
+      const { method, body } = this;
+      const names = () => accountNames(pool.keys);
+      this.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners);
+    }
+    this.boundTo = this.belongings?.boundTo ?? null;
+    if (this.belongings?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
+  }
+
   /** From here on only our own clocks end the connection, not the server's idle timer. */
   hold(): void {
     if (this.#isHeld || this.#isOver) return;
@@ -182,9 +198,19 @@ export class Call implements Need, Client {
     }
   }
 
-  /** An account says that it has not what the request refers to: nobody is blamed, and none of its keys asked again. */
-  noteNotHere(answer: WholeAnswer, upstream: Asked, lease: Lease, keys: readonly Key[]): void {
-    for (const key of keys) (this.#unsuited ??= new Set()).add(key);
+  /** An answer that says that the account has not what the request refers to; null: it is another one. */
+  notHereIn(result: Attempted): WholeAnswer | null {
+    const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
+    if (this.belongings === null || answer === null) return null;
+    const isNotHere = this.belongings.isNotHere(answer.status, answer.body, this.house.clock.now());
+    return isNotHere ? answer : null;
+  }
+
+  /** Remembers such an answer: nobody is blamed, and none of the account's keys asked again. */
+  noteNotHere(answer: WholeAnswer, upstream: Asked, lease: Lease): void {
+    const account = accountName(lease.key);
+    const unsuited = (this.#unsuited ??= new Set());
+    for (const key of upstream.pool.keys) if (accountName(key) === account) unsuited.add(key);
     this.notHere ??= answer;
     this.#used(upstream, lease.key);
     this.#record("not_here", answer.status, "", upstream, lease, this.house.clock.now());

@@ -32,6 +32,20 @@ export function nextTurn(afterMs = 1): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, afterMs));
 }
 
+/** Resolves after `durationMs`, or at once when the signal fires. */
+export function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const cancel = clock.after(durationMs, end);
+  signal.addEventListener("abort", end);
+  if (signal.aborted) end();
+  return promise;
+  function end() {
+    cancel();
+    signal.removeEventListener("abort", end);
+    resolve();
+  }
+}
+
 /** Whole seconds, rounded up, at least 1: a `Retry-After` must never be too early. */
 export function retryAfterSec(waitMs: number): number {
   return Math.max(1, Math.ceil(waitMs / 1000));

@@ -13,7 +13,7 @@ import {
   type KeyName,
   type OperatorCommand,
 } from "./cli.ts";
-import { type Clock, formatDuration } from "./clock.ts";
+import { type Clock, formatDuration, systemClock } from "./clock.ts";
 import { type Config, loadConfig, type LoadedConfig, type Places } from "./config.ts";
 import type { Outcome } from "./controls.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeys } from "./keys.ts";
@@ -26,9 +26,10 @@ import {
   type ShownKey,
   type ShownProvider,
 } from "./operator.ts";
+import { placesOf } from "./process.ts";
 import { SettingsFiles } from "./sources.ts";
 import { type Column, oneLine, table } from "./table.ts";
-import type { Terminal } from "./terminal.ts";
+import { openTerminal, type Terminal } from "./terminal.ts";
 
 /** What a command needs from outside. */
 export interface Shell {
@@ -38,6 +39,17 @@ export interface Shell {
   readonly fetch: Fetch;
   /** Where the configuration is looked for; `envFile`: the PATH of `--env-file`. */
   placesOf(envFile: string | null): Places;
+}
+
+/** Runs a command at this process's own terminal. Resolves with the exit code. */
+export function operate(command: OperatorCommand, environment: Record<string, string>): Promise<number> {
+  const { fetch } = new Bun.FetchSession({ proxy: false });
+  return runCommand(command, {
+    terminal: openTerminal(),
+    clock: systemClock,
+    fetch,
+    placesOf: (envFile) => placesOf(environment, envFile),
+  });
 }
 
 /** Runs a command to its end. Resolves with the exit code. */

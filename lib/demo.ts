@@ -60,6 +60,22 @@ type Turn = DemoCall & { path: string; account: Account; id: string; left: strin
 /** One answer, whole and as the events of a stream. */
 type Speech = { whole: Json; events: (Json | "[DONE]")[] };
 
+/** What the proxy in front of it is set to; of the environment only where it listens and how much it says. */
+export function demoSettings(
+  { url, keys }: DemoProvider,
+  environment: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
+  return {
+    PORT: environment["PORT"] ?? "3000",
+    HOST: environment["HOST"] ?? "127.0.0.1",
+    LOG_LEVEL: environment["LOG_LEVEL"] ?? "info",
+    API_KEYS: keys.join(","),
+    TARGET_BASE_URL: `${url}/v1`,
+    PROVIDER: "openai",
+    STATE: "off",
+  };
+}
+
 export function startDemoProvider(options: DemoOptions = {}): DemoProvider {
   const { keys = KEY_NAMES.map((name) => `demo-key-${name}`), limit = 5, windowMs = 60_000 } = options;
   const { clock = systemClock, announce = "retry-after", tokenDelayMs = 20, answer } = options;

@@ -3,6 +3,7 @@
  * configured by. A change of keys or settings is written to its file first and then read back from there, so the
  * file stays the one truth.
  */
+import { type Admin, createAdmin } from "./admin.ts";
 import { type CheckedKey, checkKeys } from "./checking.ts";
 import type { Clock } from "./clock.ts";
 import type { Config, ConfiguredKey, Places, ProviderConfig } from "./config.ts";
@@ -22,7 +23,8 @@ import type {
 } from "./controls.ts";
 import type { KeyReport } from "./health.ts";
 import type { Key } from "./keystate.ts";
-import type { Ledger } from "./ledger.ts";
+import { Ledger } from "./ledger.ts";
+import type { Log } from "./log.ts";
 import { keyPlaces, planAddKey, planOrder, planRemoveKey, planSettings, settingsOf } from "./operate.ts";
 import type { Plan, Sources } from "./operate.ts";
 import type { KeyEvent, Observer, RequestRecord } from "./record.ts";
@@ -62,11 +64,40 @@ export interface DeskOptions {
   url: string;
 }
 
-/** Opens the desk: reads once where settings stand. */
-export async function openDesk(options: DeskOptions): Promise<Desk> {
-  const desk = new Desk(options);
+/** The engine, as desk and door need it together: they are told of its work, and end with it. */
+export interface WatchedWorks extends Works {
+  readonly log: Log;
+  observe(observer: Observer): void;
+  onDrain: () => void;
+}
+
+export interface DoorOptions extends Omit<DeskOptions, "works" | "ledger"> {
+  works: WatchedWorks;
+  /** null: nobody had asked for one before. */
+  ledger: Ledger | null;
+  /** Text from at least 32 random bytes, of characters that may stand in a cookie. */
+  newToken(): string;
+}
+
+/** Opens the operator's door, with the desk behind it: when somebody first knocks. */
+export async function openDoor(options: DoorOptions): Promise<Admin> {
+  const { works, newToken, ...others } = options;
+  const { clock, log } = works;
+  const ledger = options.ledger ?? new Ledger();
+  if (options.ledger === null) works.observe(ledger);
+  const desk = new Desk({ ...others, works, ledger });
   await desk.look();
-  return desk;
+  works.observe(desk);
+  const admin = createAdmin({
+    operator: desk,
+    clock,
+    log,
+    password: () => works.config.adminPassword,
+    newToken,
+    config: () => works.config,
+  });
+  works.onDrain = () => admin.close();
+  return admin;
 }
 
 export class Desk implements Operator, Observer {

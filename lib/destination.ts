@@ -1,10 +1,11 @@
 /**
  * Where a request goes: to the provider that its path names, or by routes and fallbacks to one after another. Pure.
  */
-import type { Config } from "./config.ts";
+import type { Access, Config } from "./config.ts";
 import { parseStatusList } from "./config.ts";
+import { hasCredentialField, isClientKey } from "./door.ts";
 import { RETRY_STATUS_FIELD } from "./fields.ts";
-import { withoutPrefix } from "./paths.ts";
+import { keyParameters, withoutKeyParameter, withoutPrefix } from "./paths.ts";
 import type { Target } from "./paths.ts";
 import {
   DRAINING,
@@ -29,6 +30,7 @@ export interface Route<D extends Destination> {
   readonly upstream: D;
   /** The path names no provider: routes and fallbacks may lead elsewhere. */
   readonly isOpen: boolean;
+  /** As it goes on: without the name of the provider, and without a key that is for us. */
   readonly target: Target;
   /** Statuses that this request wants retried, beside those of the configuration. */
   readonly retryStatus: ReadonlySet<number>;
@@ -44,30 +46,39 @@ export interface Hop<D extends Destination> {
 interface Destinations<D extends Destination> {
   readonly upstreams: readonly [D, ...D[]];
   readonly draining: boolean;
+  readonly config: { readonly access: Access };
 }
 
 /** Where a request goes, or why it goes nowhere. */
 export function planRoute<D extends Destination>(
   { method, headers }: Request,
-  target: Target,
-  { upstreams, draining }: Destinations<D>,
+  { path, query }: Target,
+  { upstreams, draining, config }: Destinations<D>,
 ): Route<D> | Refusal {
   if (draining) return DRAINING;
-  if (isReserved(target.path)) return notFound(target.path);
+  if (isReserved(path)) return notFound(path);
   if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
   // An answer to TRACE repeats the request, and with it the key.
   if (method === "CONNECT" || method === "TRACE") return NO_TUNNELS;
-  const named = upstreams.find(
-    ({ prefix }) => prefix !== null && withoutPrefix(target.path, prefix) !== null,
-  );
+  const named = upstreams.find(({ prefix }) => prefix !== null && withoutPrefix(path, prefix) !== null);
   const upstream = named ?? upstreams[0];
   if (upstream.config.disabled) return providerDisabled(upstream.config.name);
   const asked = headers.get(RETRY_STATUS_FIELD);
   const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
   if (retryStatus === null) return unreadableRetryStatus(RETRY_STATUS_FIELD);
-  const path = named === undefined ? target.path : target.path.slice(named.prefix?.length) || "/";
-  const isOpen = named === undefined;
-  return { kind: "route", upstream, isOpen, target: { path, query: target.query }, retryStatus };
+  const target = {
+    path: named === undefined ? path : path.slice(named.prefix?.length) || "/",
+    query: queryToForward(query, headers, config.access),
+  };
+  return { kind: "route", upstream, isOpen: named === undefined, target, retryStatus };
+}
+
+/** A `key` in the query is for us where it is the only credential, or one of our own: then it goes no further. */
+function queryToForward(query: string, headers: Headers, access: Access): string {
+  const keys = keyParameters(query);
+  if (keys.length === 0) return query;
+  const isForUs = !hasCredentialField(headers) || keys.some((key) => isClientKey(key, access));
+  return isForUs ? withoutKeyParameter(query) : query;
 }
 
 const NO_STATUSES: ReadonlySet<number> = new Set();

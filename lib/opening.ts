@@ -57,14 +57,19 @@ export type Attempted = WholeAnswer | OpenAnswer | Failed;
 
 /** What is known of the request when its answer comes. */
 export interface Asked {
-  readonly method: string;
-  readonly streamDialect: StreamDialect;
-  readonly dialect: Dialect;
+  readonly call: {
+    readonly method: string;
+    readonly streamDialect: StreamDialect;
+    /** Statuses that this request wants retried. */
+    readonly retryStatus: ReadonlySet<number>;
+  };
+  readonly provider: {
+    readonly dialect: Dialect;
+    /** Those of the settings. */
+    readonly retryStatus: ReadonlySet<number>;
+  };
   /** The key it was made with. */
   readonly secret: Secret;
-  /** Statuses that this request wants retried, and those of the settings. */
-  readonly retryStatus: ReadonlySet<number>;
-  readonly usualRetryStatus: ReadonlySet<number>;
   readonly clock: Clock;
 }
 
@@ -92,7 +97,7 @@ export async function readOpening(response: Response, asked: Asked): Promise<Att
   const { status, headers } = response;
   if (status < 200 || status > 599) return failed(protocolError(`its status is ${status}`));
   if (status >= 300) return readRefusal(response, asked);
-  if (isBodiless(status, asked.method)) return whole(response, null);
+  if (isBodiless(status, asked.call.method)) return whole(response, null);
   const type = headers.get("content-type") ?? "";
   const length = headers.get("content-length");
   const reader = readerOf(response);
@@ -174,7 +179,7 @@ function judgeInPlace(
   response: Response,
   sent: Bytes,
   unpacked: Unpacked,
-  { dialect, secret, clock }: Asked,
+  { provider: { dialect }, secret, clock }: Asked,
   event = unpacked.plain,
 ): WholeAnswer | Failed | null {
   const text = textOf(event);
@@ -227,7 +232,7 @@ async function readUpToEvent(
   asked: Asked,
   unpacker: Unpacker | "plain" | null,
 ): Promise<Attempted> {
-  const { clock, streamDialect } = asked;
+  const { clock, call } = asked;
   const sent = new Gathering();
   const event = new FirstEvent();
   let isReadable = unpacker !== null;
@@ -239,7 +244,7 @@ async function readUpToEvent(
     const result = sent.length === 0 ? await pending : await readBefore(pending, holdUntil, clock);
     if (result === null) return openWith(pending);
     if (result.done) {
-      if (!event.hasBegun && isReadable) return endedEarly(response, sent.bytes, streamDialect);
+      if (!event.hasBegun && isReadable) return endedEarly(response, sent.bytes, call.streamDialect);
       // Its passage finds out whether it was complete.
       return judgeEvent(response, sent.bytes, event, asked) ?? openWith(Promise.resolve({ done: true }));
     }
@@ -281,7 +286,7 @@ function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): 
 /** An error, or a redirect: its address may hold the key. And what it means. */
 async function readRefusal(response: Response, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
-  const reader = isBodiless(status, asked.method) ? null : readerOf(response);
+  const reader = isBodiless(status, asked.call.method) ? null : readerOf(response);
   const { bytes, isWhole } = reader
     ? await readUpTo(reader, REFUSAL_BYTES)
     : { bytes: NO_BYTES, isWhole: true };
@@ -290,7 +295,7 @@ async function readRefusal(response: Response, asked: Asked): Promise<Attempted>
   const clean = withoutSecret(bytes, unpacked, headers, asked.secret);
   const readable = clean === bytes || unpacked.extent === "none" ? unpacked.plain : clean;
   const evidence = { status, headers, body: evidenceOf(readable) };
-  const verdict = withoutMasks(classify(asked.dialect, evidence, asked.clock.now()));
+  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.now()));
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
   return setback === null ? answer : failed(setback, answer, verdict);
@@ -304,10 +309,10 @@ function withoutMasks(verdict: Verdict): Verdict {
 /** Whether a status is to be retried: not at all, as failures of the upstream are, or by its very name. */
 type RetryWish = "none" | "usual" | "by_name";
 
-function retryWishOf(status: number, { retryStatus, usualRetryStatus }: Asked): RetryWish {
-  if (retryStatus.has(status)) return "by_name";
+function retryWishOf(status: number, { call, provider }: Asked): RetryWish {
+  if (call.retryStatus.has(status)) return "by_name";
   if (status === 429) return "usual"; // whose fault it may be, it is never passed on as a failure
-  if (!usualRetryStatus.has(status)) return "none";
+  if (!provider.retryStatus.has(status)) return "none";
   return status < 500 ? "by_name" : "usual";
 }
 

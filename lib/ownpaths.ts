@@ -9,6 +9,7 @@ import type { Clock } from "./clock.ts";
 import type { Config, ProviderConfig } from "./config.ts";
 import { authorizeLocal } from "./door.ts";
 import type { Admission, Visitor } from "./door.ts";
+import { addCors } from "./fields.ts";
 import { healthResponse } from "./health.ts";
 import type { KeyReport, ProviderReport } from "./health.ts";
 import { METRICS_TYPE } from "./metrics.ts";
@@ -52,46 +53,54 @@ export function ownAnswer(
   visitor: Visitor,
   admission: Admission,
   house: House,
-): Response | Promise<Response> | null {
-  if (path !== "/health" && path !== "/metrics") return null;
-  const { config, openAdmin } = house;
-  const hasKey = config.access.mode === "keys" && admission.kind === "admitted";
-  const locally = authorizeLocal(visitor, config.listen, config.corsOrigins);
-  const isKnown = hasKey || locally.kind === "admitted";
-  const show = (mayKnow: boolean) => {
-    if (path === "/health") return health(house, mayKnow);
-    const refused = admission.kind === "admitted" ? locally : admission;
-    return mayKnow || refused.kind === "admitted" ? metricsOf(house) : refusalResponse(refusalOf(refused));
-  };
-  const mayBeOperator = !isKnown && config.adminPassword !== null && visitor.headers.has("authorization");
-  if (!mayBeOperator || openAdmin === null) return show(isKnown);
-  return openAdmin().then((admin) => show(admin.isOperator(visitor.headers, visitor.peer)));
+): Promise<Response> | null {
+  switch (path) {
+    case "/health":
+      return health(visitor, admission, house);
+    case "/metrics":
+      return metrics(visitor, admission, house);
+    default:
+      return null;
+  }
 }
 
-function health(house: House, isKnownVisitor: boolean): Response {
-  const { version, clock, startedAt, upstreams } = house;
+async function health(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
+  const isKnownVisitor = (await whyNotShown(visitor, admission, house)) === null;
+  const { version, clock, startedAt, upstreams, config } = house;
   const now = clock.now();
-  return healthResponse({
-    version,
-    uptimeMs: now - startedAt,
-    providers: reportsOf(upstreams, now),
-    isKnownVisitor,
-  });
+  const providers = reportsOf(upstreams, now);
+  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownVisitor });
+  addCors(response.headers, visitor.headers, config.corsOrigins);
+  return response;
 }
 
-async function metricsOf({
-  version,
-  clock,
-  startedAt,
-  inFlight,
-  upstreams,
-  metrics,
-}: House): Promise<Response> {
+async function metrics(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
+  const refused = await whyNotShown(visitor, admission, house);
+  if (refused !== null) return refusalResponse(refusalOf(refused));
   const { readVitals } = await import("./vitals.ts");
   const vitals = await readVitals();
+  const { version, clock, startedAt, inFlight, upstreams } = house;
   const providers = reportsOf(upstreams, clock.now());
-  const text = metrics.render({ version, startedAt, inFlight, providers, vitals });
+  const text = house.metrics.render({ version, startedAt, inFlight, providers, vitals });
   return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
+}
+
+type Refused = Extract<Admission, { kind: "refused" }>;
+
+/** Why a visitor may not see how the pool is doing; null: it may. */
+async function whyNotShown(
+  visitor: Visitor,
+  admission: Admission,
+  { config, openAdmin }: House,
+): Promise<Refused | null> {
+  const { access, listen, corsOrigins, adminPassword } = config;
+  if (access.mode === "keys" && admission.kind === "admitted") return null;
+  const locally = authorizeLocal(visitor, listen, corsOrigins);
+  if (locally.kind === "admitted") return null;
+  const { headers, peer } = visitor;
+  const mayBeOperator = openAdmin !== null && adminPassword !== null && headers.has("authorization");
+  if (mayBeOperator && (await openAdmin()).isOperator(headers, peer)) return null;
+  return admission.kind === "refused" ? admission : locally;
 }
 
 /** The providers as they are now, the default one first. */

@@ -42,15 +42,10 @@ export async function givenEnvironment(): Promise<Record<string, string>> {
   }
 }
 
-/** Where settings are looked for. `envFile`: as it was given; null: it was not. `sourceDirectory`: of proxy.ts. */
-export function placesOf(
-  environment: Record<string, string>,
-  envFile: string | null,
-  sourceDirectory: string,
-): Places {
-  const programDirectory = Bun.isStandaloneExecutable
-    ? process.execPath.slice(0, process.execPath.lastIndexOf("/"))
-    : sourceDirectory;
+/** Where settings are looked for. `envFile`: the PATH of `--env-file PATH`, or null. */
+export function placesOf(environment: Record<string, string>, envFile: string | null): Places {
+  const program = Bun.isStandaloneExecutable ? process.execPath : Bun.main;
+  const programDirectory = program.slice(0, program.lastIndexOf("/"));
   return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
 }
 

@@ -91,3 +91,15 @@ export interface Observer {
   finished?(record: RequestRecord): void;
   keyChanged?(event: KeyEvent): void;
 }
+
+/** One observer that tells all of them; the list may grow. */
+export function toAll(observers: readonly Observer[]): Required<Observer> {
+  return {
+    finished(record) {
+      for (const observer of observers) observer.finished?.(record);
+    },
+    keyChanged(event) {
+      for (const observer of observers) observer.keyChanged?.(event);
+    },
+  };
+}

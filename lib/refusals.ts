@@ -3,7 +3,7 @@
  * what to do about it.
  */
 import { formatDuration, retryAfterSec } from "./clock.ts";
-import type { NoKey } from "./decision.ts";
+import type { NoKey, Unreachable } from "./decision.ts";
 import type { KeyReport } from "./health.ts";
 
 /** `type` and `code` of the proxy's own errors, those of the operator's door included. */
@@ -70,6 +70,20 @@ export function refusalResponse({ status, type, message, retryAfterMs }: Refusal
   return Response.json({ type: "error", error: { ...error, retry_after: retryAfter } }, { status, headers });
 }
 
+/** Our answer when upstream gave none. */
+export function refuseUnreachable({ type, message }: Unreachable): Refusal {
+  return refuse(STATUS_OF_UNREACHABLE[type], type, message);
+}
+
+const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
+  upstream_unreachable: 502,
+  upstream_protocol_error: 502,
+  draining: 503,
+  connect_timeout: 504,
+  first_byte_timeout: 504,
+  stream_idle_timeout: 504,
+};
+
 /** What a message about keys needs to know. */
 export interface KeyTrouble {
   /** Why there is no key, or from when on there is one again. */
@@ -80,14 +94,15 @@ export interface KeyTrouble {
   keys: readonly Pick<KeyReport, "index" | "state" | "reason">[];
   /** What upstream said last; empty where nothing. */
   said: string;
-  maxWaitMs: number;
-  exhaustedStatus: number;
+  settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
   now: number;
 }
 
 /** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
 export function refuseForKeys(trouble: KeyTrouble): Refusal {
-  const { none, provider, keys, said, maxWaitMs, exhaustedStatus, now } = trouble;
+  const { none, keys, said, now } = trouble;
+  const { maxWaitMs, exhaustedStatus } = trouble.settings;
+  const provider = trouble.provider === "default" ? "the provider" : trouble.provider;
   const quote = said === "" ? "" : ` Upstream said: "${said}".`;
   const waitMs = Math.max(0, none.readyAt - now);
   const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
@@ -162,6 +177,12 @@ export const NO_WEBSOCKETS = refuse(
 );
 
 export const DRAINING = refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
+
+export const INTERNAL_ERROR = refuse(
+  500,
+  "internal_error",
+  "keywheel failed on this request; its log says why.",
+);
 
 export const NO_ROOM = refuse(
   503,

@@ -1,5 +1,15 @@
 import { describe, expect, test } from "bun:test";
-import { FalseClock, httpAnswer, stage, startRawProvider, until } from "./fixture.ts";
+import {
+  answerHead,
+  chunk,
+  FalseClock,
+  httpAnswer,
+  LAST_CHUNK,
+  settled,
+  stage,
+  startRawProvider,
+  until,
+} from "./fixture.ts";
 import type { RawProvider, Stage } from "./fixture.ts";
 
 const answerOf = (text: string) =>
@@ -91,6 +101,16 @@ describe("FALLBACK", () => {
     });
   });
 
+  // What the second provider made was remembered as a thing of the first one's, whose accounts were then not asked.
+  test("P35 remembers nothing of what it made as if the first provider had", async () => {
+    const file = httpAnswer(200, '{"id":"file-abc123","object":"file"}');
+    const twoKeys = { API_KEYS: "one-key-canary,two-key-canary", FALLBACK: "other" };
+    await pair({ first: LIMITED, second: file, settings: twoKeys }, async ({ ask, engine }) => {
+      expect(await ask("{}", "/v1/files")).toMatchObject({ status: 200, key: "other/0" });
+      expect(engine.owners.count("default")).toBe(0);
+    });
+  });
+
   test("is not for what names its provider in the path", async () => {
     await pair(
       { first: answerOf("first"), second: LIMITED, settings: { FALLBACK: "default/small" } },
@@ -135,6 +155,41 @@ describe("ROUTES", () => {
       const { data }: { data: { id: string }[] } = JSON.parse(await response.text());
       expect(data.map(({ id }) => id)).toEqual(["smart", "quick", "one"]);
     });
+  });
+
+  // Such a list was read to its end with the clocks of its attempt left running for good; and where it broke off, the
+  // client was told of a bug of ours, and the key counted as busy ever after.
+  const long = Buffer.concat([
+    Buffer.from(answerHead(200, { "content-type": "application/json", "transfer-encoding": "chunked" })),
+    chunk(`{"object":"list","data":[{"id":"one","object":"model","about":"${"x".repeat(1_000_000)}"}]}`),
+    Buffer.from(LAST_CHUNK),
+  ]);
+
+  test("are listed in a list that is long and says not how long, and then its attempt is over", async () => {
+    await pair({ first: long, settings }, async ({ url, engine }) => {
+      const response = await fetch(`${url}/v1/models`);
+      const { data }: { data: { id: string }[] } = JSON.parse(await response.text());
+      expect(data.map(({ id }) => id)).toEqual(["smart", "quick", "one"]);
+      expect(engine.clocks.running).toBe(0);
+    });
+  });
+
+  test("are listed also where the list breaks off: it is asked for again", async () => {
+    const clock = new FalseClock();
+    await using provider = startRawProvider((_request, connection, nth) =>
+      connection.write(nth === 1 ? long.subarray(0, -1000) : long),
+    );
+    const own = { API_KEYS: "own-key-canary", TARGET_BASE_URL: provider.url, PROVIDER: "generic" };
+    await using staged = stage({ settings: { ...own, ROUTES: "smart = default/one" }, clock });
+    const answer = fetch(`${staged.url}/v1/models`);
+    await until("most of it is sent", () => provider.connections[0]?.unsentBytes === 0);
+    await settled(); // and read
+    provider.connections[0]?.end();
+    await until("its attempt is over", () => staged.engine.clocks.running === 0);
+    await clock.advance(1000);
+    expect((await answer).status).toBe(200);
+    expect(provider.requests).toHaveLength(2);
+    expect(staged.engine.upstreams[0].pool.keys[0]?.inFlight).toBe(0);
   });
 
   test("show in the log which provider was asked for which model", async () => {

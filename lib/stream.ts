@@ -7,6 +7,7 @@
  */
 
 import type { Transform } from "node:stream";
+import type { Verdict } from "./verdict.ts";
 
 /** Which API a stream speaks; `other`: not one whose last event is known, its framing is believed. */
 export type StreamDialect = "chat" | "anthropic" | "responses" | "gemini" | "ollama" | "other";
@@ -23,6 +24,15 @@ export function streamDialectOf(path: string): StreamDialect {
 
 /** How a stream whose connection ended cleanly has ended, by its own words. */
 export type StreamEnd = "complete" | "failed" | "cut";
+
+/** What comes of one that `failed`: the client was told so by the stream itself, and the key is not credited. */
+export const STREAM_FAILED: Verdict = {
+  kind: "overloaded",
+  refusesAll: false,
+  pauseMs: null,
+  maybeBilled: true,
+  said: "",
+};
 
 /** Watches a stream go by and says at its end whether it was complete. */
 export interface StreamFollower {

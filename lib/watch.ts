@@ -243,6 +243,12 @@ function timeout(
   return { kind: "unreachable", type, message, maybeBilled };
 }
 
+/** Why an answer is cut when the proxy ends, and the time that running answers have for that is over. */
+export function cutByDrain(drainMs: number): Unreachable {
+  const message = `This proxy is shutting down, and the ${drainMs / 1000} s for running answers (DRAIN_SEC) are over.`;
+  return { kind: "unreachable", type: "draining", message, maybeBilled: true };
+}
+
 /** Codes of failures before the request was sent: nothing can have been done, or billed. */
 const NOT_SENT = new Set([
   "ECONNREFUSED",
@@ -280,12 +286,13 @@ function explainError(error: unknown): Unreachable {
   return { kind: "unreachable", type: "upstream_unreachable", message: `${what} (${code}).`, maybeBilled };
 }
 
-/** Whether a TCP connection to `hostname` can be opened in time. Nothing is sent. */
-export async function canConnect(hostname: string, port: number, clock: Clock): Promise<boolean> {
+/** Whether a TCP connection to the host of `url` can be opened in time. Nothing is sent. */
+export async function canConnect({ protocol, hostname, port }: URL, clock: Clock): Promise<boolean> {
   // Not `Bun.connect`: it cannot give up a connection that is being made. Loaded when the first probe is needed.
   const { connect } = await import("node:net");
   const { promise, resolve } = Promise.withResolvers<boolean>();
-  const socket = connect({ host: hostname.replace(/^\[|\]$/g, ""), port });
+  const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
+  const socket = connect({ host: hostname.replace(/^\[|\]$/g, ""), port: portNumber });
   const cancel = clock.after(PROBE_MS, () => resolve(false));
   socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
   const isConnected = await promise;
