@@ -46,9 +46,9 @@ class Stock implements Counter {
     const supply = this.models.get(need.model ?? "")?.supply ?? this.supply;
     const suppliedAt = supply.readyAt(now);
     this.#isAnyReady = suppliedAt <= now;
+    const hinderedUntil = this.hinderedUntil.get(need.arrival) ?? 0;
     // Where no time is known the end of an attempt under way decides: waiting is not in vain.
-    const knownAt = suppliedAt === Infinity ? need.waitUntil : suppliedAt;
-    const readyAt = Math.max(knownAt, this.hinderedUntil.get(need.arrival) ?? 0);
+    const readyAt = Math.max(suppliedAt === Infinity ? now : suppliedAt, hinderedUntil);
     if (suppliedAt > now || readyAt > now) return { kind: "no_key", readyAt, why: this.why };
     supply.free -= 1;
     this.given.push(need.arrival);
