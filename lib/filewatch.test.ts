@@ -58,6 +58,14 @@ describe("the watch over files", () => {
     ["tells nothing where nothing has changed", () => {}, 0],
     ["tells of a file that is longer", (path) => appendFileSync(path("one"), "x"), 1],
     [
+      "tells of a file that is longer, though as old",
+      (path) => {
+        appendFileSync(path("one"), "x");
+        utimesSync(path("one"), WRITTEN_AT, WRITTEN_AT);
+      },
+      1,
+    ],
+    [
       "tells of a file that was written anew, just as long",
       (path) => utimesSync(path("one"), 1, inTheFuture),
       1,
