@@ -43,7 +43,7 @@ async function office(
   { environment = {}, reloadEnvironment = environment }: Record<string, Record<string, string>> = {},
 ): Promise<void> {
   const folder = mkdtempSync(join(TOP, "case-"));
-  const path = join(folder, "kw.env");
+  const path = join(folder, ".env");
   const clock = new FalseClock();
   await using provider = startRawProvider(({ key }, connection) =>
     connection.write(key === "key-dead" ? DEAD : key === "key-cold" ? LIMITED : SERVED),
@@ -51,7 +51,7 @@ async function office(
   const common = `TARGET_BASE_URL=${provider.url}\nPROVIDER=openai\nHOST=127.0.0.1\nPORT=0\nSTATE=off\nMAX_WAIT_SEC=0\n`;
   const write = (lines: string) => writeFileSync(path, `${common}${lines}\n`);
   write(lines);
-  const places = { environment, envFile: path, workingDirectory: folder, programDirectory: folder };
+  const places = { environment, envFile: null, workingDirectory: folder, programDirectory: folder };
   const loaded = await loadConfig(places);
   if (!loaded.ok) throw new Error(loaded.problems.join("\n"));
   const log = createLog({ level: "error", format: "json", clock, write: () => {} });
@@ -107,10 +107,11 @@ describe("the overview of the desk", () => {
         access: "protected",
         problems: [],
       });
-      expect(overview.envFile).toEndWith("kw.env");
-      expect(overview.providers.map(({ name, dialect, isDisabled }) => [name, dialect, isDisabled])).toEqual([
-        ["default", "openai", false],
-        ["groq", "groq", false],
+      expect(overview.envFile).toEndWith("/.env");
+      const standing = overview.providers.map(({ name, dialect, pausedMs }) => [name, dialect, pausedMs]);
+      expect(standing).toEqual([
+        ["default", "openai", 0],
+        ["groq", "groq", 0],
       ]);
       const rates = overview.providers.map(({ settings }) => settings.rpm);
       expect(rates).toEqual([
@@ -285,6 +286,7 @@ describe("a change at the desk", () => {
         expect(outcome).toMatchObject({ kind: "refused", why: "conflict" });
         expect(outcome.message).toMatch(/was added[\s\S]*But it is not in use[\s\S]*MAX_ATTEMPTS/);
         expect([await written(), keys(({ id }) => id)]).toEqual(["API_KEYS=key-a,key-n\n", [idOf("key-a")]]);
+        expect((await desk.addKey("default", keyOf("key-n"))).message).not.toContain("But"); // nothing was written
       },
       { environment: {}, reloadEnvironment },
     );
