@@ -113,9 +113,10 @@ describe("a history", () => {
   test.each([1, 3, 16, 17, 40, LONGEST_HISTORY])("of at most %d tells what a plain list tells", (longest) => {
     const random = seeded(longest);
     const below = (bound: number) => Math.floor(random() * bound);
-    for (let run = 0; run < 12; run++) {
+    for (let run = 0; run < 9; run++) {
       const history = new History(longest);
       const list: number[] = [];
+      const wrong: object[] = [];
       let [now, keptFromAt] = [NOW, 0];
       const keepsMs = [50, 1000, MINUTE][run % 3]!;
       for (let step = 0; step < 250; step++) {
@@ -135,11 +136,16 @@ describe("a history", () => {
         }
         const kept = list.filter((at) => at >= keptFromAt);
         const told = kept.map((_, index) => history.last(kept.length - index));
-        expect(told).toEqual(kept);
-        expect(history.size).toBeLessThanOrEqual(list.length);
         const since = keptFromAt + below(now - keptFromAt + 2);
-        expect(history.countSince(since)).toBe(list.filter((at) => at >= since).length);
+        const counted = list.filter((at) => at >= since).length;
+        if (
+          told.join() !== kept.join() ||
+          history.countSince(since) !== counted ||
+          history.size > list.length
+        )
+          wrong.push({ step, told, kept });
       }
+      expect(wrong).toEqual([]);
     }
   });
 });

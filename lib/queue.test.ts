@@ -1,13 +1,14 @@
 import { describe, expect, test } from "bun:test";
 import { getEventListeners } from "node:events";
 import { ModelLane } from "./choice.ts";
+import { nextTurn } from "./clock.ts";
+import { parseConfig } from "./config.ts";
 import type { NoKey } from "./decision.ts";
 import { FalseClock } from "./fixture.ts";
 import { Account, newKey } from "./keystate.ts";
 import type { Key } from "./keystate.ts";
 import type { Lease, Need } from "./lease.ts";
 import { Line, Place } from "./line.ts";
-import { parseConfig } from "./config.ts";
 import { Queue } from "./queue.ts";
 import type { Counter } from "./queue.ts";
 
@@ -228,7 +229,7 @@ describe("the queue", () => {
     joins(2, { waitUntil: NOW + SEC });
     stock.supply.free = 1;
     serve();
-    await clock.advance(SEC);
+    await clock.jump(SEC);
     expect([...ends]).toEqual([
       [1, "key"],
       [2, "cooling"],
@@ -237,12 +238,12 @@ describe("the queue", () => {
   });
 
   test("P25 lets one go at once for whom no key can come free in time, and keeps those who can wait", async () => {
-    const { stock, queue, ends, joins, serve, clock } = hall();
+    const { stock, queue, ends, joins, serve } = hall();
     joins(1, { waitUntil: NOW + 5 * SEC });
     joins(2, { waitUntil: NOW + MINUTE });
     stock.supply.later.push([NOW + 30 * SEC, 1]);
     serve();
-    await clock.advance(0);
+    await nextTurn(0);
     expect([...ends]).toEqual([[1, "cooling"]]);
     expect(stock.without).toEqual([{ kind: "no_key", readyAt: NOW + 30 * SEC, why: "cooling" }]);
     expect([queue.size, queue.wakeAt - NOW]).toEqual([1, 30 * SEC]);
@@ -253,9 +254,9 @@ describe("the queue", () => {
     stock.supply.later.push([NOW + 7 * SEC, 1]);
     joins(1);
     joins(2);
-    await clock.advance(7 * SEC - 1);
+    await clock.jump(7 * SEC - 1);
     expect([stock.asked, ends.size]).toEqual([0, 0]);
-    await clock.advance(1);
+    await clock.jump(1);
     expect([...ends]).toEqual([[1, "key"]]);
     expect([queue.size, stock.asked]).toEqual([1, 2]);
   });
@@ -304,14 +305,14 @@ describe("the queue", () => {
     stock.hinderedUntil.set(1, NOW + MINUTE);
     stock.supply.free = 1;
     joins(1, { waitUntil: NOW + MINUTE });
-    await clock.advance(30 * SEC);
+    await clock.jump(30 * SEC);
     expect(stock.asked).toBe(0);
-    await clock.advance(30 * SEC);
+    await clock.jump(30 * SEC);
     expect([stock.given, stock.asked, queue.size]).toEqual([[1], 1, 0]);
   });
 
   test("P22 forgets one that leaves, with its listener, and serves those behind it", async () => {
-    const { stock, queue, ends, joins, serve, clock } = hall();
+    const { stock, queue, ends, joins, serve } = hall();
     const leaver = new AbortController();
     joins(1, { signal: leaver.signal });
     joins(2);
@@ -320,7 +321,7 @@ describe("the queue", () => {
     expect([queue.size, getEventListeners(leaver.signal, "abort").length]).toEqual([1, 0]);
     stock.supply.free = 2;
     serve();
-    await clock.advance(0);
+    await nextTurn(0);
     expect(Object.fromEntries(ends)).toEqual({ 1: "cooling", 2: "key" });
     expect([stock.given, stock.supply.free, stock.without]).toEqual([[2], 1, []]);
   });
@@ -345,7 +346,7 @@ describe("the queue", () => {
   test("P22 does not keep one that had left before it joined", async () => {
     const { queue, ends, joins, clock } = hall();
     joins(1, { signal: AbortSignal.abort() });
-    await clock.advance(0);
+    await nextTurn(0);
     expect([queue.size, clock.timers, ends.size]).toEqual([0, 0, 1]);
   });
 
@@ -424,12 +425,13 @@ describe("the queue", () => {
   test("P25 serves whoever a list of all, walked in order of arrival, would serve", () => {
     const random = seeded(20261120);
     const below = (bound: number) => Math.floor(random() * bound);
-    for (let run = 0; run < 60; run++) {
+    for (let run = 0; run < 40; run++) {
       const { stock, queue, joins, serve, clock } = hall();
       const models = ["big", "small"];
       for (const model of models) stock.limit(model);
       const waiting = new Map<number, { model: string | null; leaver: AbortController }>();
       const expected: number[] = [];
+      const sizes: [size: number, expected: number][] = [];
       const arrivals = Array.from({ length: 40 }, (_, arrival) => arrival);
       for (let step = 0; step < 60; step++) {
         const [arrival] = arrivals.splice(below(Math.min(3, arrivals.length)), 1);
@@ -448,9 +450,10 @@ describe("the queue", () => {
         clock.drift(below(SEC));
         expected.push(...servedBy(stock, waiting, clock.now()));
         serve();
-        expect(stock.given).toEqual(expected);
-        expect(queue.size).toBe(waiting.size);
+        sizes.push([queue.size, waiting.size]);
       }
+      expect(stock.given).toEqual(expected);
+      expect(sizes.filter(([size, expectedSize]) => size !== expectedSize)).toEqual([]);
     }
   });
 
@@ -462,9 +465,9 @@ describe("the queue", () => {
     stock.supply.later.push([NOW + 2 * SEC, 1]);
     joins(1);
     joins(2);
-    await clock.advance(SEC);
+    await clock.jump(SEC);
     serve();
-    await clock.advance(2 * SEC);
+    await clock.jump(2 * SEC);
     expect(stock.given).toEqual([2]);
   });
 
@@ -474,7 +477,7 @@ describe("the queue", () => {
     joins(1, { waitUntil: NOW + MINUTE });
     joins(2, { waitUntil: NOW + 5 * SEC });
     serve();
-    await clock.advance(6 * SEC);
+    await clock.jump(6 * SEC);
     expect([...ends]).toEqual([[2, "cooling"]]);
   });
 });
@@ -504,18 +507,17 @@ class Person extends Place {
 /** Forwards, and backwards the same again: both chains have to be whole. */
 function arrivalsIn(line: Line<Person>): number[] {
   const people: Person[] = [];
-  for (let person = line.first; person !== null; person = person.behind) {
-    expect(person.before?.arrival).toBe(people.at(-1)?.arrival);
-    people.push(person);
-  }
+  for (let person = line.first; person !== null; person = person.behind) people.push(person);
+  if (people.some((person, index) => person.before !== (people[index - 1] ?? null))) return [NaN];
   return people.map(({ arrival }) => arrival);
 }
 
 describe("a line", () => {
   test("P25 stands in order of arrival, whoever comes and leaves", () => {
     const random = seeded(7);
-    for (let run = 0; run < 50; run++) {
+    for (let run = 0; run < 30; run++) {
       const line = new Line<Person>();
+      const wrong: number[][] = [];
       const standing = new Map<number, Person>();
       for (let step = 0; step < 100; step++) {
         const arrival = Math.floor(random() * 25);
@@ -525,9 +527,11 @@ describe("a line", () => {
         else line.remove(known);
         if (known === undefined) standing.set(arrival, person);
         else standing.delete(arrival);
-        expect(arrivalsIn(line)).toEqual([...standing.keys()].sort((a, b) => a - b));
-        expect(line.size).toBe(standing.size);
+        const inOrder = [...standing.keys()].sort((a, b) => a - b);
+        const found = arrivalsIn(line);
+        if (found.join() !== inOrder.join() || line.size !== standing.size) wrong.push(found);
       }
+      expect(wrong).toEqual([]);
     }
   });
 
