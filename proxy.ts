@@ -134,7 +134,7 @@ export class Pool {
     this.#queue = new Queue(dependencies.clock, {
       lease: (need, now) => this.lease(need, now),
       laneOf: (need) => this.#choice.laneOf(need),
-      hasReady: () => this.#choice.hasReady,
+      othersReadyAt: () => this.#choice.othersReadyAt,
       goesWithout: (result, now) => this.#goesWithout(result, now),
     });
     this.#arrange([], config.keys, dependencies.clock.now());

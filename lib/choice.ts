@@ -74,6 +74,9 @@ export class Choice {
   /** After `next` found none: whether another request for the same model could be served now. */
   hasReady = false;
 
+  /** After `next` found none: the earliest time at which another request for the same model can be served. */
+  othersReadyAt = Infinity;
+
   constructor(strategy: Strategy) {
     this.strategy = strategy;
   }
@@ -178,6 +181,7 @@ export class Choice {
       this.dependsOnOthers = depends;
       this.hasSuited = anyUsable;
       this.hasReady = false;
+      this.othersReadyAt = before;
       return null;
     }
     const isPlain = need.boundTo === null && need.tried.size === 0 && need.unsuited.size === 0;
@@ -320,6 +324,7 @@ export class Choice {
     this.dependsOnOthers = isEvent;
     this.hasSuited = hasSuited;
     this.hasReady = hasReady;
+    this.othersReadyAt = anyEarliest;
     const inVain = lane?.inVain ?? this.#inVain;
     inVain.before = anyEarliest;
     inVain.version = this.#version;

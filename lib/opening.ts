@@ -8,7 +8,7 @@
 import { withoutSecret } from "./cleaning.ts";
 import type { Clock } from "./clock.ts";
 import type { Failure, Unreachable } from "./decision.ts";
-import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } from "./evidence.ts";
+import { discard, evidenceOf, Gathering, isJson, joined, readerOf, readUpTo, textOf } from "./evidence.ts";
 import type { ByteReader, Bytes, ReadResult } from "./evidence.ts";
 import { FirstEvent } from "./firstevent.ts";
 import { classify, classifyStreamError } from "./providers.ts";
@@ -179,9 +179,11 @@ function judgeInPlace(
   response: Response,
   sent: Bytes,
   unpacked: Unpacked,
-  { provider: { dialect }, secret, clock }: Asked,
+  { call, provider: { dialect }, secret, clock }: Asked,
   event = unpacked.plain,
 ): WholeAnswer | Failed | null {
+  // What is fetched may be anything: a file, or a piece of work that failed. Only what is asked for is answered by it.
+  if (call.method !== "POST") return null;
   const text = textOf(event);
   const now = clock.now();
   if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for the key in all that is none
@@ -201,8 +203,18 @@ function judgeInPlace(
 async function readJson(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
   const isFramed = response.headers.has("transfer-encoding");
   const encodings = encodingsOf(response.headers);
-  const { done, value } = await reader.read();
-  if (done) return whole(response, NO_BYTES);
+  const beginning = await reader.read();
+  if (beginning.done) return whole(response, NO_BYTES);
+  let { value } = beginning;
+  // Some send white space while they wait, to keep the connection open: it is held back, but not for ever.
+  const holdUntil = asked.clock.now() + HELD_BACK_MS;
+  while (encodings.length === 0 && value.length < FIRST_EVENT_BYTES && pastSpace(value, 0) === value.length) {
+    const pending = reader.read();
+    const next = await readBefore(pending, holdUntil, asked.clock);
+    if (next === null) return open(response, { first: value, reader, pending, begun: true });
+    if (next.done) break;
+    value = joined([value, next.value]);
+  }
   const isNoError = encodings.length === 0 && (beginsWithId(value) || !mayBeError(value));
   if (isFramed && isNoError) return open(response, { first: value, reader, pending: null, begun: true });
   const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, value);

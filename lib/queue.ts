@@ -17,8 +17,8 @@ export interface Counter {
   lease(need: Need, now: number): Lease | NoKey;
   /** The line of its own that a request belongs to; null: that of all. */
   laneOf(need: Need): ModelLane | null;
-  /** After a request got none: whether another one for the same model would have got one. */
-  hasReady(): boolean;
+  /** After a request got none: from when on another one for the same model may get one; epoch ms. */
+  othersReadyAt(): number;
   /** A request goes without a key. */
   goesWithout(result: NoKey, now: number): void;
 }
@@ -54,7 +54,10 @@ export class Queue {
       this.#leaves(waiter);
       resolve(result);
     });
-    this.#joins(waiter, this.#lineFor(need));
+    const line = this.#lineFor(need);
+    // One that may wait less long than the last before it would be let go too late: those aside are all looked after.
+    const isHasty = line.last !== null && line.last.need.waitUntil > need.waitUntil;
+    this.#joins(waiter, isHasty ? this.#aside : line);
     need.signal.addEventListener("abort", leave);
     if (need.signal.aborted) leave();
     else this.#wakeBy(Math.min(need.waitUntil, futureOf(readyAt, now)), now);
@@ -105,7 +108,8 @@ export class Queue {
       wakeAt = Math.min(wakeAt, futureOf(result.readyAt, now), need.waitUntil);
       if (line === null || line === this.#aside) continue;
       // One whose own history stands in its way must not stand in the way of those behind it.
-      const isOwnTrouble = result.why === "cooling" && this.#counter.hasReady();
+      const others = this.#counter.othersReadyAt();
+      const isOwnTrouble = result.why === "cooling" && others < Math.max(now + 1, result.readyAt);
       if (!isOwnTrouble) blocked.push(line);
       else this.#moves(waiter, this.#aside);
     }

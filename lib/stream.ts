@@ -314,7 +314,12 @@ class PackedFollower implements StreamFollower {
     this.#pushed = this.#pushed.then(async () => {
       const unpacker = await this.#unpacker;
       if (this.#isBroken) return;
-      await new Promise<void>((resolve) => unpacker.write(chunk, () => resolve()));
+      // What is not packed as it says calls nobody back: it fails, and that is all.
+      const { promise, resolve } = Promise.withResolvers<void>();
+      unpacker.once("error", resolve);
+      unpacker.write(chunk, () => resolve());
+      await promise;
+      unpacker.off("error", resolve);
     });
   }
 
