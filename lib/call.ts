@@ -4,7 +4,6 @@
  */
 import { belongingsOf } from "./belongings.ts";
 import type { Belongings } from "./belongings.ts";
-import { findTopLevelString, replaceTopLevelString } from "./body.ts";
 import type { Budgets } from "./budget.ts";
 import { accountName, accountNames } from "./choice.ts";
 import type { Clock } from "./clock.ts";
@@ -14,6 +13,7 @@ import type { Bytes } from "./evidence.ts";
 import type { Key } from "./keystate.ts";
 import { saidBy } from "./lease.ts";
 import type { Lease, Need } from "./lease.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./modelname.ts";
 import type { Attempted, Failed, OpenAnswer, WholeAnswer } from "./opening.ts";
 import type { Owners } from "./owners.ts";
 import type { Target } from "./paths.ts";
@@ -79,7 +79,8 @@ export class Call implements Need, Client {
   keyLabel: string | null = null;
   waitedMs = 0;
   isTruncated = false;
-  /** The body as the client sent it, and how much of it counts as buffered. */
+  /** Path and body as the client sent them, where the target under way gets others. */
+  readonly #sentPath: string;
   #sentBody: Bytes | null = null;
   #tried: Set<Key> | null = null;
   #unsuited: Set<Key> | null = null;
@@ -106,6 +107,7 @@ export class Call implements Need, Client {
   ) {
     this.headers = request.headers;
     this.method = request.method;
+    this.#sentPath = target.path;
     this.#arrivedAt = house.clock.now();
     this.arrival = house.arrivals++;
     this.waitUntil = this.#arrivedAt + house.config.maxWaitMs;
@@ -126,7 +128,10 @@ export class Call implements Need, Client {
 
   /** The model that the client named: looked up only where a limit, a route or a reader needs it. */
   get model(): string | null {
-    if (this.#model === undefined) this.#model = modelOf(this.target.path, this.#sentBody ?? this.body);
+    if (this.#model === undefined) {
+      const contentType = this.headers.get("content-type");
+      this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#sentBody ?? this.body });
+    }
     return this.#askedModel ?? this.#model;
   }
 
@@ -146,11 +151,13 @@ export class Call implements Need, Client {
   /** From here on the request goes to this target. */
   aimAt(model: string | null): void {
     this.progress.upstreamFaults = 0;
-    if (model === null && this.#sentBody === null) return;
+    if (model === null && this.#askedModel === undefined) return;
     this.#sentBody ??= this.body;
     this.#askedModel = model;
-    if (this.#sentBody !== null)
-      this.body = model === null ? this.#sentBody : withModel(this.#sentBody, model);
+    this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
+    if (this.#sentBody === null) return;
+    const contentType = this.headers.get("content-type");
+    this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
   }
 
   /** Finds out whether it has to do with what one account of this provider alone has (P35). */
@@ -257,7 +264,7 @@ export class Call implements Need, Client {
       id: this.arrival,
       at: this.#arrivedAt,
       method: this.method,
-      path: this.target.path,
+      path: this.#sentPath,
       provider: this.#providerName,
       model: this.#model ?? null,
       status,
@@ -276,12 +283,6 @@ export class Call implements Need, Client {
   }
 }
 
-/** The body with another model in it, and nothing else changed; as it is where it names none. */
-function withModel(body: Bytes, model: string): Bytes {
-  const found = findTopLevelString(body, "model");
-  return found === null ? body : replaceTopLevelString(body, found, model);
-}
-
 function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
   switch (setback.kind) {
     case "abandoned":
@@ -295,16 +296,6 @@ function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
     case "unreachable":
       return "upstream";
   }
-}
-
-/** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
-const LONGEST_MODEL = 200;
-
-/** The model a request asks for: Gemini names it in the path, everybody else in the body. */
-function modelOf(path: string, body: Bytes | null): string | null {
-  const inPath = /\/models\/([^/]+):\w+$/.exec(path)?.[1];
-  const model = inPath ?? (body === null ? null : (findTopLevelString(body, "model")?.value ?? null));
-  return model === null || model.length > LONGEST_MODEL ? null : model;
 }
 
 /** An answer of upstream that was not passed on, in case nothing better comes. */
