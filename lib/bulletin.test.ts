@@ -95,7 +95,7 @@ describe("the announcements of a provider", () => {
 
   // Cerebras announces on good answers only: after a burst of refusals, when it matters most, the next good answers
   // were not looked at.
-  test.failing("are not given up for refusals, which have none at some providers", () => {
+  test("are not given up for refusals, which have none at some providers", () => {
     const listener = new Listener();
     listener.hears(left(5));
     listener.looksAt(8, SILENCE, 429);

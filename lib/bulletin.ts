@@ -24,7 +24,9 @@ export class Bulletin {
       if (!isTurn && (this.#silent >= SILENT_AFTER || announcesPlenty(dialect, headers))) return null;
     }
     const budgets = readBudgets(dialect, headers, clock.now());
-    this.#silent = budgets === null ? this.#silent + 1 : 0;
+    // Some announce on good answers only: that a refusal tells of none is no silence.
+    if (budgets !== null) this.#silent = 0;
+    else if (status < 400) this.#silent += 1;
     return budgets;
   }
 }

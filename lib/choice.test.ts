@@ -308,7 +308,7 @@ describe("a choice", () => {
 
   // Two were under way when the only key was refused for a second, and then for a minute: a client that could wait
   // for five seconds was told so after one, not at once.
-  test.failing("P25 tells of the later time when a key that rests is put off", () => {
+  test("P25 tells of the later time when a key that rests is put off", () => {
     const stand = new Stand("round-robin", "key-a");
     stand.rests(stand.keys[0]!, NOW + SEC);
     expect([stand.takes(), stand.choice.readyAt]).toEqual([".", NOW + SEC]);

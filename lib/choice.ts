@@ -115,7 +115,9 @@ export class Choice {
   refresh(account: Account, lane: ModelLane | null, now: number): void {
     if (this.accounts[account.index] !== account) return;
     const readyAt = account.readyAt(now);
-    if (readyAt < this.#accountAt[account.index]!) this.#version += 1;
+    // Earlier than was known, or put off: what a walk in vain found holds no more.
+    const knownAt = this.#accountAt[account.index]!;
+    if (readyAt < knownAt || (knownAt > now && readyAt > knownAt)) this.#version += 1;
     this.#accountAt[account.index] = readyAt;
     if (lane !== null) this.#refreshLane(lane, account, now);
   }
@@ -123,7 +125,8 @@ export class Choice {
   #refreshLane(lane: ModelLane, account: Account, now: number): void {
     const limits = lane.limits.get(account);
     const readyAt = limits?.readyAt(now) ?? 0;
-    if (readyAt < lane.readyAt[account.index]!) lane.inVain.before = 0;
+    const knownAt = lane.readyAt[account.index]!;
+    if (readyAt < knownAt || (knownAt > now && readyAt > knownAt)) lane.inVain.before = 0;
     lane.readyAt[account.index] = readyAt;
     lane.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
     if (limits !== undefined && limits.deniedUntil > now) lane.hasDenied = true;

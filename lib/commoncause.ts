@@ -80,12 +80,11 @@ export class CommonCause {
    * known, one refusal is enough.
    */
   suspects(account: object, accounts: number, undo: () => void, now: number): boolean {
-    this.#suspicions = this.#suspicions.filter(
-      (other) => other.at > now - WITHIN_MS && other.account !== account,
-    );
+    this.#suspicions = this.#suspicions.filter((other) => other.at > now - WITHIN_MS);
     this.#suspicions.push({ account, at: now, undo });
+    const distinct = new Set(this.#suspicions.map((suspicion) => suspicion.account)).size;
     const enough = this.isKnown ? 1 : Math.min(DISTINCT_KEYS, accounts);
-    if (accounts < 2 || this.#suspicions.length < enough) return false;
+    if (accounts < 2 || distinct < enough) return false;
     for (const suspicion of this.#suspicions) suspicion.undo();
     this.#suspicions = [];
     return true;

@@ -7,8 +7,7 @@ import type { Proxy } from "../proxy.ts";
 import { loadConfig } from "./config.ts";
 import type { ConfiguredKey } from "./config.ts";
 import type { KeyTrial, KeyView, LiveEvent, Outcome } from "./controls.ts";
-import { openDesk } from "./desk.ts";
-import type { Desk } from "./desk.ts";
+import { Desk } from "./desk.ts";
 import { chat, FalseClock, httpAnswer, startRawProvider } from "./fixture.ts";
 import type { RawProvider } from "./fixture.ts";
 import { Ledger } from "./ledger.ts";
@@ -68,7 +67,8 @@ async function office(
   proxy.engine.observe(ledger);
   try {
     const options = { works: proxy.engine, reloader, places, ledger, version: "1.2.3", url: proxy.url };
-    const desk = await openDesk(options);
+    const desk = new Desk(options);
+    await desk.look();
     proxy.engine.observe(desk);
     await body({
       desk,

@@ -36,7 +36,7 @@ export class FileWatch {
   async #look(): Promise<void> {
     const before = this.#seen;
     const now = await look([...before.keys()]);
-    if (before !== this.#seen) return; // others are watched meanwhile
+    if (this.#isClosed || before !== this.#seen) return; // others are watched meanwhile
     this.#seen = now;
     this.#lookLater();
     if ([...now].some(([path, mark]) => before.get(path) !== mark)) this.#changed();

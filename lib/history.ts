@@ -69,8 +69,9 @@ export class History {
   }
 
   copyFrom(other: History): void {
-    this.#times = other.#times.slice();
-    this.#next = other.#next;
-    this.size = other.size;
+    this.#times = new Float64Array(0);
+    this.#next = 0;
+    this.size = 0;
+    for (let nth = Math.min(other.size, this.#longest); nth > 0; nth--) this.add(other.last(nth), -Infinity);
   }
 }

@@ -269,7 +269,7 @@ function readCooldown(stored: unknown): Cooldown | null {
     until: readNumber(stored["until"]),
     beganAt: readNumber(stored["beganAt"]),
     reason,
-    strikes: readNumber(stored["strikes"]),
+    strikes: Math.floor(readNumber(stored["strikes"])),
     answeredAt: readNumber(stored["answeredAt"]),
   };
 }
@@ -311,8 +311,11 @@ function readBound(stored: unknown): PacerState["rate"] {
   };
 }
 
+/** No instant is later (ECMA-262, section 21.4.1.1). */
+const LATEST_DATE = 8.64e15;
+
 function readNumber(stored: unknown): number {
-  return typeof stored === "number" && Number.isFinite(stored) && stored >= 0 ? stored : 0;
+  return typeof stored === "number" && stored >= 0 && stored <= LATEST_DATE ? stored : 0;
 }
 
 function readText(stored: unknown): string {

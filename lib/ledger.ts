@@ -46,7 +46,9 @@ export class Ledger implements Observer {
 
   finished(record: RequestRecord): void {
     this.keep(record);
-    const failed = record.attempts.filter(({ verdict }) => !isAnswer(verdict)).length;
+    const failed = record.attempts.filter(
+      ({ verdict }) => !isAnswer(verdict) && verdict !== "abandoned",
+    ).length;
     const isError = record.status >= 500 || record.isTruncated;
     const minute = this.minuteAt(record.at + record.totalMs);
     minute.requests += 1;
@@ -109,10 +111,19 @@ export class Ledger implements Observer {
     const name = `${day} ${provider} ${keyId} ${model ?? ""}`;
     const known = this.#usage.get(name);
     if (known !== undefined) return known;
-    if (this.#usage.size >= MOST_ROWS) return null;
+    if (this.#usage.size >= MOST_ROWS && !this.#forgetsBefore(day)) return null;
     const row = { day, provider, keyId, model, requests: 0, rateLimited: 0, errors: 0 };
     this.#usage.set(name, row);
     return row;
+  }
+
+  /** Makes room for a day by forgetting the oldest one before it. Says whether there was one. */
+  #forgetsBefore(day: string): boolean {
+    let oldest = day;
+    for (const row of this.#usage.values()) if (row.day < oldest) oldest = row.day;
+    if (oldest === day) return false;
+    for (const [name, row] of this.#usage) if (row.day === oldest) this.#usage.delete(name);
+    return true;
   }
 
   /** The row in which a request of that time was counted; null: there was no room for one. */
