@@ -30,9 +30,10 @@ import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/deci
 import { hopsOf, planRoute } from "./lib/destination.ts";
 import type { Destination, Route } from "./lib/destination.ts";
 import { authorize } from "./lib/door.ts";
-import { discard, joined, streamOf } from "./lib/evidence.ts";
+import { discard, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
+import { FirstEvent } from "./lib/firstevent.ts";
 import type { KeyReport } from "./lib/health.ts";
 import { receive } from "./lib/intake.ts";
 import {
@@ -81,7 +82,7 @@ import type { Refusal } from "./lib/refusals.ts";
 import { Reloader } from "./lib/reload.ts";
 import { RetryBudget } from "./lib/retrybudget.ts";
 import { untilSignalled } from "./lib/signals.ts";
-import { errorEvent, firstEventStart, followerOf, STREAM_FAILED } from "./lib/stream.ts";
+import { errorEvent, followerOf, STREAM_FAILED } from "./lib/stream.ts";
 import type { StreamFollower } from "./lib/stream.ts";
 import { canConnect, Clocks, cutByDrain } from "./lib/watch.ts";
 import type { Reachable, Watch } from "./lib/watch.ts";
@@ -945,8 +946,6 @@ function relayWhole({ status, headers, body, outcome }: WholeAnswer, call: Call,
 
 type PassageController = ReadableStreamDirectController;
 
-const NO_BYTES: Bytes = new Uint8Array();
-
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
 class Passage {
   readonly #answer: OpenAnswer;
@@ -960,8 +959,8 @@ class Passage {
   /** Learns from what passes whose things are; null: there is nothing to learn. */
   readonly #listen: ((chunk: Uint8Array, now: number) => void) | null;
   #pending: Promise<ReadResult> | null;
-  #begun: boolean;
-  #comments = NO_BYTES;
+  /** Only comments have come so far, perhaps the beginning of one; null: the first event has begun. */
+  #beginning: FirstEvent | null;
   #bytes = 0;
   #ended = false;
 
@@ -973,11 +972,11 @@ class Passage {
     this.#engine = engine;
     this.#watch = call.watch!;
     this.#pending = answer.pending;
-    this.#begun = answer.begun;
+    this.#beginning = answer.begun ? null : new FirstEvent();
     this.#follower = followerOf(call.streamDialect, answer.headers);
     this.#listen = call.belongings?.listener(accountName(lease.key)) ?? null;
     this.#watch.onLeave = () => this.#leave();
-    if (this.#begun) this.#watch.streams();
+    if (answer.begun) this.#watch.streams();
   }
 
   /** The body as Bun takes it at the least cost: written to, not pulled from chunk by chunk. */
@@ -1018,17 +1017,16 @@ class Passage {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
     this.#listen?.(chunk, this.#engine.clock.now());
-    if (!this.#begun) this.#lookForEvent(chunk);
+    if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
     this.#watch.rests();
     return controller.write(chunk);
   }
 
-  /** Only comments have come so far, perhaps the beginning of one. */
-  #lookForEvent(chunk: Bytes): void {
-    this.#comments = joined([this.#comments, chunk]);
-    if (firstEventStart(this.#comments) < 0) return;
-    this.#comments = NO_BYTES;
-    this.#begun = true;
+  /** From the first event on upstream may not be silent for long. */
+  #lookForEvent(chunk: Bytes, beginning: FirstEvent): void {
+    beginning.push(chunk);
+    if (!beginning.hasBegun) return;
+    this.#beginning = null;
     this.#watch.streams();
   }
 

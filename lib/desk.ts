@@ -64,6 +64,13 @@ export interface DeskOptions {
   url: string;
 }
 
+/** Opens the desk: reads once where settings stand. */
+export async function openDesk(options: DeskOptions): Promise<Desk> {
+  const desk = new Desk(options);
+  await desk.look();
+  return desk;
+}
+
 /** The engine, as desk and door need it together: they are told of its work, and end with it. */
 export interface WatchedWorks extends Works {
   readonly log: Log;
@@ -85,8 +92,7 @@ export async function openDoor(options: DoorOptions): Promise<Admin> {
   const { clock, log } = works;
   const ledger = options.ledger ?? new Ledger();
   if (options.ledger === null) works.observe(ledger);
-  const desk = new Desk({ ...others, works, ledger });
-  await desk.look();
+  const desk = await openDesk({ ...others, works, ledger });
   works.observe(desk);
   const admin = createAdmin({
     operator: desk,

@@ -366,23 +366,6 @@ class JsonFollower implements StreamFollower {
   }
 }
 
-/** Where the first event that is not a comment begins in a stream's first bytes, or -1 while there is none. */
-export function firstEventStart(bytes: Uint8Array): number {
-  let lineStart = 0;
-  while (lineStart < bytes.length) {
-    const first = bytes[lineStart];
-    if (first === LF || first === CR) {
-      lineStart += 1;
-      continue;
-    }
-    if (first !== 0x3a /* : */) return lineStart;
-    const lineEnd = bytes.indexOf(LF, lineStart);
-    if (lineEnd < 0) return -1;
-    lineStart = lineEnd + 1;
-  }
-  return -1;
-}
-
 /** The event with which a stream that cannot go on is ended, in its own dialect. */
 export function errorEvent(dialect: StreamDialect, type: string, message: string): string {
   switch (dialect) {
