@@ -20,7 +20,7 @@ import type { ModelLane } from "./lib/choice.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
 import { nextMidnight, nextTurn, pause, systemClock } from "./lib/clock.ts";
 import type { Clock } from "./lib/clock.ts";
-import { CommonCause } from "./lib/commoncause.ts";
+import { CommonCause, DISTINCT_KEYS } from "./lib/commoncause.ts";
 import { loadConfig, parseConfig } from "./lib/config.ts";
 import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
 import { cooldownAfter } from "./lib/cooldowns.ts";
@@ -108,6 +108,8 @@ export interface PoolDependencies {
 
 /** A provider whose model one account may not use is asked again after this long. */
 const DENIED_FOR_MS = 6 * 3_600_000;
+/** A request that several keys refused waits so long for others to find out whether everybody is refused. */
+const OTHERS_FIRST_MS = 3000;
 /** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
 const NEAR_WHERE_UNKNOWN = 10;
 
@@ -230,6 +232,11 @@ export class Pool {
     const isQuiet = breaker.isQuiet && refusesAll.isQuiet;
     const pausedUntil = isQuiet ? 0 : Math.max(passableAt(breaker, now), passableAt(refusesAll, now));
     if (pausedUntil > now) return { kind: "no_key", readyAt: pausedUntil, why: "paused" };
+    if (!refusesAll.isQuiet && need.tried.size >= DISTINCT_KEYS) {
+      // It may be refused for what it asks for: whether everybody still is, others find out before it does.
+      const readyAt = refusesAll.openUntil + OTHERS_FIRST_MS;
+      if (readyAt > now) return this.#choice.standsAside(readyAt);
+    }
     if (this.#commonCause.isKnown) {
       const readyAt = this.#commonCause.readyAt(now);
       if (readyAt > now)
@@ -454,17 +461,23 @@ export class Pool {
     // Sent before the key was refused already: of the same burst, and nothing new.
     const rests = lease.need.model === null ? null : this.#choice.laneOf(lease.need)?.limits.get(key.owner);
     const lately = Math.max(key.owner.cooldown?.beganAt ?? 0, rests?.cooldown?.beganAt ?? 0);
-    if (isHinted || lease.at < lately || pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN)) {
-      this.#cool(refusal, lease, now);
+    const isNear = pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN);
+    const { need } = lease;
+    // Three keys refused this very request, while others are served: it is about what it asks for.
+    const isAboutModel = need.tried.size >= DISTINCT_KEYS && this.refusesAll.isQuiet;
+    if (isHinted || lease.at < lately || isAboutModel) {
+      this.#cool(isAboutModel && !isNear ? { ...refusal, scope: "key+model" } : refusal, lease, now);
       return;
     }
     // Sent before everybody was refused, or to find out whether they still are: nothing new about this key.
     const isKnown = !this.refusesAll.isQuiet && (lease.isProbe || lease.at < this.refusesAll.openUntil);
     const undo = isKnown ? () => {} : this.#cool(refusal, lease, now);
+    if (isKnown && isNear) this.#learn(refusal, lease, lease.limits, this.#rules.cooldownMs, now);
     const usable = new Set(this.keys.filter((other) => other.disabled === null).map((other) => other.owner))
       .size;
-    if (!isKnown && !this.#commonCause.suspects(key.owner, usable, undo, now)) return;
-    this.#commonCause.refused(lease.at, now);
+    const suspicion = { account: key.owner, request: need, isNear, undo, at: now };
+    if (!isKnown && !this.#commonCause.suspects(suspicion, usable)) return;
+    if (!isNear) this.#commonCause.refused(lease.at, now);
     const openMs = this.refusesAll.failed(now, lease.isProbe);
     for (const account of this.#choice.accounts) this.#choice.refresh(account, null, now);
     if (openMs > 0) this.#pauses("common_cause", openMs, now, refusal.said);
@@ -484,7 +497,7 @@ export class Pool {
     const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#dependencies.random());
     rests.cooldown = cooldown;
     rests.trust.isLost();
-    if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, now);
+    if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, cooldown.until - now, now);
     const { reason, said } = refusal;
     const event = {
       kind: "cooled",
@@ -501,12 +514,11 @@ export class Pool {
     };
   }
 
-  /** What a rate refusal tells of the limit that it met. */
-  #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, now: number): void {
+  /** What a rate refusal tells of the limit that it met. `restMs`: how long the key rests for it. */
+  #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, restMs: number, now: number): void {
     const { owner } = lease.key;
     const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
     if (pacer === null) return;
-    const restMs = ((limits ?? owner).cooldown?.until ?? now) - now;
     const namedMs = refusal.pause.kind === "for" ? Math.min(refusal.pause.ms, restMs) : null;
     pacer.refused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
   }

@@ -191,6 +191,12 @@ export class Choice {
     return this.keys[quick] ?? null;
   }
 
+  /** For a request that has to wait for others, and must not keep them waiting. `readyAt`: until when (epoch ms). */
+  standsAside(readyAt: number): { kind: "no_key"; readyAt: number; why: "cooling" } {
+    this.othersReadyAt = 0;
+    return { kind: "no_key", readyAt, why: "cooling" };
+  }
+
   /** The index of the key for a request that any key may serve, by numbers alone; -1: none is ready. */
   #quick(need: KeyNeed, lane: ModelLane | null, now: number): number {
     switch (this.strategy) {

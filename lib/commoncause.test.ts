@@ -29,7 +29,12 @@ function suspected(refusals: string, accounts: number): { isCommon: boolean; und
   let isCommon = false;
   for (const { account, atMs } of refusalsOf(refusals)) {
     const undo = () => undone.push(`${account}@${atMs / SEC}`);
-    isCommon = cause.suspects(accountOf(account), accounts, undo, NOW + atMs);
+    const before = undone.length;
+    isCommon = cause.suspects(
+      { account: accountOf(account), request: {}, isNear: false, undo, at: NOW + atMs },
+      accounts,
+    );
+    undone.push(...undone.splice(before).toReversed()); // the last first
   }
   return { isCommon, undone };
 }
@@ -83,11 +88,34 @@ describe("a common cause", () => {
     expect(suspected("a a@1 b@2 c@3", 5).undone.toSorted()).toEqual(["a@0", "a@1", "b@2", "c@3"]);
   });
 
-  test("P11 is seen in a single refusal once it is known, with that one taken back", () => {
-    const cause = knownCause();
+  test("P11 is seen in a single refusal once a limit is known and used up, with that one taken back", () => {
+    const cause = new CommonCause();
+    cause.refused(NOW - 2000, NOW - 1000);
     let undone = 0;
-    expect([cause.isKnown, cause.suspects({}, 5, () => undone++, NOW), undone]).toEqual([true, true, 1]);
-    expect([cause.suspects({}, 1, () => undone++, NOW), undone]).toEqual([false, 1]);
+    const suspicion = { account: {}, request: {}, isNear: false, undo: () => undone++, at: NOW };
+    expect([cause.isKnown, cause.suspects(suspicion, 5), undone]).toEqual([true, false, 0]);
+    for (let at = NOW; at < NOW + 12 * SEC; at += SEC) {
+      cause.sends(at);
+      cause.bears(at, at + 100);
+      cause.ends(at, { hadBegun: true, isCounted: true }, at + 200);
+    }
+    cause.refused(NOW + 11 * SEC, NOW + 12 * SEC);
+    const later = { ...suspicion, account: {}, at: NOW + 13 * SEC };
+    expect([cause.suspects(later, 5), undone]).toEqual([true, 1]);
+    expect(cause.suspects({ ...later, account: {} }, 1)).toBe(false);
+  });
+
+  test("P11 is seen where one request is refused by three keys, however near their limits they were", () => {
+    const cause = new CommonCause();
+    const request = {};
+    const refuse = (account: object, of: object) =>
+      cause.suspects({ account, request: of, isNear: true, undo() {}, at: NOW }, 5);
+    expect([refuse({ a: 1 }, request), refuse({ b: 1 }, {}), refuse({ c: 1 }, request)]).toEqual([
+      false,
+      false,
+      false,
+    ]);
+    expect(refuse({ d: 1 }, request)).toBe(true);
   });
 
   test("stands in nobody's way while there is none", () => {

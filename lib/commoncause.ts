@@ -10,17 +10,24 @@ import { Trust } from "./keystate.ts";
 import { Pacer } from "./pacing.ts";
 
 const WITHIN_MS = 10_000;
-const DISTINCT_KEYS = 3;
+/** So many keys of a pool, where it has so many. */
+export const DISTINCT_KEYS = 3;
 /** Limits on addresses count in minutes, like others. */
 const WINDOW_MS = 60_000;
 /** What nobody met for so long is over, or never was. */
 const FORGOTTEN_AFTER_MS = 3_600_000;
 
-interface Suspicion {
-  account: object;
-  at: number;
+/** A rate refusal without a hint. */
+export interface Suspicion {
+  readonly account: object;
+  /** What was refused: the client's request. */
+  readonly request: object;
+  /** The key may have been at a limit of its own. */
+  readonly isNear: boolean;
+  /** Epoch ms. */
+  readonly at: number;
   /** Takes back what the refusal did to the key. */
-  undo: () => void;
+  readonly undo: () => void;
 }
 
 export class CommonCause {
@@ -75,17 +82,22 @@ export class CommonCause {
   }
 
   /**
-   * A rate refusal without a hint, of a key that was not near its limit. `accounts`: how many there are to compare.
-   * Says whether it is for a common cause; then what was done to the keys has been undone. Once such a cause is
-   * known, one refusal is enough.
+   * Whether this refusal makes it a common cause; then what was done to the keys has been undone. `accounts`: how many
+   * there are to compare. Keys that were near their limits count only where one and the same request was refused by
+   * several, and go on resting: it may be their own after all. Once such a limit is known, and nearly used up, one refusal is enough.
    */
-  suspects(account: object, accounts: number, undo: () => void, now: number): boolean {
-    this.#suspicions = this.#suspicions.filter((other) => other.at > now - WITHIN_MS);
-    this.#suspicions.push({ account, at: now, undo });
-    const distinct = new Set(this.#suspicions.map((suspicion) => suspicion.account)).size;
-    const enough = this.isKnown ? 1 : Math.min(DISTINCT_KEYS, accounts);
-    if (accounts < 2 || distinct < enough) return false;
-    for (const suspicion of this.#suspicions) suspicion.undo();
+  suspects(suspicion: Suspicion, accounts: number): boolean {
+    const { request, isNear, at } = suspicion;
+    this.#suspicions = this.#suspicions.filter((other) => other.at > at - WITHIN_MS);
+    this.#suspicions.push(suspicion);
+    const distinct = (suspicions: readonly Suspicion[]) =>
+      new Set(suspicions.map(({ account }) => account)).size;
+    const surprising = distinct(this.#suspicions.filter((other) => !other.isNear));
+    const ofRequest = distinct(this.#suspicions.filter((other) => other.request === request));
+    const several = Math.min(DISTINCT_KEYS, accounts);
+    const enough = !isNear && this.#pacer?.isNearlyUsedUp(at) ? 1 : several;
+    if (accounts < 2 || (surprising < enough && ofRequest < several)) return false;
+    for (const { isNear, undo } of this.#suspicions.toReversed()) if (!isNear) undo();
     this.#suspicions = [];
     return true;
   }

@@ -236,8 +236,15 @@ export class Pacer {
   isNearLimit(now: number, unknown: number): boolean {
     if (this.inFlight >= this.concurrency.value || (this.#left <= 0 && this.#resetAt > now)) return true;
     if (this.#sent.last(1) > now - AT_ONCE_MS) return true;
-    const used = this.#sent.countSince(now - this.#windowMs);
-    return used >= (this.rate.isKnown ? NEARLY * this.rate.proven : unknown);
+    return this.rate.isKnown
+      ? this.isNearlyUsedUp(now)
+      : this.#sent.countSince(now - this.#windowMs) >= unknown;
+  }
+
+  /** Whether the rate that is known to pass has nearly been used; false where none is known. */
+  isNearlyUsedUp(now: number): boolean {
+    if (!this.rate.isKnown) return false;
+    return this.#sent.countSince(now - this.#windowMs) >= NEARLY * this.rate.proven;
   }
 
   /** Learns from a refusal; the refused request has been uncounted and has ended already. */
