@@ -353,6 +353,9 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       { code: /^openrouter_in_flight_budget$/, then: TOO_MANY_AT_ONCE }, // A 402 that passes.
       { code: /^openrouter_credits$/, then: NO_MONEY },
       { code: /^upstream_provider_shared_pool$/, then: CAPACITY },
+      // The provider behind refused: its account with OpenRouter, or the one that this account brought along.
+      { status: [401, 402], field: ["is_byok", /^true$/], then: UNSUITED_MODEL },
+      { status: [401, 402], field: ["provider_name", /./], then: CAPACITY },
       // The request is too big for what is left; a smaller one passes.
       { status: 402, text: /\bcan only afford\b|\bprompt tokens limit exceeded\b/i, then: UNSUITED_KEY },
       { status: 403, text: /\bkey limit exceeded \(daily\b/i, then: DAY },
