@@ -28,7 +28,7 @@ import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
 import { decide } from "./lib/decision.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
 import { hopsOf, planRoute } from "./lib/destination.ts";
-import type { Destination, Route } from "./lib/destination.ts";
+import type { Destination, Hop, Route } from "./lib/destination.ts";
 import { authorize } from "./lib/door.ts";
 import { discard, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
@@ -735,11 +735,11 @@ async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promis
     return call.finish(refusal.status, refusal.type, refused(refusal, call.request, engine));
   try {
     if (route.isOpen && engine.config.routes.length > 0) call.mayListModels();
-    const hops = hopsOf(call, route, engine.config, engine.upstreams);
+    const hops = whereItIs(hopsOf(call, route, engine.config, engine.upstreams), call, engine);
     for (let index = 0; index < hops.length; index++) {
       const hop = hops[index]!;
       call.aimAt(hop.model);
-      const response = await tryKeys(call, hop.upstream, index + 1 < hops.length, engine);
+      const response = await tryKeys(call, hop.upstream, hops[index + 1]?.upstream ?? null, engine);
       if (response !== null) return response;
     }
     throw new Error("the last target fell back to none");
@@ -748,11 +748,18 @@ async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promis
   }
 }
 
-/** Tries one provider until there is an answer or a reason to stop; null: the next target is to be tried. */
+/** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
+function whereItIs(hops: readonly Hop<Upstream>[], call: Call, { owners }: Engine): readonly Hop<Upstream>[] {
+  if (hops.length < 2) return hops;
+  const home = hops.find(({ upstream }) => call.refersTo(upstream, owners));
+  return home === undefined ? hops : [home];
+}
+
+/** Tries one provider until there is an answer or a reason to stop; null: `next` is to be tried. */
 async function tryKeys(
   call: Call,
   upstream: Upstream,
-  hasNext: boolean,
+  next: Upstream | null,
   engine: Engine,
 ): Promise<Response | null> {
   const { clock, random } = engine;
@@ -761,11 +768,11 @@ async function tryKeys(
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
-  call.bind(upstream, engine.owners);
-  const hasFallback = hasNext && call.boundTo === null; // no other provider has what this one made
+  call.bind(upstream, engine.owners, engine.upstreams.length === 1);
+  const isChained = next !== null && call.boundTo === null; // no other provider has what this one made
   for (;;) {
     if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
-    const leased = leaseFor(call, pool, hasFallback, clock);
+    const leased = leaseFor(call, pool, isChained && next !== upstream, clock);
     const lease = leased instanceof Promise ? await leased : leased;
     let setback: Setback;
     let isFault = false;
@@ -794,6 +801,7 @@ async function tryKeys(
 
     const now = clock.now();
     const mayRetry = !isFault || retries.hasRoom(now); // what a client wants repeated is no fault
+    const hasFallback = isChained && (next !== upstream || mayRetry); // the same once more is a retry, too
     const decision = decide(
       setback,
       progress,
@@ -814,6 +822,7 @@ async function tryKeys(
         call.waitedMs += clock.now() - now;
         break;
       case "fall_back":
+        if (isFault && next === upstream) retries.spend(now);
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         return null;
       case "give_up":

@@ -25,18 +25,36 @@ export interface Referring {
   readonly body: Uint8Array | null;
 }
 
-/** What a request has to do with things of the accounts of a provider; null: nothing. Runs for every request. */
+/** Whether a request refers to something that an account of this provider is known to have. */
+export function refersTo(
+  { path, query, method, body }: Referring,
+  provider: string,
+  accounts: () => readonly string[],
+  owners: Owners,
+): boolean {
+  if (owners.count(provider) === 0) return false;
+  const names = accounts();
+  return (
+    owners.accountOf(provider, idsIn(path, query, method, body), (name) => names.includes(name)) !== null
+  );
+}
+
+/**
+ * What a request has to do with things of the accounts of a provider; null: nothing. Runs for every request. `least`:
+ * how many accounts there must be for it to matter, or, where other providers stand beside this one, 1.
+ */
 export function belongingsOf(
   request: Referring,
   provider: string,
   accounts: () => readonly string[],
   owners: Owners,
+  least: 1 | 2 = 2,
 ): Belongings | null {
   const { path, body } = request;
   const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null;
   if (!mayRefer && !asksToKeep(path, body)) return null;
   const names = accounts();
-  return names.length < 2 ? null : new Belongings(request, provider, names, owners);
+  return names.length < least ? null : new Belongings(request, provider, names, owners);
 }
 
 export class Belongings {

@@ -2,7 +2,7 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import { belongingsOf } from "./belongings.ts";
+import { belongingsOf, refersTo } from "./belongings.ts";
 import type { Belongings } from "./belongings.ts";
 import type { Budgets } from "./budget.ts";
 import { accountName, accountNames } from "./choice.ts";
@@ -161,16 +161,24 @@ export class Call implements Need, Client {
   }
 
   /** Finds out whether it has to do with what one account of this provider alone has (P35). */
-  bind({ config, pool }: Asked, owners: Owners): void {
+  bind({ config, pool }: Asked, owners: Owners, isOnlyTarget: boolean): void {
     this.belongings = null; // of the provider before
-    if (pool.keys.length > 1) {
+    if (pool.keys.length > 1 || !isOnlyTarget) {
       const { path, query } = this.target;
       const { method, body } = this;
       const names = () => accountNames(pool.keys);
-      this.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners);
+      const least = isOnlyTarget ? 2 : 1;
+      this.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners, least);
     }
     this.boundTo = this.belongings?.boundTo ?? null;
     if (this.belongings?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
+  }
+
+  /** Whether it refers to what an account of this provider is known to have. */
+  refersTo({ config, pool }: Asked, owners: Owners): boolean {
+    const { path, query } = this.target;
+    const { method, body } = this;
+    return refersTo({ path, query, method, body }, config.name, () => accountNames(pool.keys), owners);
   }
 
   /** From here on only our own clocks end the connection, not the server's idle timer. */
