@@ -18,10 +18,13 @@ export interface Naming {
 const LONGEST_MODEL = 200;
 /** `/v1beta/models/gemini-pro:generateContent` */
 const IN_PATH = /(\/models\/)([^/]+)(:\w+)$/;
+/** `/openai/deployments/my-gpt/chat/completions`: Azure's limits are those of a deployment. */
+const DEPLOYMENT = /\/deployments\/([^/]+)\//;
 
 /** The model that a request names; null: none, or a name that can be none. */
 export function modelOf({ path, contentType, body }: Naming): string | null {
-  const model = IN_PATH.exec(path)?.[2] ?? (body === null ? null : modelOfBody(contentType, body));
+  const inPath = IN_PATH.exec(path)?.[2] ?? DEPLOYMENT.exec(path)?.[1];
+  const model = inPath ?? (body === null ? null : modelOfBody(contentType, body));
   return model === null || model.length > LONGEST_MODEL ? null : model;
 }
 

@@ -19,7 +19,7 @@ import { Squeeze } from "./squeeze.ts";
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
 
 const MINUTE_MS = 60_000;
-/** What was sent a window ago may have arrived later than what is sent now will: so much is added to a learnt one. */
+/** What was sent a window ago may have arrived later than what is sent now will: a window is so much longer here. */
 const JITTER_MS = 100;
 /** A reset that is told in whole seconds may have been rounded down, and clocks differ. */
 const RESET_MARGIN_MS = 250;
@@ -174,6 +174,7 @@ export class Pacer {
 
   /** A request that the provider did not count. */
   uncounts(sentAt: number): void {
+    if (this.#rule.kind === "fixed") return; // who sets a number means what is sent, whatever comes of it
     this.#sent.remove(sentAt);
     this.#meter.uncounts(sentAt);
     this.#drip.uncounts();
@@ -215,7 +216,7 @@ export class Pacer {
 
   /** When the window has room for one more: the n-th last request has left it. */
   #roomAt(): number {
-    return this.#sent.last(this.rate.value) + this.#windowMs + (this.#rule.kind === "fixed" ? 0 : JITTER_MS);
+    return this.#sent.last(this.rate.value) + this.#windowMs + JITTER_MS;
   }
 
   /** When the next of what is beyond the known may go out: after the refusal of the one before would have come. */
