@@ -30,7 +30,7 @@ import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/deci
 import { hopsOf, planRoute } from "./lib/destination.ts";
 import type { Destination, Hop, Route } from "./lib/destination.ts";
 import { authorize } from "./lib/door.ts";
-import { discard, streamOf } from "./lib/evidence.ts";
+import { bytesOf, discard, streamOf } from "./lib/evidence.ts";
 import type { Bytes, ReadResult } from "./lib/evidence.ts";
 import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
 import { FirstEvent } from "./lib/firstevent.ts";
@@ -911,7 +911,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
     const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
     const judged = isShort(response, call.method)
-      ? judgeShort(response, new Uint8Array(await response.arrayBuffer()), asked)
+      ? judgeShort(response, await bytesOf(response), asked)
       : readOpening(response, asked);
     result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
     if (call.listsModels && result.kind !== "failed")

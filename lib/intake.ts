@@ -5,7 +5,7 @@
  * counted, all requests together, and refused where it would be too much (P26, P27): a body that says how long it is
  * before a byte of it is read, one that does not as soon as it has grown too long.
  */
-import { joined } from "./evidence.ts";
+import { bytesOf, joined } from "./evidence.ts";
 import type { Bytes } from "./evidence.ts";
 import { bodyTooLarge, BODY_BROKE_OFF, NO_ROOM } from "./refusals.ts";
 import type { Refusal } from "./refusals.ts";
@@ -56,7 +56,7 @@ export async function receive(
   try {
     if (announced > 0) {
       capacity.bufferedBytes += announced; // before it comes: many at once must not all be let in
-      const body = new Uint8Array(await delivery.request.arrayBuffer());
+      const body = await bytesOf(delivery.request);
       capacity.bufferedBytes += body.length - announced; // Bun drops the body of GET and HEAD
       delivery.body = body.length === 0 ? null : body;
     } else if (headers.has("transfer-encoding")) {

@@ -84,6 +84,31 @@ describe("the clock of the first byte", () => {
     ),
   );
 
+  test("P21 ends its own attempt alone: those before it, beside it and after it are answered", () =>
+    scene(
+      ({ target }, connection) => {
+        if (!target.endsWith("/silent")) connection.write(`${JSON_HEAD}{"id":"one of some"}`);
+      },
+      async ({ clock, provider, staged }) => {
+        const statusOf = async (path: string) => {
+          const answer = await ask(staged.url, path);
+          await until("it is answered", () => answer.end === "clean");
+          return answer.status;
+        };
+        for (let round = 1; round <= 3; round++) {
+          expect(await statusOf(PATH)).toBe(200);
+          const silent = await ask(staged.url, "/v1/silent");
+          await until("it is asked for", () => provider.requests.length === 3 * round - 1);
+          expect(await statusOf(PATH)).toBe(200);
+          await clock.jump(20.1 * SECOND);
+          await until("it is given up", () => silent.end === "clean");
+          expect(silent.status).toBe(504);
+        }
+        await untilOver(staged);
+      },
+      LIMITS,
+    ));
+
   test("P19 P21 is not stopped by comments, which are let through after 15 s", () =>
     scene(
       (_, connection) => connection.write(EVENT_STREAM_HEAD),

@@ -36,12 +36,16 @@ export interface Reachable {
 const TICK_MS = 50;
 /** How long the connect probe may take after the connect time is over. */
 const PROBE_MS = 2000;
+/** Controllers that are kept for later attempts. */
+const MOST_SPARE = 64;
 
 /** All attempts under way. */
 export class Clocks {
   #limits: ClockLimits;
   readonly #clock: Clock;
   readonly #watches = new Set<Watch>();
+  /** Never fired, and of attempts that are over: to make one costs more than all the rest of a watch. */
+  readonly #spare: AbortController[] = [];
   #ticking = false;
   #cancelTick: CancelTimer = () => {};
   /** The time of the last tick: exact enough for limits of seconds, and free. */
@@ -64,7 +68,8 @@ export class Clocks {
 
   start(client: Client, upstream: Reachable): Watch {
     this.now = this.#clock.now();
-    const watch = new Watch(this, this.#limits, client, upstream);
+    const controller = this.#spare.pop() ?? new AbortController();
+    const watch = new Watch(this, this.#limits, client, upstream, controller);
     this.#watches.add(watch);
     if (!this.#ticking) this.#scheduleTick();
     return watch;
@@ -75,8 +80,10 @@ export class Clocks {
     for (const watch of [...this.#watches]) watch.abort(reason);
   }
 
-  forget(watch: Watch): void {
+  /** The attempt is over. `controller`: what it may leave to another one. */
+  forget(watch: Watch, controller: AbortController): void {
     this.#watches.delete(watch);
+    if (!controller.signal.aborted && this.#spare.length < MOST_SPARE) this.#spare.push(controller);
   }
 
   #scheduleTick(): void {
@@ -106,7 +113,7 @@ export class Watch {
   readonly #limits: ClockLimits;
   readonly #client: Client;
   readonly #upstream: Reachable;
-  readonly #controller = new AbortController();
+  readonly #controller: AbortController;
   readonly #startedAt: number;
   #phase: Phase = "first_byte";
   #phaseBeganAt: number;
@@ -118,11 +125,18 @@ export class Watch {
   /** Whoever holds the answer: told when the client leaves, also where it has not begun to read. */
   onLeave: (() => void) | null = null;
 
-  constructor(clocks: Clocks, limits: ClockLimits, client: Client, upstream: Reachable) {
+  constructor(
+    clocks: Clocks,
+    limits: ClockLimits,
+    client: Client,
+    upstream: Reachable,
+    controller: AbortController,
+  ) {
     this.#clocks = clocks;
     this.#limits = limits;
     this.#client = client;
     this.#upstream = upstream;
+    this.#controller = controller;
     this.#startedAt = clocks.now;
     this.#phaseBeganAt = clocks.now;
   }
@@ -167,7 +181,7 @@ export class Watch {
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#clocks.forget(this);
+    this.#clocks.forget(this, this.#controller);
     if (this.#listening) this.#client.signal.removeEventListener("abort", this.#leave);
   }
 
