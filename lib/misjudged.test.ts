@@ -1,0 +1,202 @@
+/**
+ * Answers that once cost keys, or a provider, which were not to blame; each was seen by a client.
+ */
+import { describe, expect, test } from "bun:test";
+
+import { chat, FalseClock, httpAnswer, stage, startRawProvider, until } from "./fixture.ts";
+import type { RawRequest, Stage } from "./fixture.ts";
+
+const SERVED = httpAnswer(
+  200,
+  '{"id":"1","choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}',
+);
+const json = (value: unknown) => JSON.stringify(value);
+const KEYS = (count: number) => Array.from({ length: count }, (_, index) => `key-${index}-canary`).join(",");
+
+interface House extends Stage {
+  readonly clock: FalseClock;
+  readonly requests: readonly RawRequest[];
+  states(): Promise<string>;
+}
+
+/** A proxy in front of a provider that answers by script. */
+async function house(
+  answer: (request: RawRequest) => Buffer,
+  settings: Record<string, string>,
+  body: (house: House) => Promise<void>,
+): Promise<void> {
+  const clock = new FalseClock();
+  await using provider = startRawProvider((request, connection) => connection.write(answer(request)));
+  const own = { API_KEYS: KEYS(3), TARGET_BASE_URL: provider.url, PROVIDER: "openai", MAX_WAIT_SEC: "30" };
+  await using staged = stage({ settings: { ...own, ...settings }, clock });
+  const states = async () =>
+    ((await staged.health()).providers[0]?.keys ?? []).map(({ state }) => state).join(" ");
+  await body({ ...staged, clock, requests: provider.requests, states });
+}
+
+describe("what is fetched", () => {
+  // A stored file held an error of another provider: all keys were taken for dead, with one download.
+  test("P12 costs no key, whatever is in it", async () => {
+    const file = httpAnswer(
+      200,
+      json({ error: { message: "Incorrect API key provided", code: "invalid_api_key" } }),
+    );
+    await house(
+      () => file,
+      {},
+      async ({ url, states, requests }) => {
+        const response = await fetch(`${url}/v1/files/file-abc1/content`);
+        expect([
+          response.status,
+          ((await response.json()) as { error: { code: string } }).error.code,
+        ]).toEqual([200, "invalid_api_key"]);
+        expect([await states(), requests.length]).toEqual(["ready ready ready", 1]);
+      },
+    );
+  });
+
+  // A video that failed was asked after four times: the fifth client was told that the provider is down.
+  test("P10 is no failure of the provider where a piece of work failed", async () => {
+    const failed = {
+      name: "models/veo/operations/abc1",
+      done: true,
+      error: { code: 13, message: "Failed." },
+    };
+    await house(
+      () => httpAnswer(200, json(failed)),
+      { PROVIDER: "gemini" },
+      async ({ url, requests }) => {
+        for (let nth = 1; nth <= 7; nth++) {
+          expect((await fetch(`${url}/v1beta/models/veo/operations/abc1`)).status).toBe(200);
+          expect(requests.length).toBe(nth);
+        }
+      },
+    );
+  });
+});
+
+describe("the provider behind a gateway", () => {
+  const raw = json({ error: { message: "Incorrect API key provided: sk-ab***", code: "invalid_api_key" } });
+  test.each<[sentence: string, status: number, metadata: object]>([
+    [
+      "P12 that refuses the key which an account brought along costs no key of the gateway",
+      401,
+      { raw, provider_name: "OpenAI", is_byok: true },
+    ],
+    [
+      "P12 that is not paid by the gateway costs no key of it",
+      402,
+      { raw: "Insufficient Balance", provider_name: "DeepSeek" },
+    ],
+  ])("%s", async (_, status, metadata) => {
+    const refusal = httpAnswer(
+      status,
+      json({ error: { message: "Provider returned error", code: status, metadata } }),
+    );
+    const isBad = ({ body }: RawRequest) => body.toString().includes('"bad"');
+    await house(
+      (request) => (isBad(request) ? refusal : SERVED),
+      { PROVIDER: "openrouter" },
+      async ({ url, states }) => {
+        await chat(url, { body: json({ model: "bad", messages: [] }) });
+        expect(await states()).toBe("ready ready ready");
+        expect((await chat(url)).status).toBe(200);
+      },
+    );
+  });
+});
+
+describe("a good status with an error behind it", () => {
+  // A gateway sent line ends while it waited, then said that the key was at its limit: the client got that.
+  test("P20 is seen behind white space, too", async () => {
+    const late = json({ error: { message: "Rate limit exceeded", code: 429 } });
+    const head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    const chunked = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`;
+    const refusal = Buffer.from(`${head}${chunked("\n      \n")}${chunked(late)}0\r\n\r\n`);
+    const isFirst = ({ key }: RawRequest) => key === "key-0-canary";
+    await house(
+      (request) => (isFirst(request) ? refusal : SERVED),
+      {},
+      async ({ url, requests }) => {
+        const response = await chat(url);
+        expect([response.status, requests.length]).toEqual([200, 2]);
+        expect(await response.text()).toContain("hello");
+      },
+    );
+  });
+
+  // A stream that called itself packed and was not never ended, and its place was never given back.
+  test("P1 ends where it is not packed as it says", async () => {
+    const body = 'data: {"choices":[]}\n\ndata: [DONE]\n\n';
+    const fields = { "content-type": "text/event-stream", "content-encoding": "gzip" };
+    await house(
+      () => httpAnswer(200, body, fields),
+      {},
+      async ({ url, engine }) => {
+        const response = await fetch(`${url}/v1/chat/completions`, {
+          method: "POST",
+          body: "{}",
+          decompress: false,
+        });
+        await response.text().catch(() => "");
+        await until("nothing is under way", () => engine.inFlight === 0);
+        expect(engine.upstreams[0].pool.keys.map(({ inFlight }) => inFlight)).toEqual([0, 0, 0]);
+      },
+    );
+  });
+});
+
+describe("a refusal without a hint", () => {
+  const bare = httpAnswer(429, "Too Many Requests", { "content-type": "text/plain" });
+
+  // Keys that had been busy were taken to be at limits of their own, one after another, until none was left.
+  test("P11 does not walk a busy pool either", async () => {
+    let isShut = false;
+    await house(
+      () => (isShut ? bare : SERVED),
+      { API_KEYS: KEYS(10), PROVIDER: "nvidia", MAX_WAIT_SEC: "4" },
+      async (staged) => {
+        for (let nth = 0; nth < 120; nth++) await (await chat(staged.url)).text();
+        isShut = true;
+        const before = staged.requests.length;
+        const late = chat(staged.url);
+        await until(
+          "the provider is paused",
+          () => staged.engine.upstreams[0].pool.pausedUntil > staged.clock.now(),
+        );
+        expect(staged.requests.length - before).toBe(3);
+        await staged.clock.advance(4001);
+        expect((await late).status).toBe(503);
+        expect((await staged.states()).split(" ").filter((state) => state === "ready").length).toBe(7);
+      },
+    );
+  });
+
+  // Once an address had been limited, a single key at its own limit shut the pool for everybody.
+  test("P5 of one key is its own, also after everybody was refused once", async () => {
+    let refuses = (_: RawRequest) => true;
+    await house(
+      (request) => (refuses(request) ? bare : SERVED),
+      { API_KEYS: KEYS(8), PROVIDER: "generic" },
+      async (staged) => {
+        const first = chat(staged.url);
+        await until(
+          "the provider is paused",
+          () => staged.engine.upstreams[0].pool.pausedUntil > staged.clock.now(),
+        );
+        refuses = () => false;
+        while (staged.engine.inFlight > 0) await staged.clock.advance(1000);
+        expect((await first).status).toBe(200);
+        await staged.clock.advance(60_000);
+        refuses = ({ key }) => key === "key-3-canary";
+        for (let nth = 0; nth < 10; nth++) {
+          const asked = chat(staged.url);
+          while (staged.engine.inFlight > 0) await staged.clock.advance(100);
+          expect((await asked).status).toBe(200);
+          await staged.clock.advance(2000);
+        }
+        expect(staged.engine.upstreams[0].pool.pausedUntil).toBeLessThan(staged.clock.now());
+      },
+    );
+  });
+});
