@@ -86,6 +86,9 @@ const PACKED_ERROR_BYTES = 8 * 1024;
 const PACKED_BEGINNING_BYTES = 256;
 /** How much of a stream is read at most to see its first event. */
 const FIRST_EVENT_BYTES = 64 * 1024;
+/** How much of a list tells whether an error stands in it; and how it begins then. */
+const LIST_BEGINNING_BYTES = 24;
+const LIST_OF_ERRORS = /^\s*\[\s*(?:\{\s*"error"|$|\{\s*$)/;
 /** How long what comes before a stream's first whole event is held back. */
 const HELD_BACK_MS = 15_000;
 
@@ -215,7 +218,20 @@ async function readJson(response: Response, reader: ByteReader, asked: Asked): P
     if (next.done) break;
     value = joined([value, next.value]);
   }
-  const isNoError = encodings.length === 0 && (beginsWithId(value) || !mayBeError(value));
+  const isPlain = encodings.length === 0;
+  if (isPlain && asked.call.streamDialect === "gemini" && value[pastSpace(value, 0)] === 0x5b /* [ */) {
+    // A stream as one list, an answer at a time: not held until its end, unless it begins with an error.
+    while (value.length < LIST_BEGINNING_BYTES) {
+      const pending = reader.read();
+      const next = await readBefore(pending, holdUntil, asked.clock);
+      if (next === null) return open(response, { first: value, reader, pending, begun: true });
+      if (next.done) break;
+      value = joined([value, next.value]);
+    }
+    if (isFramed && !LIST_OF_ERRORS.test(textOf(value.subarray(0, LIST_BEGINNING_BYTES))))
+      return open(response, { first: value, reader, pending: null, begun: true });
+  }
+  const isNoError = isPlain && (beginsWithId(value) || !mayBeError(value));
   if (isFramed && isNoError) return open(response, { first: value, reader, pending: null, begun: true });
   const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, value);
   if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
