@@ -56,7 +56,8 @@ export class Queue {
     });
     const line = this.#lineFor(need);
     // One that may wait less long than the last before it would be let go too late: those aside are all looked after.
-    const isHasty = line.last !== null && line.last.need.waitUntil > need.waitUntil;
+    const { last } = line;
+    const isHasty = last !== null && last.arrival < need.arrival && last.need.waitUntil > need.waitUntil;
     this.#joins(waiter, isHasty ? this.#aside : line);
     need.signal.addEventListener("abort", leave);
     if (need.signal.aborted) leave();
@@ -109,7 +110,7 @@ export class Queue {
       if (line === null || line === this.#aside) continue;
       // One whose own history stands in its way must not stand in the way of those behind it.
       const others = this.#counter.othersReadyAt();
-      const isOwnTrouble = result.why === "cooling" && others < Math.max(now + 1, result.readyAt);
+      const isOwnTrouble = result.why === "cooling" && (others <= now || others < result.readyAt);
       if (!isOwnTrouble) blocked.push(line);
       else this.#moves(waiter, this.#aside);
     }
