@@ -91,7 +91,15 @@ export function logLine(
 export function jsonLine(at: number, level: LogLevel, event: string, fields: object): string {
   const rest = JSON.stringify(fields).slice(1);
   const comma = rest === "}" ? "" : ",";
-  return `{"time":"${new Date(at).toISOString()}","level":"${level}","event":"${event}"${comma}${rest}\n`;
+  return `{"time":"${timeOf(at)}","level":"${level}","event":"${event}"${comma}${rest}\n`;
+}
+
+let lastTime = { at: NaN, text: "" };
+
+/** An instant as it is written; many lines of a busy proxy are of the same one. */
+function timeOf(at: number): string {
+  if (lastTime.at !== at) lastTime = { at, text: new Date(at).toISOString() };
+  return lastTime.text;
 }
 
 /** The last request of which a line was made: log and log files write the same one. */
