@@ -25,8 +25,7 @@ const BACKSLASH = 0x5c;
  * Of a field that is there twice this is the first; most JSON parsers take the last.
  */
 export function findTopLevelString(body: Uint8Array, name: string): FoundString | null {
-  const bytes = asBuffer(body);
-  const fields = Members.ofObject(bytes, 0);
+  const fields = Members.ofObject(body, 0);
   while (fields?.next()) {
     if (fields.name() !== name) continue;
     const value = fields.text();
@@ -45,7 +44,7 @@ export function replaceTopLevelString(
   value: string,
 ): Uint8Array<ArrayBuffer> {
   const places = [{ start: found.start, end: found.end }];
-  const rest = new Members(asBuffer(body), found.end, OBJECT_END);
+  const rest = new Members(body, found.end, OBJECT_END);
   while (rest.next()) {
     const end = rest.name() === found.name ? rest.valueEnd() : -1;
     if (end >= 0) places.push({ start: rest.valueStart, end });
@@ -81,7 +80,7 @@ export function asBuffer(body: Uint8Array): Buffer {
  * over only where somebody asks for its end, or for what comes after it.
  */
 export class Members {
-  readonly #bytes: Buffer;
+  readonly #bytes: Uint8Array;
   readonly #closing: number;
   #at: number;
   #nameStart = 0;
@@ -92,20 +91,20 @@ export class Members {
   #valueEnd = -1;
 
   /** From `at` on, between two members, until the `closing` bracket. */
-  constructor(bytes: Buffer, at: number, closing: number) {
+  constructor(bytes: Uint8Array, at: number, closing: number) {
     this.#bytes = bytes;
     this.#closing = closing;
     this.#at = at;
   }
 
   /** The fields of the object that begins at `start` (white space aside), or null where none does. */
-  static ofObject(bytes: Buffer, start: number): Members | null {
+  static ofObject(bytes: Uint8Array, start: number): Members | null {
     const at = skipSpace(bytes, start);
     return bytes[at] === OBJECT_START ? new Members(bytes, at + 1, OBJECT_END) : null;
   }
 
   /** The elements of the array that begins at `start` (white space aside), or null where none does. */
-  static ofArray(bytes: Buffer, start: number): Members | null {
+  static ofArray(bytes: Uint8Array, start: number): Members | null {
     const at = skipSpace(bytes, start);
     return bytes[at] === ARRAY_START ? new Members(bytes, at + 1, ARRAY_END) : null;
   }
@@ -135,7 +134,7 @@ export class Members {
   /** The name of the present field; null: no JSON. Empty for an element. */
   name(): string | null {
     const [start, end] = [this.#nameStart, this.#nameEnd];
-    const written = this.#bytes.toString("utf8", start, end);
+    const written = textIn(this.#bytes, start, end);
     // "mod\u0065l" is the same name to every parser.
     return written.includes("\\") ? parseString(this.#bytes, start - 1, end + 1) : written;
   }
@@ -153,16 +152,27 @@ export class Members {
   }
 }
 
-function parseString(bytes: Buffer, start: number, end: number): string | null {
+/** Bytes as text. A body is asked for its model with every request: making a Buffer of it would cost more than this. */
+function textIn(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.prototype.toString.call(bytes, "utf8", start, end);
+}
+
+/** The string that stands there with its quotes, or null where it is none to a parser. */
+function parseString(bytes: Uint8Array, start: number, end: number): string | null {
+  const written = textIn(bytes, start, end);
+  if (!NEEDS_PARSER.test(written)) return written.slice(1, -1);
   try {
-    const value: unknown = JSON.parse(bytes.toString("utf8", start, end));
+    const value: unknown = JSON.parse(written);
     return typeof value === "string" ? value : null;
   } catch {
     return null; // an escape that is none: not JSON, so nobody's model
   }
 }
 
-function skipSpace(bytes: Buffer, from: number): number {
+/** What has to be undone in a string, or must not be in it (RFC 8259, section 7). */
+const NEEDS_PARSER = /[\\\u0000-\u001f]/;
+
+function skipSpace(bytes: Uint8Array, from: number): number {
   let at = from;
   while (bytes[at] === 0x20 || bytes[at] === 0x0a || bytes[at] === 0x0d || bytes[at] === 0x09) at += 1;
   return at;
@@ -172,7 +182,7 @@ function skipSpace(bytes: Buffer, from: number): number {
 const NEAR_BYTES = 48;
 
 /** Offset after the string that begins at `start`, or -1 where it never ends. */
-export function stringEnd(bytes: Buffer, start: number): number {
+export function stringEnd(bytes: Uint8Array, start: number): number {
   let at = start + 1;
   let nearEnd = Math.min(at + NEAR_BYTES, bytes.length);
   for (;;) {
@@ -193,7 +203,7 @@ export function stringEnd(bytes: Buffer, start: number): number {
 }
 
 /** Offset after the value that begins at `start`, or -1 where it never ends, or never begins. */
-function valueEnd(bytes: Buffer, start: number): number {
+function valueEnd(bytes: Uint8Array, start: number): number {
   let depth = 0;
   let at = start;
   while (at < bytes.length) {

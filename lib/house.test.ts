@@ -69,6 +69,11 @@ describe("the house", () => {
     expect(outside).toEqual([]);
   });
 
+  // In the executable all is one module, and what any part of it imports from the runtime is loaded at the start.
+  test("loads what the runtime brings along only where it is needed", () => {
+    expect(places(/^import (?!type\b).*"(?:node|bun):|^\} from "(?:node|bun):/)).toEqual([]);
+  });
+
   test("is entered from below: nothing imports proxy.ts but tests and their fixture", () => {
     const importers = [...SOURCES.keys()].filter((path) => importsOf(path).includes(ENTRY));
     expect(importers.filter((path) => path !== FIXTURE && !isTest(path))).toEqual([]);

@@ -43,6 +43,8 @@ export class Ledger implements Observer {
   /** By day, provider, key and model. */
   readonly #usage = new Map<string, UsageRow>();
   #day = { name: "", endsAt: 0 };
+  /** Rows of that day that were found already, by provider, key and model: no name is made for them. */
+  #found = new Map<string, Map<string, Map<string | null, UsageRow>>>();
 
   finished(record: RequestRecord): void {
     this.keep(record);
@@ -55,7 +57,7 @@ export class Ledger implements Observer {
     minute.absorbed += isError ? Math.max(0, failed - 1) : failed;
     if (isError) minute.errors += 1;
     for (const { provider, keyId, verdict } of record.attempts) {
-      const row = this.rowOf(this.#dayOf(record.at), provider, keyId, record.model);
+      const row = this.usedRow(record.at, provider, keyId, record.model);
       if (row === null) continue;
       row.requests += 1;
       if (verdict === "rate_limited" || verdict === "exhausted") row.rateLimited += 1;
@@ -128,11 +130,20 @@ export class Ledger implements Observer {
 
   /** The row in which a request of that time was counted; null: there was no room for one. */
   usedRow(at: number, provider: string, keyId: string, model: string | null): UsageRow | null {
-    return this.rowOf(this.#dayOf(at), provider, keyId, model);
+    const day = this.#dayOf(at);
+    const known = this.#found.get(provider)?.get(keyId)?.get(model);
+    if (known !== undefined) return known;
+    const row = this.rowOf(day, provider, keyId, model);
+    if (row === null) return null;
+    const ofProvider = this.#found.get(provider) ?? new Map<string, Map<string | null, UsageRow>>();
+    const ofKey = ofProvider.get(keyId) ?? new Map<string | null, UsageRow>();
+    this.#found.set(provider, ofProvider.set(keyId, ofKey.set(model, row)));
+    return row;
   }
 
   #dayOf(at: number): string {
     if (at >= this.#day.endsAt || at < this.#day.endsAt - 86_400_000) {
+      this.#found.clear();
       this.#day = { name: dayName(at), endsAt: (Math.floor(at / 86_400_000) + 1) * 86_400_000 };
     }
     return this.#day.name;

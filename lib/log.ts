@@ -4,15 +4,16 @@
  * Lines are gathered and written together a few times a second: a write a request would cost a small machine more
  * than the request. Nothing here is ever handed a key or a prompt.
  */
-import { type Clock, formatDuration } from "./clock.ts";
+import { type CancelTimer, type Clock, formatDuration } from "./clock.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "./record.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
 const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
 
-/** How long a line may wait for others before all are written. */
+/** How long a line may wait for others before all are written, and how much may wait: much costs the collector. */
 const FLUSH_AFTER_MS = 200;
+const MOST_GATHERED = 64 * 1024;
 
 export type LogFields = Record<string, string | number | boolean | null | undefined>;
 
@@ -21,6 +22,8 @@ export interface Log {
   enabled(level: LogLevel): boolean;
   /** `event` is a short stable word for machines; the fields say the rest. */
   line(level: LogLevel, event: string, fields?: LogFields): void;
+  /** A line of level `info` for a finished request. */
+  request(record: RequestRecord): void;
   /** Writes what is gathered. */
   flush(): void;
   /** From now on lines of this level and above are written: `LOG_LEVEL` may change while the proxy runs. */
@@ -40,17 +43,29 @@ export function createLog(options: LogOptions): Log {
   const { format, clock, write } = options;
   let least = RANK[options.level];
   let gathered = "";
+  let cancelFlush: CancelTimer | null = null;
   const flush = () => {
+    cancelFlush?.();
+    cancelFlush = null;
     const text = gathered;
     gathered = "";
     if (text !== "") write(text);
   };
+  const gather = (line: string) => {
+    if (cancelFlush === null) cancelFlush = clock.after(FLUSH_AFTER_MS, flush);
+    gathered += line;
+    if (gathered.length >= MOST_GATHERED) flush();
+  };
   return {
     enabled: (asked) => RANK[asked] >= least,
     line(asked, event, fields = {}) {
-      if (RANK[asked] < least) return;
-      if (gathered === "") clock.after(FLUSH_AFTER_MS, flush);
-      gathered += logLine(format, clock.now(), asked, event, fields);
+      if (RANK[asked] >= least) gather(logLine(format, clock.now(), asked, event, fields));
+    },
+    request(record) {
+      if (RANK.info < least) return;
+      const at = clock.now();
+      if (format === "json") gather(requestLine(record, at));
+      else gather(logLine(format, at, "info", "request", requestFields(record)));
     },
     flush,
     setLevel(level) {
@@ -67,17 +82,42 @@ export function logLine(
   event: string,
   fields: LogFields,
 ): string {
-  const time = new Date(at).toISOString();
-  if (format === "json") return `${JSON.stringify({ time, level, event, ...fields })}\n`;
+  if (format === "json") return jsonLine(at, level, event, fields);
   const said = event === "request" ? requestText(fields) : eventText(level, event, fields);
-  return `${time.slice(11, 19)} ${said}\n`;
+  return `${new Date(at).toISOString().slice(11, 19)} ${said}\n`;
+}
+
+/** A line in JSON. What all lines have is not put into the object: copying that cost as much as making text of it. */
+export function jsonLine(at: number, level: LogLevel, event: string, fields: object): string {
+  const rest = JSON.stringify(fields).slice(1);
+  const comma = rest === "}" ? "" : ",";
+  return `{"time":"${timeOf(at)}","level":"${level}","event":"${event}"${comma}${rest}\n`;
+}
+
+let lastTime = { at: NaN, text: "" };
+
+/** An instant as it is written; many lines of a busy proxy are of the same one. */
+function timeOf(at: number): string {
+  if (lastTime.at !== at) lastTime = { at, text: new Date(at).toISOString() };
+  return lastTime.text;
+}
+
+/** The last request of which a line was made: log and log files write the same one. */
+let lately: { record: RequestRecord | null; line: string } = { record: null, line: "" };
+
+/** A finished request as a line in JSON; made once for all who write it. `at`: epoch ms at which it finished. */
+export function requestLine(record: RequestRecord, at: number): string {
+  if (lately.record !== record) {
+    lately = { record, line: jsonLine(at, "info", "request", requestFields(record)) };
+  }
+  return lately.line;
 }
 
 /** Writes a line for every finished request and every change of a key. Below the log's level it costs a comparison. */
 export function logObserver(log: Log): Observer {
   return {
     finished(record) {
-      if (log.enabled("info")) log.line("info", "request", requestFields(record));
+      log.request(record);
     },
     keyChanged(change) {
       const { level, event, fields } = keyEventFields(change);

@@ -5,13 +5,15 @@
  * appended about once a second; each time the file is opened anew, so one that was rotated or removed is simply begun
  * again. A disk that does not take them costs no request anything: it is said once, and tried again.
  */
-import { type FileHandle, mkdir, open, readdir, unlink } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { type CancelTimer, type Clock, nextMidnight } from "./clock.ts";
-import { keyEventFields, type Log, type LogLevel, requestFields } from "./log.ts";
+import { jsonLine, keyEventFields, type Log, requestFields, requestLine } from "./log.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "./record.ts";
 
 /** How long a line may wait for others. */
 const GATHER_MS = 1000;
+/** What waits beyond this is written at once: more in memory would cost the collector. */
+const GATHER_LENGTH = 128 * 1024;
 /** How long a disk that failed is left alone. */
 const RETRY_MS = 10_000;
 /** What may wait for a disk, in UTF-16 units: mostly bytes. Lines beyond are dropped, and counted. */
@@ -41,6 +43,8 @@ export class LogFiles implements Observer {
   /** By the name of the file. */
   #pending = new Map<string, string[]>();
   #pendingLength = 0;
+  /** Of the last line, in UTC: its number since the epoch, and its name in file names. */
+  #day = { number: -1, name: "" };
   #dropped = 0;
   /** Why the last writing failed; null: it did not. */
   #trouble: string | null = null;
@@ -59,15 +63,17 @@ export class LogFiles implements Observer {
   }
 
   finished(record: RequestRecord): void {
-    const fields = requestFields(record);
-    this.#gather("requests", "info", "request", fields);
+    const now = this.#clock.now();
+    this.#gather("requests", now, requestLine(record, now));
     if (record.status < 400 && record.outcome === "served") return;
-    this.#gather("errors", "warn", "request", { ...fields, tries: record.attempts.map(shownTry) });
+    const fields = { ...requestFields(record), tries: record.attempts.map(shownTry) };
+    this.#gather("errors", now, jsonLine(now, "warn", "request", fields));
   }
 
   keyChanged(change: KeyEvent): void {
     const { level, event, fields } = keyEventFields(change);
-    this.#gather("keys", level, event, fields);
+    const now = this.#clock.now();
+    this.#gather("keys", now, jsonLine(now, level, event, fields));
   }
 
   /** Writes what is gathered. Resolves when that is done, or has failed. */
@@ -89,19 +95,21 @@ export class LogFiles implements Observer {
     await this.flush();
   }
 
-  #gather(kind: Kind, level: LogLevel, event: string, fields: object): void {
-    const time = new Date(this.#clock.now()).toISOString();
-    const line = `${JSON.stringify({ time, level, event, ...fields })}\n`;
+  #gather(kind: Kind, at: number, line: string): void {
     if (this.#pendingLength + line.length > MOST_PENDING) {
       this.#dropped += 1;
       return;
     }
-    const name = `${kind}-${time.slice(0, 10)}.jsonl`;
+    const day = Math.floor(at / DAY_MS);
+    if (this.#day.number !== day) this.#day = { number: day, name: dayOf(at) };
+    const name = `${kind}-${this.#day.name}.jsonl`;
     const lines = this.#pending.get(name);
     if (lines === undefined) this.#pending.set(name, [line]);
     else lines.push(line);
     this.#pendingLength += line.length;
-    this.#writeSoon();
+    const isMuch = this.#pendingLength >= GATHER_LENGTH && this.#trouble === null && this.#writing === null;
+    if (isMuch) void this.flush();
+    else this.#writeSoon();
   }
 
   #writeSoon(): void {
@@ -152,6 +160,7 @@ export class LogFiles implements Observer {
 
   /** A directory that cannot be read is said when it cannot be written; one that is not there has nothing to delete. */
   async #deleteBefore(day: string): Promise<void> {
+    const { readdir, unlink } = await files();
     const names = await readdir(this.#directory).catch(() => []);
     for (const name of names) {
       if ((OUR_NAME.exec(name)?.[1] ?? day) >= day) continue;
@@ -161,6 +170,9 @@ export class LogFiles implements Observer {
     }
   }
 }
+
+/** (Loaded late: a plain import would load it with the executable, for 0.5 MB, whether there is a `LOG_DIR` or not.) */
+const files = () => import("node:fs/promises");
 
 /** The UTC day of an instant, as in `2026-11-20`. */
 function dayOf(at: number): string {
@@ -187,6 +199,7 @@ async function appendTo(directory: string, name: string, text: string): Promise<
 }
 
 async function openToAppend(directory: string, name: string): Promise<FileHandle> {
+  const { mkdir, open } = await files();
   const path = `${directory}/${name}`;
   try {
     return await open(path, "a", 0o600);

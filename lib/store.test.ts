@@ -197,7 +197,7 @@ describe("the state file", () => {
         import { openStore } from ${JSON.stringify(join(import.meta.dir, "store.ts"))};
         import { Ledger } from ${JSON.stringify(join(import.meta.dir, "ledger.ts"))};
         import { systemClock } from ${JSON.stringify(join(import.meta.dir, "clock.ts"))};
-        const log = { enabled: () => false, line() {}, flush() {}, setLevel() {} };
+        const log = { enabled: () => false, line() {}, request() {}, flush() {}, setLevel() {} };
         const store = await openStore({ path: ${JSON.stringify(path)}, clock: systemClock, log, ledger: new Ledger() });
         let count = 0;
         const tick = () => {

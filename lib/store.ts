@@ -204,7 +204,7 @@ export class Store implements Observer {
   /** After the ledger has counted it. */
   finished(record: RequestRecord): void {
     this.#requests.push(record);
-    if (this.#requests.length > KEPT_REQUESTS) this.#requests.shift();
+    if (this.#requests.length >= 2 * KEPT_REQUESTS) this.#requests.splice(0, KEPT_REQUESTS); // one by one costs more
     this.#minutes.add(this.#ledger.minuteAt(record.at + record.totalMs).at);
     this.#writeSoon();
   }
@@ -264,7 +264,7 @@ export class Store implements Observer {
     }
     const saveRequest = database.query("INSERT OR REPLACE INTO requests VALUES ($slot, $at, $record)");
     let slot = this.#slot;
-    for (const record of this.#requests) {
+    for (const record of this.#requests.slice(-KEPT_REQUESTS)) {
       saveRequest.run({ slot, at: record.at, record: JSON.stringify(record) });
       slot = (slot + 1) % KEPT_REQUESTS;
     }
