@@ -179,7 +179,7 @@ export class Bound {
   /** null: nothing is known. */
   state(): BoundState | null {
     if (this.value === Infinity) return null;
-    const value = this.#proven > 0 ? Math.min(this.#proven, this.value) : this.value;
+    const { proven: value } = this;
     const ceiling = this.#ceiling === Infinity ? null : this.#ceiling;
     return { value, ceiling, retryAt: this.#retryAt, patienceMs: this.#patienceMs };
   }

@@ -211,6 +211,49 @@ describe("a pacer with RPM=n", () => {
   });
 });
 
+describe("a pacer with RPM=n whose provider limits how many are under way", () => {
+  // Three refusals with as many under way were taken for that limit, and the number that was set was forgotten.
+  test("keeps to n all the same", () => {
+    const pacer = new Pacer({ kind: "fixed", perMinute: 12 });
+    let now = NOW;
+    for (const others of [3, 3, 3, 3, 3, 3, 3]) {
+      now += 20 * MINUTE_MS;
+      for (let nth = 0; nth < others; nth++) {
+        pacer.sends(now);
+        pacer.bears(now + 1);
+      }
+      pacer.sends(now + 2);
+      pacer.ends({ hadBegun: false }, now + 3);
+      pacer.refused({ sentAt: now + 2, namedMs: 1000, restMs: 1000, reason: "rate_limit" }, now + 3);
+      for (let nth = 0; nth < others; nth++) pacer.ends({ hadBegun: true }, now + 4);
+    }
+    now += 20 * MINUTE_MS;
+    let sent = 0;
+    for (; sent < 100 && pacer.nextAt(now) <= now; sent++) {
+      pacer.sends(now);
+      pacer.bears(now);
+      pacer.ends({ hadBegun: true }, now);
+    }
+    expect([pacer.concurrency.isKnown, sent]).toEqual([true, 12]);
+  });
+
+  test("remembers more than n once the number is taken back", () => {
+    const pacer = new Pacer({ kind: "fixed", perMinute: 10 });
+    pacer.follow({ kind: "learnt" });
+    for (let nth = 0; nth < 40; nth++) {
+      pacer.sends(NOW + nth * 100);
+      pacer.bears(NOW + nth * 100);
+      pacer.ends({ hadBegun: true }, NOW + nth * 100);
+    }
+    pacer.sends(NOW + 4000);
+    pacer.ends({ hadBegun: false }, NOW + 4050);
+    pacer.uncounts(NOW + 4000);
+    const rest = { namedMs: null, restMs: MINUTE_MS, reason: "rate_limit" } as const;
+    pacer.refused({ sentAt: NOW + 4000, ...rest }, NOW + 4050);
+    expect(pacer.perMinute).toBe(40);
+  });
+});
+
 describe("a pacer that is told what is left", () => {
   const minute = { span: "minute", scope: "key", kind: "window" } as const;
 

@@ -123,20 +123,19 @@ export class Pacer {
 
   constructor(rule: RateRule) {
     this.#rule = rule;
-    this.#sent = new History(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
+    this.#sent = historyFor(rule);
     if (rule.kind === "fixed") this.rate.value = rule.perMinute;
   }
 
   /** From now on this rule holds; what was learnt stays where learning does. */
   follow(rule: RateRule): void {
     if (rule.kind !== "learnt" || this.#rule.kind === "fixed") this.#forgetRate();
-    if (rule.kind === "fixed") {
-      const sent = new History(rule.perMinute);
-      for (let nth = Math.min(this.#sent.size, rule.perMinute); nth > 0; nth--)
-        sent.add(this.#sent.last(nth), 0);
-      this.#sent = sent;
-      this.rate.value = rule.perMinute;
+    if (rule.kind === "fixed" || this.#rule.kind === "fixed") {
+      const before = this.#sent;
+      this.#sent = historyFor(rule);
+      this.#sent.copyFrom(before);
     }
+    if (rule.kind === "fixed") this.rate.value = rule.perMinute;
     this.#rule = rule;
   }
 
@@ -256,7 +255,7 @@ export class Pacer {
     if (isToldSo || isRepeated || this.#isTooDeep(sentAt, namedMs !== null, now)) {
       this.#isDepthCertain ||= isToldSo || isRepeated;
       if (this.inFlight > 0) this.concurrency.refused(this.inFlight, sentAt, restMs, now);
-      if (isRepeated && !isToldSo) this.#forgetRate();
+      if (isRepeated && !isToldSo && this.#rule.kind === "learnt") this.#forgetRate();
     } else if (this.#rule.kind === "learnt") {
       if (!this.#isDepthCertain) this.concurrency.forget(); // refused with fewer under way
       if (namedMs === null) this.#learnUnhinted(sentAt, restMs, now);
@@ -418,6 +417,7 @@ export class Pacer {
     this.#squeeze.ends();
     this.#meter.stop();
     this.#drip.stop();
+    this.#isLeaky = false;
     this.#windowMs = MINUTE_MS;
   }
 
@@ -495,4 +495,9 @@ export class Pacer {
     this.#windowMs = Math.min(Math.max(1, windowMs), MINUTE_MS);
     this.rate.restore(rate);
   }
+}
+
+/** Of a number that is set no more than so many need be remembered. */
+function historyFor(rule: RateRule): History {
+  return new History(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
 }
