@@ -906,9 +906,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
-    // Who has no use for what is announced of limits does not pay for reading it; a refusal is read for its own sake.
-    if (upstream.config.rpm !== "off" || response.status >= 400)
-      call.budgets = upstream.bulletin.read(dialect, response, engine.clock);
+    call.budgets = upstream.bulletin.read(upstream.config, response, engine.clock);
     const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
     const judged = isShort(response, call.method)
       ? judgeShort(response, await bytesOf(response), asked)

@@ -17,8 +17,13 @@ class Listener {
     after: () => () => {},
   };
 
-  hears(headers: Record<string, string>, status = 200, dialect: Dialect = "openai") {
-    return this.#bulletin.read(dialect, new Response(null, { status, headers }), this.#clock);
+  hears(
+    headers: Record<string, string>,
+    status = 200,
+    dialect: Dialect = "openai",
+    rpm: "auto" | "off" = "auto",
+  ) {
+    return this.#bulletin.read({ dialect, rpm }, new Response(null, { status, headers }), this.#clock);
   }
 
   /** How many of so many such answers were looked at. */
@@ -100,5 +105,11 @@ describe("the announcements of a provider", () => {
     listener.hears(left(5));
     listener.looksAt(8, SILENCE, 429);
     expect(listener.hears(left(5))).not.toBeNull();
+  });
+
+  test("are looked for on refusals alone where RPM is off", () => {
+    const listener = new Listener();
+    expect([listener.hears(left(5), 200, "openai", "off"), listener.looks]).toEqual([null, 0]);
+    expect(listener.hears(left(5), 429, "openai", "off")).not.toBeNull();
   });
 });

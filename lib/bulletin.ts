@@ -5,20 +5,27 @@
 import { announcesPlenty, readBudgets } from "./budget.ts";
 import type { Budgets } from "./budget.ts";
 import type { Clock } from "./clock.ts";
-import type { Dialect } from "./verdict.ts";
+import type { ProviderConfig } from "./config.ts";
 
 /** A provider that announced nothing so many times in a row is only asked now and then. */
 const SILENT_AFTER = 8;
 const LOOK_EVERY = 32;
+
+/** What of a provider's settings tells how its answers are read. */
+type Listener = Pick<ProviderConfig, "dialect" | "rpm">;
 
 /** The announcements of one provider. */
 export class Bulletin {
   #silent = 0;
   #seen = 0;
 
-  /** What an answer announces; null: nothing, nothing that is near, or nobody looked. Refusals are always looked at. */
-  read(dialect: Dialect, { status, headers }: Response, clock: Clock): Budgets | null {
+  /**
+   * What an answer announces; null: nothing, nothing that is near, or nobody looked. Refusals are always looked at;
+   * good answers where limits are learnt or kept at all.
+   */
+  read({ dialect, rpm }: Listener, { status, headers }: Response, clock: Clock): Budgets | null {
     if (status < 400) {
+      if (rpm === "off") return null;
       this.#seen += 1;
       const isTurn = this.#seen % LOOK_EVERY === 0;
       if (!isTurn && (this.#silent >= SILENT_AFTER || announcesPlenty(dialect, headers))) return null;

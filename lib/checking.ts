@@ -60,12 +60,13 @@ export async function checkKeys(
     provider.keys.map((key, index) => ({ provider, key, index })),
   );
   const checked: CheckedKey[] = [];
+  const openAnswers: OpenAnswers = new Map();
   let begun = 0;
   let done = 0;
   const worker = async () => {
     for (let place = begun++; place < questions.length; place = begun++) {
       const { provider, key, index } = questions[place]!;
-      const { standing, detail } = await checkKey(provider, key, options);
+      const { standing, detail } = await checkKey(provider, key, options, openAnswers);
       const { secret, account } = key;
       checked[place] = { provider: provider.name, index, id: secret.id, account, standing, detail };
       options.onProgress(++done, questions.length);
@@ -77,11 +78,16 @@ export async function checkKeys(
 
 type Finding = Pick<CheckedKey, "standing" | "detail">;
 
+/** What the question of a provider came to without a key: the same for all of its keys. */
+type OpenAnswers = Map<ProviderConfig, Promise<Evidence>>;
+
 async function checkKey(
-  { dialect, baseUrl }: ProviderConfig,
+  provider: ProviderConfig,
   { secret }: ConfiguredKey,
   { fetch, clock }: CheckOptions,
+  openAnswers: OpenAnswers,
 ): Promise<Finding> {
+  const { dialect, baseUrl } = provider;
   const probe = probeFor(dialect, baseUrl);
   if (probe === null) {
     return { standing: "unknown", detail: `no free request tells a live key of ${dialect} from a dead one` };
@@ -92,9 +98,10 @@ async function checkKey(
     const credential = authHeader(dialect, baseUrl, probe.url.pathname, secret.reveal());
     const evidence = await put(probe, credential, fetch, aborter.signal);
     // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
-    const isOpen = evidence.status < 300 && mayBePublic(dialect);
-    const withoutKey = isOpen ? await put(probe, null, fetch, aborter.signal) : null;
-    return judge(dialect, evidence, secret, clock.now(), withoutKey);
+    if (evidence.status >= 300 || !mayBePublic(dialect)) return judge(dialect, evidence, secret, clock.now());
+    const withoutKey = openAnswers.get(provider) ?? put(probe, null, fetch, aborter.signal);
+    openAnswers.set(provider, withoutKey);
+    return judge(dialect, evidence, secret, clock.now(), await withoutKey);
   } catch (error) {
     const isLate = aborter.signal.aborted;
     return {

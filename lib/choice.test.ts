@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { seeded } from "./fixture.ts";
 import { accountName, accountNames, Choice } from "./choice.ts";
 import type { KeyNeed, ModelLane } from "./choice.ts";
 import { parseConfig } from "./config.ts";
@@ -109,8 +110,8 @@ class Stand {
   }
 
   get told() {
-    const { readyAt, dependsOnOthers, hasSuited, hasReady } = this.choice;
-    return { readyAt, dependsOnOthers, hasSuited, hasReady };
+    const { readyAt, dependsOnOthers, hasSuited, othersReadyAt } = this.choice;
+    return { readyAt, dependsOnOthers, hasSuited, hasReady: othersReadyAt <= this.now };
   }
 }
 
@@ -421,17 +422,6 @@ function best(keys: readonly Key[], strategy: Strategy, { conversation }: KeyNee
   };
   const most = Math.max(...keys.map(liking));
   return keys.find((key) => liking(key) === most);
-}
-
-/** Numbers from 0 up to 1 that are the same in each run (mulberry32). */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** Chance, as the tests below need it. */

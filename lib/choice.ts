@@ -71,8 +71,6 @@ export class Choice {
   dependsOnOthers = false;
   /** After `next` found none: whether there was any key that could serve this at some time. */
   hasSuited = false;
-  /** After `next` found none: whether another request for the same model could be served now. */
-  hasReady = false;
 
   /** After `next` found none: the earliest time at which another request for the same model can be served. */
   othersReadyAt = Infinity;
@@ -180,7 +178,6 @@ export class Choice {
       this.readyAt = before < AFTER_AN_EVENT ? before : Infinity;
       this.dependsOnOthers = depends;
       this.hasSuited = anyUsable;
-      this.hasReady = false;
       this.othersReadyAt = before;
       return null;
     }
@@ -278,7 +275,6 @@ export class Choice {
     let anyDepends = false;
     let anyUsable = false;
     let isEvent = false;
-    let hasReady = false;
     let hasSuited = false;
     for (let step = 0; step < count; step++) {
       let index = this.#cursor + step;
@@ -290,7 +286,6 @@ export class Choice {
       let at = Math.max(ownAt, this.#accountAt[account]!, laneAt[account]!);
       if (at < anyEarliest) anyEarliest = at;
       if (at >= AFTER_AN_EVENT) anyDepends = true;
-      if (at <= now) hasReady = true;
       const key = keys[index]!;
       if (!isBoundTo(key, need)) continue;
       if (need.unsuited.size > 0 && need.unsuited.has(key)) continue;
@@ -329,7 +324,6 @@ export class Choice {
     this.readyAt = earliest;
     this.dependsOnOthers = isEvent;
     this.hasSuited = hasSuited;
-    this.hasReady = hasReady;
     this.othersReadyAt = anyEarliest;
     const inVain = lane?.inVain ?? this.#inVain;
     inVain.before = anyEarliest;

@@ -537,3 +537,14 @@ function wholeAnswer(bytes: Buffer, isHead = false): RawAnswer | null {
   const length = Number(fields.get("content-length")?.[0] ?? 0);
   return rest.length < length ? null : { status, head, fields, body: Buffer.from(rest.subarray(0, length)) };
 }
+
+/** Numbers from 0 up to 1 that are the same in each run (mulberry32). */
+export function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

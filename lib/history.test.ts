@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { seeded } from "./fixture.ts";
 import { History, LONGEST_HISTORY } from "./history.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -17,17 +18,6 @@ function remembered(history: History): number[] {
 }
 
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index);
-
-/** Numbers from 0 up to 1 that are the same in each run (mulberry32). */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 describe("a history", () => {
   test.each<[sentence: string, times: number[], longest: number | undefined, kept: number[]]>([

@@ -4,7 +4,7 @@ import { ModelLane } from "./choice.ts";
 import { nextTurn } from "./clock.ts";
 import { parseConfig } from "./config.ts";
 import type { NoKey } from "./decision.ts";
-import { FalseClock } from "./fixture.ts";
+import { FalseClock, seeded } from "./fixture.ts";
 import { Account, newKey } from "./keystate.ts";
 import type { Key } from "./keystate.ts";
 import type { Lease, Need } from "./lease.ts";
@@ -144,17 +144,6 @@ function hall(): Hall {
         .then((result) => ends.set(arrival, result.kind === "lease" ? "key" : result.why));
     },
     serve: () => queue.serve(clock.now()),
-  };
-}
-
-/** Numbers from 0 up to 1 that are the same in each run (mulberry32). */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
 
