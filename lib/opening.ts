@@ -8,7 +8,7 @@
 import { withoutSecret } from "./cleaning.ts";
 import type { Clock } from "./clock.ts";
 import type { Failure, Unreachable } from "./decision.ts";
-import { discard, evidenceOf, Gathering, isJson, joined, readerOf, readUpTo, textOf } from "./evidence.ts";
+import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } from "./evidence.ts";
 import type { ByteReader, Bytes, ReadResult } from "./evidence.ts";
 import { FirstEvent } from "./firstevent.ts";
 import { classify, classifyStreamError } from "./providers.ts";
@@ -86,6 +86,8 @@ const PACKED_ERROR_BYTES = 8 * 1024;
 const PACKED_BEGINNING_BYTES = 256;
 /** How much of a stream is read at most to see its first event. */
 const FIRST_EVENT_BYTES = 64 * 1024;
+/** So much white space is waited through at most. */
+const BEGINNING_BYTES = 4096;
 /** How much of a list tells whether an error stands in it; and how it begins then. */
 const LIST_BEGINNING_BYTES = 24;
 const LIST_OF_ERRORS = /^\s*\[\s*(?:\{\s*"error"|$|\{\s*$)/;
@@ -205,38 +207,54 @@ function judgeInPlace(
  */
 async function readJson(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
   const isFramed = response.headers.has("transfer-encoding");
-  const encodings = encodingsOf(response.headers);
-  const beginning = await reader.read();
-  if (beginning.done) return whole(response, NO_BYTES);
-  let { value } = beginning;
-  // Some send white space while they wait, to keep the connection open: it is held back, but not for ever.
-  const holdUntil = asked.clock.now() + HELD_BACK_MS;
-  while (encodings.length === 0 && value.length < FIRST_EVENT_BYTES && pastSpace(value, 0) === value.length) {
-    const pending = reader.read();
-    const next = await readBefore(pending, holdUntil, asked.clock);
-    if (next === null) return open(response, { first: value, reader, pending, begun: true });
-    if (next.done) break;
-    value = joined([value, next.value]);
-  }
-  const isPlain = encodings.length === 0;
-  if (isPlain && asked.call.streamDialect === "gemini" && value[pastSpace(value, 0)] === 0x5b /* [ */) {
-    // A stream as one list, an answer at a time: not held until its end, unless it begins with an error.
-    while (value.length < LIST_BEGINNING_BYTES) {
-      const pending = reader.read();
-      const next = await readBefore(pending, holdUntil, asked.clock);
-      if (next === null) return open(response, { first: value, reader, pending, begun: true });
-      if (next.done) break;
-      value = joined([value, next.value]);
-    }
-    if (isFramed && !LIST_OF_ERRORS.test(textOf(value.subarray(0, LIST_BEGINNING_BYTES))))
-      return open(response, { first: value, reader, pending: null, begun: true });
-  }
-  const isNoError = isPlain && (beginsWithId(value) || !mayBeError(value));
-  if (isFramed && isNoError) return open(response, { first: value, reader, pending: null, begun: true });
-  const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, value);
-  if (!isWhole) return open(response, { first: bytes, reader, pending: null, begun: true });
-  if (!isFramed && encodings.length === 0 && !isJson(bytes)) return failed(protocolError("it was cut short"));
+  const isPlain = encodingsOf(response.headers).length === 0;
+  const isGemini = asked.call.streamDialect === "gemini";
+  const tells = (bytes: Bytes) => !isPlain || showsWhatItIs(bytes, isGemini);
+  const { bytes: first, pending } = await readBeginning(reader, tells, asked.clock);
+  if (pending !== null) return open(response, { first, reader, pending, begun: true });
+  if (first.length === 0) return whole(response, NO_BYTES);
+  const isNoError =
+    isPlain && (beginsWithId(first) || !mayBeError(first) || (isGemini && isAnswerList(first)));
+  if (isFramed && isNoError) return open(response, { first, reader, pending, begun: true });
+  const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, first);
+  if (!isWhole) return open(response, { first: bytes, reader, pending, begun: true });
+  if (!isFramed && isPlain && !isJson(bytes)) return failed(protocolError("it was cut short"));
   return judgeShort(response, bytes, asked);
+}
+
+/** White space, which some send while they wait to keep the connection open, shows nothing; nor does half a word. */
+function showsWhatItIs(bytes: Bytes, isGemini: boolean): boolean {
+  if (bytes.length >= BEGINNING_BYTES) return true;
+  const first = bytes[pastSpace(bytes, 0)];
+  return first !== undefined && !(isGemini && first === 0x5b /* [ */ && bytes.length < LIST_BEGINNING_BYTES);
+}
+
+/** Gemini's stream as one list, an answer at a time: it is not held until its end, unless it begins with an error. */
+function isAnswerList(bytes: Bytes): boolean {
+  const beginning = textOf(bytes.subarray(0, LIST_BEGINNING_BYTES));
+  return /^\s*\[/.test(beginning) && !LIST_OF_ERRORS.test(beginning);
+}
+
+/** Reads until what came `tells`, or was held back too long: then `pending` is the read that goes on. */
+async function readBeginning(
+  reader: ByteReader,
+  tells: (bytes: Bytes) => boolean,
+  clock: Clock,
+): Promise<{ bytes: Bytes; pending: Promise<ReadResult> | null }> {
+  const sent = new Gathering();
+  let holdUntil = Infinity;
+  for (;;) {
+    const pending = reader.read();
+    const result = sent.length === 0 ? await pending : await readBefore(pending, holdUntil, clock);
+    if (result === null) return { bytes: sent.bytes, pending };
+    if (result.done) return { bytes: sent.bytes, pending: null };
+    if (sent.length === 0) {
+      if (tells(result.value)) return { bytes: result.value, pending: null };
+      holdUntil = clock.now() + HELD_BACK_MS;
+    }
+    sent.push(result.value);
+    if (tells(sent.bytes)) return { bytes: sent.bytes, pending: null };
+  }
 }
 
 /**
