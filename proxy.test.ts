@@ -16,8 +16,8 @@ import {
   stageDemo,
   startRawProvider,
   until,
-} from "./lib/fixture.ts";
-import type { RawConnection, RawProvider, RawRequest, Stage } from "./lib/fixture.ts";
+} from "./lib/testing/fixture.ts";
+import type { RawConnection, RawProvider, RawRequest, Stage } from "./lib/testing/fixture.ts";
 
 // ── The scene ───────────────────────────────────────────────────────────────────────────────────────────────────
 

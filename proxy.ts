@@ -4,38 +4,38 @@
  *
  * A request's road, top to bottom: `handle` lets it in, `relay` leases keys and tries until there is an answer,
  * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and
- * effects (everything that awaits) are kept apart: a status code is judged in lib/providers.ts and nowhere else,
+ * effects (everything that awaits) are kept apart: a status code is judged in lib/providers/classify.ts and nowhere else,
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
-import type { Admin } from "./lib/admin.ts";
-import { banner, demoBanner, urlOf, whyNotListening } from "./lib/banner.ts";
-import { openBooks } from "./lib/bookkeeping.ts";
-import type { Books } from "./lib/bookkeeping.ts";
-import { Breaker, FAULTS, REFUSES_ALL } from "./lib/breaker.ts";
-import type { Budgets } from "./lib/budget.ts";
-import { Bulletin } from "./lib/bulletin.ts";
-import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/call.ts";
-import { accountName, Choice, isBoundTo } from "./lib/choice.ts";
-import type { ModelLane } from "./lib/choice.ts";
-import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli.ts";
-import { nextMidnight, nextTurn, pause, systemClock } from "./lib/clock.ts";
-import type { Clock } from "./lib/clock.ts";
-import { CommonCause, DISTINCT_KEYS } from "./lib/commoncause.ts";
-import { loadConfig, parseConfig } from "./lib/config.ts";
-import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config.ts";
-import { cooldownAfter } from "./lib/cooldowns.ts";
-import type { CooldownRules, KeyRefusal } from "./lib/cooldowns.ts";
-import { decide } from "./lib/decision.ts";
-import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/decision.ts";
-import { hopsOf, planRoute } from "./lib/destination.ts";
-import type { Destination, Hop, Route } from "./lib/destination.ts";
-import { authorize } from "./lib/door.ts";
-import { bytesOf, discard, streamOf } from "./lib/evidence.ts";
-import type { Bytes, ReadResult } from "./lib/evidence.ts";
-import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/fields.ts";
-import { FirstEvent } from "./lib/firstevent.ts";
-import type { KeyReport } from "./lib/health.ts";
-import { receive } from "./lib/intake.ts";
+import type { Admin } from "./lib/admin/api.ts";
+import { banner, demoBanner, urlOf, whyNotListening } from "./lib/cli/banner.ts";
+import { openBooks } from "./lib/cli/bookkeeping.ts";
+import type { Books } from "./lib/cli/bookkeeping.ts";
+import { Breaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
+import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
+import { Bulletin } from "./lib/providers/bulletin.ts";
+import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-context.ts";
+import { accountName, Choice, isBoundTo } from "./lib/pool/selection.ts";
+import type { ModelLane } from "./lib/pool/selection.ts";
+import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli/args.ts";
+import { nextMidnight, nextTurn, pause, systemClock } from "./lib/core/clock.ts";
+import type { Clock } from "./lib/core/clock.ts";
+import { CommonCause, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
+import { loadConfig, parseConfig } from "./lib/config/config.ts";
+import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config/config.ts";
+import { cooldownAfter } from "./lib/pool/penalties.ts";
+import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
+import { decide } from "./lib/pool/retry-policy.ts";
+import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/pool/retry-policy.ts";
+import { hopsOf, planRoute } from "./lib/routing/route.ts";
+import type { Destination, Hop, Route } from "./lib/routing/route.ts";
+import { authorize } from "./lib/http/client-auth.ts";
+import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
+import type { Bytes, ReadResult } from "./lib/http/body.ts";
+import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/http/fields.ts";
+import { FirstEvent } from "./lib/http/first-event.ts";
+import type { KeyReport } from "./lib/observability/health.ts";
+import { receive } from "./lib/http/intake.ts";
 import {
   Account,
   AFTER_AN_EVENT,
@@ -45,31 +45,31 @@ import {
   readKeyState,
   reportOf,
   stateOf,
-} from "./lib/keystate.ts";
-import type { Key, KeyState } from "./lib/keystate.ts";
-import { isCounted, isHopeless, saidBy } from "./lib/lease.ts";
-import type { Lease, Need } from "./lib/lease.ts";
-import { listingRoutes } from "./lib/listing.ts";
-import { logObserver } from "./lib/log.ts";
-import type { Log } from "./lib/log.ts";
-import { Metrics } from "./lib/metrics.ts";
-import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/opening.ts";
-import type { Attempted, OpenAnswer, WholeAnswer } from "./lib/opening.ts";
-import { Owners } from "./lib/owners.ts";
-import type { OwnedId, OwnerKeeper } from "./lib/owners.ts";
-import { leadsToAdmin, ownAnswer } from "./lib/ownpaths.ts";
-import { Pacer } from "./lib/pacing.ts";
-import type { RateRule } from "./lib/pacing.ts";
-import { baseOf, joinBase, keyParameter, targetOf } from "./lib/paths.ts";
-import type { Base } from "./lib/paths.ts";
-import { deathsOf, patientsOf } from "./lib/patients.ts";
-import { Prober } from "./lib/prober.ts";
-import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/process.ts";
-import { authHeader, resetZone } from "./lib/providers.ts";
-import type { Verdict } from "./lib/providers.ts";
-import { Queue } from "./lib/queue.ts";
-import { toAll } from "./lib/record.ts";
-import type { KeyEvent, Observer } from "./lib/record.ts";
+} from "./lib/pool/key.ts";
+import type { Key, KeyState } from "./lib/pool/key.ts";
+import { isCounted, isHopeless, saidBy } from "./lib/pool/lease.ts";
+import type { Lease, Need } from "./lib/pool/lease.ts";
+import { listingRoutes } from "./lib/routing/model-list.ts";
+import { logObserver } from "./lib/observability/log.ts";
+import type { Log } from "./lib/observability/log.ts";
+import { Metrics } from "./lib/observability/metrics.ts";
+import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
+import type { Attempted, OpenAnswer, WholeAnswer } from "./lib/http/upstream-response.ts";
+import { Owners } from "./lib/routing/resource-owners.ts";
+import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
+import { leadsToAdmin, ownAnswer } from "./lib/observability/own-paths.ts";
+import { Pacer } from "./lib/pool/rate-limiter.ts";
+import type { RateRule } from "./lib/pool/rate-limiter.ts";
+import { baseOf, joinBase, keyParameter, targetOf } from "./lib/http/request.ts";
+import type { Base } from "./lib/http/request.ts";
+import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
+import { Prober } from "./lib/pool/prober.ts";
+import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
+import { authHeader, resetZone } from "./lib/providers/classify.ts";
+import type { Verdict } from "./lib/providers/classify.ts";
+import { Queue } from "./lib/pool/queue.ts";
+import { toAll } from "./lib/core/events.ts";
+import type { KeyEvent, Observer } from "./lib/core/events.ts";
 import {
   INTERNAL_ERROR,
   refusalOf,
@@ -77,15 +77,15 @@ import {
   refuseForKeys,
   refuseUnreachable,
   UNREADABLE_TARGET,
-} from "./lib/refusals.ts";
-import type { Refusal } from "./lib/refusals.ts";
-import { Reloader } from "./lib/reload.ts";
-import { RetryBudget } from "./lib/retrybudget.ts";
-import { untilSignalled } from "./lib/signals.ts";
-import { errorEvent, followerOf, STREAM_FAILED } from "./lib/stream.ts";
-import type { StreamFollower } from "./lib/stream.ts";
-import { canConnect, Clocks, cutByDrain } from "./lib/watch.ts";
-import type { Reachable, Watch } from "./lib/watch.ts";
+} from "./lib/http/error-responses.ts";
+import type { Refusal } from "./lib/http/error-responses.ts";
+import { Reloader } from "./lib/config/reload.ts";
+import { RetryBudget } from "./lib/pool/retry-budget.ts";
+import { untilSignalled } from "./lib/cli/signals.ts";
+import { errorEvent, followerOf, STREAM_FAILED } from "./lib/http/sse.ts";
+import type { StreamFollower } from "./lib/http/sse.ts";
+import { canConnect, Clocks, cutByDrain } from "./lib/http/timeouts.ts";
+import type { Reachable, Watch } from "./lib/http/timeouts.ts";
 import packageFile from "./package.json";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
@@ -1360,7 +1360,7 @@ async function main(): Promise<number> {
     case "check":
     case "status":
     case "keys":
-      return import("./lib/commands.ts").then(({ operate }) => operate(command, environment));
+      return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment));
     case "demo":
     case "serve":
       liftFetchLimit(environment);
@@ -1384,7 +1384,8 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
   const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
   let opening: Promise<Admin> | null = null;
-  engine.openAdmin = () => (opening ??= import("./lib/desk.ts").then(({ openDoor }) => openDoor(desk)));
+  engine.openAdmin = () =>
+    (opening ??= import("./lib/admin/service.ts").then(({ openDoor }) => openDoor(desk)));
   const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
@@ -1392,7 +1393,7 @@ async function serve(environment: Record<string, string>, envFile: string | null
 
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
 async function demo(environment: Record<string, string>): Promise<number> {
-  const { demoSettings, startDemoProvider } = await import("./lib/demo.ts");
+  const { demoSettings, startDemoProvider } = await import("./lib/cli/demo-provider.ts");
   const provider = startDemoProvider();
   const parsed = parseConfig(demoSettings(provider, environment));
   if (!parsed.ok) return refuseSettings(parsed.problems);

@@ -5,8 +5,8 @@
  * key until it is refused and lets it rest then. The all-knowing one is told the limit; it shows what could be had at
  * all, and that the limits of the bench are what they say.
  */
-import type { Clock } from "../lib/clock.ts";
-import type { NoKey } from "../lib/decision.ts";
+import type { Clock } from "../lib/core/clock.ts";
+import type { NoKey } from "../lib/pool/retry-policy.ts";
 import { MINUTE_MS, type LimitPlan } from "./pool-upstream.ts";
 
 /** The right to use a key for one attempt. */

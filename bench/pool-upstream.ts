@@ -7,13 +7,13 @@
  * request of a client `Traffic` does what `tryKeys` of proxy.ts does, in the same order, with events in place of
  * sockets.
  */
-import type { Budget, Budgets } from "../lib/budget.ts";
-import type { KeyNeed } from "../lib/choice.ts";
-import type { CancelTimer, Clock } from "../lib/clock.ts";
-import { decide } from "../lib/decision.ts";
-import type { NoKey, Progress, Setback } from "../lib/decision.ts";
-import type { Key } from "../lib/keystate.ts";
-import type { Verdict } from "../lib/verdict.ts";
+import type { Budget, Budgets } from "../lib/providers/rate-limit-headers.ts";
+import type { KeyNeed } from "../lib/pool/selection.ts";
+import type { CancelTimer, Clock } from "../lib/core/clock.ts";
+import { decide } from "../lib/pool/retry-policy.ts";
+import type { NoKey, Progress, Setback } from "../lib/pool/retry-policy.ts";
+import type { Key } from "../lib/pool/key.ts";
+import type { Verdict } from "../lib/providers/verdict.ts";
 
 export const SECOND_MS = 1000;
 export const MINUTE_MS = 60 * SECOND_MS;

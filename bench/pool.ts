@@ -18,13 +18,13 @@
  */
 import { parseArgs } from "node:util";
 
-import type { Clock } from "../lib/clock.ts";
-import { parseConfig } from "../lib/config.ts";
-import type { ProviderConfig } from "../lib/config.ts";
-import { decide } from "../lib/decision.ts";
-import type { Setback } from "../lib/decision.ts";
-import type { Lease, Need } from "../lib/lease.ts";
-import type { Verdict } from "../lib/verdict.ts";
+import type { Clock } from "../lib/core/clock.ts";
+import { parseConfig } from "../lib/config/config.ts";
+import type { ProviderConfig } from "../lib/config/config.ts";
+import { decide } from "../lib/pool/retry-policy.ts";
+import type { Setback } from "../lib/pool/retry-policy.ts";
+import type { Lease, Need } from "../lib/pool/lease.ts";
+import type { Verdict } from "../lib/providers/verdict.ts";
 import { Pool } from "../proxy.ts";
 import { allKnowing, NaivePolicy, PlainPool } from "./pool-naive.ts";
 import type { PlainLease } from "./pool-naive.ts";

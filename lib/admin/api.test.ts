@@ -1,0 +1,1072 @@
+import { describe, expect, test } from "bun:test";
+import { connect } from "node:net";
+import { type Admin, createAdmin } from "./api.ts";
+import type { Access, Listen } from "../config/config.ts";
+import type { ConfiguredKey } from "../config/keys.ts";
+import type { KeyTrial, KeyView, LiveEvent, Operator, Outcome, Overview, Reloaded } from "./views.ts";
+import { FalseClock, settled, until } from "../testing/fixture.ts";
+import { createLog } from "../observability/log.ts";
+import { contentPolicy } from "./dashboard.ts";
+import type { KeyEvent, RequestRecord } from "../core/events.ts";
+import { fingerprint, Secret } from "../core/secret.ts";
+
+const PASSWORD = "canary-password-Z8";
+const KEYS = ["sk-canary-one-1111", "sk-canary-two-2222"];
+const IDS = KEYS.map(fingerprint);
+const BEARER = { authorization: `Bearer ${PASSWORD}` };
+const JSON_TYPE = { "content-type": "application/json" };
+
+/** An engine that does nothing but remember what it was asked to do. */
+class RememberingOperator implements Operator {
+  /** One line a change. */
+  readonly asked: string[] = [];
+  listener: ((event: LiveEvent) => void) | null = null;
+  overviews = 0;
+  inFlight = 0;
+  trial: KeyTrial = { kind: "works" };
+  outcome: Outcome = { kind: "done", message: "It was done." };
+  reloaded: Reloaded = { kind: "done", changes: ["groq was added"] };
+
+  overview(): Overview {
+    this.overviews += 1;
+    const settings = { rpm: { value: "auto", origin: "default" as const, locked: null } };
+    const provider = {
+      dialect: "nvidia",
+      isDisabled: false,
+      pausedMs: 0,
+      breaker: "closed" as const,
+      settings,
+    };
+    const address = { baseUrl: "https://api.example/v1", waiting: 0, inFlight: this.inFlight };
+    return {
+      version: "1.2.3",
+      uptimeMs: 12_345,
+      isDraining: false,
+      inFlight: this.inFlight,
+      bufferedBytes: 0,
+      listen: "http://127.0.0.1:3000",
+      access: "protected",
+      envFile: "/etc/keywheel.env",
+      warnings: [],
+      problems: [],
+      providers: [
+        { name: "default", ...provider, ...address, keys: IDS.map(keyView) },
+        { name: "groq", ...provider, ...address, keys: [] },
+      ],
+    };
+  }
+  recent(limit: number): RequestRecord[] {
+    return [2, 1].slice(0, limit).map(record);
+  }
+  usage(days: number) {
+    const count = { requests: days, rateLimited: 2, errors: 1 };
+    return [{ day: "2026-11-20", provider: "default", keyId: IDS[0] ?? "", model: null, ...count }];
+  }
+  traffic() {
+    return [{ at: Date.UTC(2026, 10, 20, 12), requests: 5, absorbed: 2, errors: 1 }];
+  }
+  pause = (provider: string, id: string) => this.#change(`pause ${provider} ${id}`);
+  resume = (provider: string, id: string) => this.#change(`resume ${provider} ${id}`);
+  reset = (provider: string, id: string) => this.#change(`reset ${provider} ${id}`);
+  validate = async (provider: string, { secret }: ConfiguredKey) => {
+    this.asked.push(`validate ${provider} ${secret.id}`);
+    return this.trial;
+  };
+  check = async (provider: string, id: string) => {
+    this.asked.push(`check ${provider} ${id}`);
+    return this.trial;
+  };
+  addKey = async (provider: string, { secret, account, dailyLimit }: ConfiguredKey) =>
+    this.#change(`add ${provider} ${secret.id} ${account} ${dailyLimit}`);
+  removeKey = async (provider: string, id: string) => this.#change(`remove ${provider} ${id}`);
+  reorderKeys = async (provider: string, ids: readonly string[]) => this.#change(`order ${provider} ${ids}`);
+  editProvider = async (provider: string, changes: ReadonlyMap<string, string | null>) =>
+    this.#change(`edit ${provider} ${JSON.stringify([...changes])}`);
+  reload = async () => {
+    this.asked.push("reload");
+    return this.reloaded;
+  };
+  subscribe = (listener: (event: LiveEvent) => void) => {
+    this.listener = listener;
+    return () => (this.listener = null);
+  };
+
+  #change(what: string): Outcome {
+    this.asked.push(what);
+    return this.outcome;
+  }
+}
+
+function keyView(id: string, index: number): KeyView {
+  const counts = { requests: 3, rateLimited: 1, errors: 0, today: 3, inFlight: 0, lastUsedAt: 0 };
+  const limits = { dailyLimit: null, rpmLimit: 40, coolingMs: 0, models: {}, said: "" };
+  const place = { index, id, account: null, source: "API_KEYS", locked: null };
+  return { ...place, state: "ready", reason: null, ...counts, ...limits };
+}
+
+function record(id: number): RequestRecord {
+  return {
+    id,
+    at: Date.UTC(2026, 10, 20, 12),
+    method: "POST",
+    path: "/v1/chat/completions",
+    provider: "default",
+    model: "gpt-4o",
+    status: 200,
+    outcome: "served",
+    key: "0",
+    keyId: IDS[0] ?? "",
+    attempts: [
+      {
+        provider: "default",
+        key: 1,
+        keyId: IDS[1] ?? "",
+        verdict: "rate_limited",
+        status: 429,
+        ms: 9,
+        said: "",
+      },
+    ],
+    waitedMs: 0,
+    firstByteMs: 210,
+    totalMs: 1830,
+    bytes: 5120,
+    client: null,
+    isTruncated: false,
+    maybeBilledReplays: 0,
+  };
+}
+
+const COOLED: KeyEvent = {
+  at: Date.UTC(2026, 10, 20, 12),
+  provider: "default",
+  key: 0,
+  keyId: IDS[0] ?? "",
+  kind: "cooled",
+  model: null,
+  reason: "rate_limit",
+  until: Date.UTC(2026, 10, 20, 12, 1),
+  said: "slow down",
+};
+
+interface House {
+  url: string;
+  operator: RememberingOperator;
+  admin: Admin;
+  clock: FalseClock;
+  /** What is logged so far. */
+  logged(): string;
+  /** Where the next requests come from, whatever the socket says. */
+  peer: string | null;
+  /** ADMIN_PASSWORD as it is now. */
+  password: Secret | null;
+  access: Access;
+  ask(path: string, init?: BunFetchRequestInit): Promise<Response>;
+  /** Signs in, and answers with the headers that a browser then sends. */
+  signIn(): Promise<Record<string, string>>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** The door on a real socket, before an engine that only remembers. */
+function open(access: Access = { mode: "protected" }): House {
+  const operator = new RememberingOperator();
+  const clock = new FalseClock();
+  let text = "";
+  let tokens = 0;
+  const log = createLog({ level: "debug", format: "json", clock, write: (line) => (text += line) });
+  const listen: Listen = { kind: "tcp", hostname: "127.0.0.1", port: 3000 };
+  const admin = createAdmin({
+    operator,
+    clock,
+    log,
+    password: () => house.password,
+    newToken: () => `canary-token-${(tokens += 1)}`,
+    config: () => ({ access: house.access, listen }),
+  });
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    development: false,
+    fetch(request) {
+      const { pathname: path, search: query } = new URL(request.url);
+      return admin.handle({ request, path, query, peer: house.peer });
+    },
+  });
+  const house: House = {
+    url: `http://127.0.0.1:${server.port}`,
+    operator,
+    admin,
+    clock,
+    peer: "127.0.0.1",
+    password: new Secret(PASSWORD),
+    access,
+    logged() {
+      log.flush();
+      return text;
+    },
+    ask: (path, init) => fetch(house.url + path, init),
+    async signIn() {
+      const response = await house.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
+      expect(response.status).toBe(200);
+      const [cookie = ""] = (response.headers.get("set-cookie") ?? "").split(";");
+      return { cookie };
+    },
+    async [Symbol.asyncDispose]() {
+      admin.close();
+      await server.stop(true);
+    },
+  };
+  return house;
+}
+
+function changeOf(method: string, headers: Record<string, string>, body: unknown = {}): BunFetchRequestInit {
+  return { method, headers: { ...JSON_TYPE, ...headers }, body: JSON.stringify(body) };
+}
+
+/** Status and type of an error in the contract's shape; of anything else status and "fine". */
+async function outcomeOf(response: Response): Promise<string> {
+  const body: unknown = await response.json();
+  if (response.status < 400) return `${response.status} fine`;
+  expect(body).toMatchObject({ type: "error", error: { message: expect.stringMatching(/^\S.*[.?!]/s) } });
+  expect(body).not.toHaveProperty("error.message", expect.stringContaining("canary"));
+  const { error } = body as { error: { type: string; code: string } };
+  expect(error.code).toBe(error.type);
+  return `${response.status} ${error.type}`;
+}
+
+const PAUSE = `/admin/api/providers/default/keys/${IDS[0]}/pause`;
+const ADD = "/admin/api/providers/default/keys";
+
+describe("the operator's door", () => {
+  const strangers: [says: string, path: string, init: BunFetchRequestInit, outcome: string][] = [
+    ["nothing at all", "/admin/api/overview", {}, "401 sign_in_required"],
+    ["no password, to change something", PAUSE, changeOf("POST", {}), "401 sign_in_required"],
+    ["a wrong password", PAUSE, changeOf("POST", { authorization: "Bearer nonsense" }), "401 wrong_password"],
+    ["an empty password", PAUSE, changeOf("POST", { authorization: "Bearer " }), "401 sign_in_required"],
+    [
+      "the beginning of the password",
+      PAUSE,
+      changeOf("POST", { authorization: "Bearer canary" }),
+      "401 wrong_password",
+    ],
+    [
+      "the password and more",
+      PAUSE,
+      changeOf("POST", { authorization: `Bearer ${PASSWORD}x` }),
+      "401 wrong_password",
+    ],
+    [
+      "the password as Basic",
+      PAUSE,
+      changeOf("POST", { authorization: `Basic ${btoa(`x:${PASSWORD}`)}` }),
+      "401 sign_in_required",
+    ],
+    [
+      "the password in the query",
+      `${PAUSE}?password=${PASSWORD}`,
+      changeOf("POST", {}),
+      "401 sign_in_required",
+    ],
+    ["the password as x-api-key", PAUSE, changeOf("POST", { "x-api-key": PASSWORD }), "401 sign_in_required"],
+    [
+      "the password as a cookie",
+      PAUSE,
+      changeOf("POST", { cookie: `keywheel=${PASSWORD}` }),
+      "401 sign_in_required",
+    ],
+    [
+      "a made-up session",
+      PAUSE,
+      changeOf("POST", { cookie: "keywheel=canary-token-1" }),
+      "401 sign_in_required",
+    ],
+    ["X-Forwarded-For", PAUSE, changeOf("POST", { "x-forwarded-for": "127.0.0.1" }), "401 sign_in_required"],
+    [
+      "a wrong password at the login",
+      "/admin/api/login",
+      changeOf("POST", {}, { password: "nonsense" }),
+      "401 wrong_password",
+    ],
+    [
+      "a password that is no text",
+      "/admin/api/login",
+      changeOf("POST", {}, { password: [PASSWORD] }),
+      "400 bad_request",
+    ],
+    ["no password at the login", "/admin/api/login", changeOf("POST", {}), "400 bad_request"],
+    ["a path that is not there", "/admin/api/nothing", {}, "404 not_found"],
+    ["a path that begins like the API", "/admin/apifoo", {}, "404 not_found"],
+    ["another page", "/admin/index.html", {}, "404 not_found"],
+    [
+      "a key without its name",
+      "/admin/api/providers/default/keys//pause",
+      changeOf("POST", {}),
+      "404 not_found",
+    ],
+    ["the wrong method", "/admin/api/login", {}, "405 method_not_allowed"],
+    ["the wrong method for the page", "/admin", changeOf("POST", {}), "405 method_not_allowed"],
+    [
+      "a preflight",
+      PAUSE,
+      { method: "OPTIONS", headers: { origin: "https://evil.example" } },
+      "403 forbidden_origin",
+    ],
+  ];
+  test.each(strangers)("P30 lets nobody in who sends %s", async (_, path, init, expected) => {
+    await using house = open();
+    const response = await house.ask(path, init);
+    expect(await outcomeOf(response)).toBe(expected);
+    expect(response.headers.get("cache-control")).toBe("no-store");
+    expect(response.headers.get("x-content-type-options")).toBe("nosniff");
+    expect(response.headers.get("access-control-allow-origin")).toBeNull();
+    expect(response.headers.get("set-cookie")).toBeNull();
+    expect(house.operator.asked).toEqual([]);
+  });
+
+  test("names the methods that there are", async () => {
+    await using house = open();
+    expect((await house.ask("/admin/api/login")).headers.get("allow")).toBe("POST");
+    expect((await house.ask(PAUSE, changeOf("DELETE", {}))).headers.get("allow")).toBe("POST");
+  });
+
+  test("is not there without a password, and goes when it is taken away", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    house.password = null;
+    for (const path of [
+      "/admin",
+      "/admin/",
+      "/admin/api/session",
+      "/admin/api/overview",
+      "/admin/api/login",
+    ]) {
+      expect(await outcomeOf(await house.ask(path, { headers: { ...browser, ...BEARER } }))).toBe(
+        "404 not_found",
+      );
+    }
+    expect(await outcomeOf(await house.ask(PAUSE, changeOf("POST", { authorization: "Bearer null" })))).toBe(
+      "404 not_found",
+    );
+  });
+});
+
+describe("a page of another origin", () => {
+  const EVIL = { origin: "https://evil.example" };
+  const attacks: [says: string, headers: Record<string, string>, body: string][] = [
+    ["posts a form", { ...EVIL, "content-type": "application/x-www-form-urlencoded" }, "force=true"],
+    ["posts a form from a privacy-minded browser", { "content-type": "text/plain" }, '{"force":true}'],
+    ["posts a form with files", { "content-type": "multipart/form-data; boundary=x" }, "--x--"],
+    ["posts an empty form in an old browser", { "content-type": "application/x-www-form-urlencoded" }, ""],
+    ["posts nothing in an old browser", {}, ""],
+    ["posts JSON called text", { ...EVIL, "content-type": "text/plain" }, "{}"],
+    ["posts JSON", { ...EVIL, ...JSON_TYPE }, "{}"],
+    ["posts from a frame without origin", { origin: "null", ...JSON_TYPE }, "{}"],
+    ["is another site", { "sec-fetch-site": "cross-site", ...JSON_TYPE }, "{}"],
+    ["is another port of this machine", { "sec-fetch-site": "same-site", ...JSON_TYPE }, "{}"],
+    ["is another port, in an old browser", { origin: "http://127.0.0.1:8080", ...JSON_TYPE }, "{}"],
+    ["is the same name with more", { origin: "http://127.0.0.1.evil.example", ...JSON_TYPE }, "{}"],
+  ];
+  test.each(attacks)("P30 changes nothing when it %s, even with a session", async (_, headers, body) => {
+    await using house = open();
+    const browser = await house.signIn();
+    const response = await house.ask(PAUSE, { method: "POST", headers: { ...browser, ...headers }, body });
+    expect(["403 forbidden_origin", "415 unsupported_media_type"]).toContain(await outcomeOf(response));
+    expect(house.operator.asked).toEqual([]);
+  });
+
+  test("P30 cannot read either, and cannot sign anybody in", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    for (const path of ["/admin/api/overview", "/admin/api/live", "/admin/api/requests"]) {
+      expect(await outcomeOf(await house.ask(path, { headers: { ...browser, ...EVIL } }))).toBe(
+        "403 forbidden_origin",
+      );
+    }
+    const login = changeOf("POST", EVIL, { password: PASSWORD });
+    expect(await outcomeOf(await house.ask("/admin/api/login", login))).toBe("403 forbidden_origin");
+  });
+
+  test("may hold a link to the page, which shows nothing by itself", async () => {
+    await using house = open();
+    expect((await house.ask("/admin", { headers: { "sec-fetch-site": "cross-site" } })).status).toBe(200);
+  });
+
+  test("P30 is refused under a name that it made lead here, in protected mode", async () => {
+    await using house = open();
+    for (const path of ["/admin", "/admin/api/session"]) {
+      const headers = { ...BEARER, host: "evil.example:3000" };
+      expect(await outcomeOf(await house.ask(path, { headers }))).toBe("403 forbidden_origin");
+    }
+  });
+
+  test("P30 has no session under such a name where other names are let in", async () => {
+    await using house = open({ mode: "open" });
+    const rebound = {
+      host: "evil.example:3000",
+      origin: "http://evil.example:3000",
+      "sec-fetch-site": "same-origin",
+    };
+    const response = await house.ask(PAUSE, changeOf("POST", rebound));
+    expect(await outcomeOf(response)).toBe("401 sign_in_required");
+    expect((await house.ask("/admin", { headers: rebound })).status).toBe(200);
+  });
+});
+
+describe("another machine", () => {
+  test("P30 is refused in protected mode, by its socket and not by a header", async () => {
+    await using house = open();
+    house.peer = "192.0.2.8";
+    const headers = { ...BEARER, "x-forwarded-for": "127.0.0.1", forwarded: "for=127.0.0.1" };
+    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers }))).toBe("403 protected_mode");
+    expect(await outcomeOf(await house.ask("/admin"))).toBe("403 protected_mode");
+  });
+
+  test("gets in with the password where clients have keys", async () => {
+    await using house = open({ mode: "keys", clients: [{ name: null, secret: new Secret("client-key-1") }] });
+    house.peer = "192.0.2.8";
+    const host = { host: "pi.local:3000" };
+    expect((await house.ask("/admin", { headers: host })).status).toBe(200);
+    expect((await house.ask("/admin/api/overview", { headers: { ...BEARER, ...host } })).status).toBe(200);
+    const asClient = { authorization: "Bearer client-key-1", ...host };
+    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: asClient }))).toBe(
+      "401 wrong_password",
+    );
+  });
+});
+
+describe("a session", () => {
+  test("begins with the password, in a cookie that no script and no other site gets", async () => {
+    await using house = open();
+    const response = await house.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
+    expect(await response.json()).toEqual({ signed_in: true });
+    const port = new URL(house.url).port;
+    expect(response.headers.get("set-cookie")).toBe(
+      `keywheel_${port}=canary-token-1; HttpOnly; SameSite=Strict; Path=/admin`,
+    );
+  });
+
+  test("lets its browser see and change everything", async () => {
+    await using house = open();
+    const browser = { ...(await house.signIn()), origin: house.url, "sec-fetch-site": "same-origin" };
+    const session = await house.ask("/admin/api/session", { headers: browser });
+    expect(await session.json()).toEqual({ signed_in: true, version: "1.2.3" });
+    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    expect((await house.ask(PAUSE, changeOf("POST", browser))).status).toBe(200);
+    expect(house.operator.asked).toEqual([`pause default ${IDS[0]}`]);
+  });
+
+  test("is found among the cookies that others have planted", async () => {
+    await using house = open();
+    const { cookie = "" } = await house.signIn();
+    const [name] = cookie.split("=");
+    const headers = { cookie: `${name}=planted; other=1; ${cookie}; keywheel=x` };
+    expect((await house.ask("/admin/api/overview", { headers })).status).toBe(200);
+  });
+
+  const endings: [says: string, end: (house: House, browser: Record<string, string>) => Promise<unknown>][] =
+    [
+      ["is signed out", (house, browser) => house.ask("/admin/api/logout", changeOf("POST", browser))],
+      ["was not used for twelve hours", (house) => house.clock.advance(12 * 3_600_000 + 1)],
+      ["was begun with another password", async (house) => (house.password = new Secret("another-password"))],
+      [
+        "is the oldest of too many",
+        async (house) => {
+          for (let other = 0; other < 64; other += 1) await house.signIn();
+        },
+      ],
+    ];
+  test.each(endings)("ends when it %s", async (_, end) => {
+    await using house = open();
+    const browser = await house.signIn();
+    await end(house, browser);
+    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: browser }))).toBe(
+      "401 sign_in_required",
+    );
+    const session = await house.ask("/admin/api/session", { headers: browser });
+    expect(await session.json()).toEqual({ signed_in: false, version: null });
+  });
+
+  test("goes on while it is used", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    for (let hour = 0; hour < 40; hour += 10) {
+      await house.clock.advance(10 * 3_600_000);
+      expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    }
+  });
+
+  test("takes its cookie back at the end", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    const response = await house.ask("/admin/api/logout", changeOf("POST", browser));
+    expect(await response.json()).toEqual({ signed_in: false });
+    expect(response.headers.get("set-cookie")).toMatch(/^keywheel_\d+=; .*Max-Age=0$/);
+  });
+});
+
+describe("a password", () => {
+  test.each(["pässwörd-à", "пароль-пароль", "with spaces inside", "=:;,\"'%41"])(
+    "may be %s",
+    async (password) => {
+      await using house = open();
+      house.password = new Secret(password);
+      // As curl sends it: the bytes of UTF-8.
+      const authorization = `Bearer ${Buffer.from(password).toString("latin1")}`;
+      expect((await house.ask("/admin/api/overview", { headers: { authorization } })).status).toBe(200);
+      expect((await house.ask("/admin/api/login", changeOf("POST", {}, { password }))).status).toBe(200);
+    },
+  );
+});
+
+describe("wrong passwords in a loop", () => {
+  test("P30 are told to wait, and then not even the right one is looked at", async () => {
+    await using house = open();
+    const outcomes: string[] = [];
+    for (let attempt = 0; attempt < 5; attempt += 1) {
+      outcomes.push(
+        await outcomeOf(
+          await house.ask("/admin/api/login", changeOf("POST", {}, { password: `no ${attempt}` })),
+        ),
+      );
+    }
+    const wrong = "401 wrong_password";
+    const late = "429 too_many_attempts";
+    expect(outcomes).toEqual([wrong, wrong, wrong, late, late]);
+    const right = await house.ask("/admin/api/overview", { headers: BEARER });
+    expect(right.headers.get("retry-after")).toBe("1");
+    expect(await right.json()).toMatchObject({ error: { type: "too_many_attempts", retry_after: 1 } });
+    await house.clock.advance(1000);
+    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+    expect(house.logged().match(/admin_wrong_password/g)).toHaveLength(3);
+  });
+
+  test("P30 keep out neither a session nor the right password from elsewhere", async () => {
+    await using house = open({ mode: "open" });
+    house.peer = "192.0.2.8";
+    const browser = await house.signIn();
+    house.peer = "198.51.100.1";
+    for (let attempt = 0; attempt < 100; attempt += 1) {
+      await house.ask("/admin/api/overview", { headers: { authorization: "Bearer guess" } });
+    }
+    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: BEARER }))).toBe(
+      "429 too_many_attempts",
+    );
+    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    house.peer = "203.0.113.5";
+    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+  });
+
+  test("P30 are counted on other paths too, and do not keep the operator out there", async () => {
+    await using house = open();
+    const elsewhere = (password: string) =>
+      house.admin.isOperator(new Headers({ authorization: `Bearer ${password}` }), "127.0.0.1");
+    expect(elsewhere(PASSWORD)).toBe(true);
+    expect([1, 2, 3, 4].map((guess) => elsewhere(`guess ${guess}`))).toEqual([false, false, false, false]);
+    expect(elsewhere(PASSWORD)).toBe(false);
+    expect(house.admin.isOperator(new Headers(), "127.0.0.1")).toBe(false);
+    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+  });
+});
+
+describe("what the operator sees", () => {
+  async function see(path: string): Promise<unknown> {
+    await using house = open();
+    const response = await house.ask(`/admin/api/${path}`, { headers: BEARER });
+    expect(response.status).toBe(200);
+    return response.json();
+  }
+
+  test("is everything at a glance", async () => {
+    const seen = await see("overview");
+    expect(seen).toMatchObject({
+      status: "ok",
+      version: "1.2.3",
+      now: "2026-11-20T12:00:00.000Z",
+      uptime_sec: 12,
+    });
+    const key = {
+      index: 0,
+      id: IDS[0],
+      state: "ready",
+      rate_limited: 1,
+      rpm_limit: 40,
+      last_used: null,
+      said: null,
+    };
+    const settings = { rpm: { value: "auto", origin: "default", locked: null } };
+    expect(seen).toMatchObject({
+      providers: [{ name: "default", state: "up", settings, keys: [key, {}] }, {}],
+    });
+  });
+
+  test("is what was requested, newest first", async () => {
+    const attempt = { key: 1, key_id: IDS[1], verdict: "rate_limited", status: 429, ms: 9 };
+    const newest = { id: 2, at: "2026-11-20T12:00:00.000Z", key: "0", first_byte_ms: 210, truncated: false };
+    expect(await see("requests")).toMatchObject({
+      requests: [{ ...newest, attempts: [attempt] }, { id: 1 }],
+    });
+    expect(await see("requests?limit=1")).toMatchObject({ requests: [newest] });
+  });
+
+  test("is the use of days and the traffic of the hour", async () => {
+    expect(await see("usage?days=7")).toEqual({
+      usage: [
+        {
+          day: "2026-11-20",
+          provider: "default",
+          key_id: IDS[0],
+          model: null,
+          requests: 7,
+          rate_limited: 2,
+          errors: 1,
+        },
+      ],
+    });
+    expect(await see("traffic")).toEqual({
+      traffic: [{ at: "2026-11-20T12:00:00.000Z", requests: 5, absorbed: 2, errors: 1 }],
+    });
+  });
+
+  test.each([
+    "requests?limit=0",
+    "requests?limit=1001",
+    "requests?limit=1e2",
+    "requests?limit=",
+    "usage?days=-1",
+  ])("is not counted by %s", async (path) => {
+    await using house = open();
+    expect(await outcomeOf(await house.ask(`/admin/api/${path}`, { headers: BEARER }))).toBe(
+      "400 bad_request",
+    );
+  });
+});
+
+describe("what the operator does", () => {
+  const KEY = `providers/default/keys/${IDS[0]}`;
+  const rows: [says: string, method: string, path: string, body: unknown, asked: string[]][] = [
+    ["pauses a key", "POST", `${KEY}/pause`, {}, [`pause default ${IDS[0]}`]],
+    ["resumes a key", "POST", `${KEY}/resume`, {}, [`resume default ${IDS[0]}`]],
+    ["resets a key", "POST", `${KEY}/reset`, {}, [`reset default ${IDS[0]}`]],
+    ["checks a key", "POST", `${KEY}/check`, {}, [`check default ${IDS[0]}`]],
+    ["removes a key", "DELETE", KEY, {}, [`remove default ${IDS[0]}`]],
+    [
+      "orders keys",
+      "POST",
+      "providers/default/order",
+      { ids: IDS.toReversed() },
+      [`order default ${IDS.toReversed()}`],
+    ],
+    [
+      "edits a provider",
+      "PATCH",
+      "providers/groq",
+      { rpm: 40, daily_limit: null, disabled: true },
+      ['edit groq [["rpm","40"],["daily_limit",null],["disabled","true"]]'],
+    ],
+    ["reloads", "POST", "reload", {}, ["reload"]],
+    [
+      "adds a key that works",
+      "POST",
+      "providers/groq/keys",
+      { key: "gsk-new" },
+      [`validate groq ${fingerprint("gsk-new")}`, `add groq ${fingerprint("gsk-new")} null null`],
+    ],
+    [
+      "adds a key unseen",
+      "POST",
+      "providers/groq/keys",
+      { key: "gsk-new", force: true },
+      [`add groq ${fingerprint("gsk-new")} null null`],
+    ],
+    [
+      "adds a key of an account",
+      "POST",
+      "providers/groq/keys",
+      { key: "gsk-new", account: "a@b.c", daily_limit: 50, force: true },
+      [`add groq ${fingerprint("gsk-new")} a@b.c 50`],
+    ],
+    [
+      "adds a key as the setting has it",
+      "POST",
+      "providers/groq/keys",
+      { key: "al@gsk-new:9", force: true },
+      [`add groq ${fingerprint("gsk-new")} al 9`],
+    ],
+    [
+      "adds a key in base64",
+      "POST",
+      "providers/groq/keys",
+      { key: "AQ==$x'\"y", force: true },
+      [`add groq ${fingerprint("AQ==$x'\"y")} null null`],
+    ],
+  ];
+  test.each(rows)("%s", async (_, method, path, body, asked) => {
+    await using house = open();
+    const response = await house.ask(`/admin/api/${path}`, changeOf(method, BEARER, body));
+    expect(response.status).toBe(method === "POST" && path.endsWith("/keys") ? 201 : 200);
+    expect(await response.json()).toMatchObject({ message: expect.stringMatching(/\w/) });
+    expect(house.operator.asked).toEqual(asked);
+  });
+
+  test("needs neither a body nor its type from a script", async () => {
+    await using house = open();
+    expect((await house.ask(PAUSE, { method: "POST", headers: BEARER })).status).toBe(200);
+    expect((await house.ask(`/admin/api/${KEY}`, { method: "DELETE", headers: BEARER })).status).toBe(200);
+  });
+
+  test("is logged with the key's id", async () => {
+    await using house = open();
+    await house.ask(PAUSE, changeOf("POST", BEARER));
+    expect(JSON.parse(house.logged())).toMatchObject({
+      event: "admin_change",
+      action: "pause",
+      provider: "default",
+      key_id: IDS[0],
+      outcome: "done",
+    });
+  });
+
+  const refusals: [why: Extract<Outcome, { kind: "refused" }>["why"], outcome: string][] = [
+    ["not_found", "404 not_found"],
+    ["conflict", "409 conflict"],
+    ["invalid_value", "422 invalid_value"],
+    ["not_writable", "409 not_writable"],
+  ];
+  test.each(refusals)("is answered by the engine's own words where it is %s", async (why, expected) => {
+    await using house = open();
+    house.operator.outcome = { kind: "refused", why, message: "Do this instead." };
+    const response = await house.ask(PAUSE, changeOf("POST", BEARER));
+    expect(await response.clone().json()).toMatchObject({ error: { message: "Do this instead." } });
+    expect(await outcomeOf(response)).toBe(expected);
+  });
+
+  test("P32 says why files were not loaded", async () => {
+    await using house = open();
+    house.operator.reloaded = { kind: "refused", problems: ["RPM is many.", "HOST is nowhere."] };
+    const response = await house.ask("/admin/api/reload", changeOf("POST", BEARER));
+    const message = "Nothing was changed; first correct this:\nRPM is many.\nHOST is nowhere.";
+    expect(await response.clone().json()).toMatchObject({ error: { message } });
+    expect(await outcomeOf(response)).toBe("422 invalid_configuration");
+  });
+});
+
+describe("a key that is added", () => {
+  test("is not saved where the provider refuses it, and its words are shown without the key", async () => {
+    await using house = open();
+    const key = "sk-canary-new-3333";
+    house.operator.trial = { kind: "denied", said: `Incorrect API key provided: ${key}` };
+    const response = await house.ask(ADD, changeOf("POST", BEARER, { key }));
+    expect(await response.clone().text()).toContain("Incorrect API key provided: [redacted]");
+    expect(await outcomeOf(response)).toBe("422 key_refused");
+    expect(house.operator.asked).toEqual([`validate default ${fingerprint(key)}`]);
+  });
+
+  test("is saved where the provider cannot be asked, and that is said", async () => {
+    await using house = open();
+    house.operator.trial = { kind: "unclear", said: "No connection" };
+    const response = await house.ask(ADD, changeOf("POST", BEARER, { key: "sk-new" }));
+    expect(await response.json()).toEqual({
+      message: 'It was done. Whether it works could not be told: "No connection".',
+    });
+    expect(house.operator.asked).toHaveLength(2);
+  });
+
+  test("is refused where it is there already, before anybody is asked", async () => {
+    await using house = open();
+    expect(await outcomeOf(await house.ask(ADD, changeOf("POST", BEARER, { key: `x@${KEYS[0]}:5` })))).toBe(
+      "409 conflict",
+    );
+    expect(
+      await outcomeOf(
+        await house.ask("/admin/api/providers/nobody/keys", changeOf("POST", BEARER, { key: "k" })),
+      ),
+    ).toBe("404 not_found");
+    expect(house.operator.asked).toEqual([]);
+  });
+
+  const wrong: [says: string, body: unknown, outcome: string][] = [
+    ["has a line break and a setting behind it", { key: "canary\nPROXY_API_KEY=off" }, "422 invalid_value"],
+    ["ends in a line break", { key: "canary\n" }, "422 invalid_value"],
+    ["has a carriage return", { key: "canary\rX=1" }, "422 invalid_value"],
+    ["has a line separator", { key: "canary\u2028X=1" }, "422 invalid_value"],
+    ["has a NUL", { key: "canary\0" }, "422 invalid_value"],
+    ["has an escape", { key: "canary\u001b[2J" }, "422 invalid_value"],
+    ["has a C1 control", { key: "canary\u0085X" }, "422 invalid_value"],
+    ["is two keys", { key: "canary-a,canary-b" }, "422 invalid_value"],
+    ["is two words", { key: "canary a" }, "422 invalid_value"],
+    ["is white space", { key: " " }, "422 invalid_value"],
+    ["is longer than 4096 characters", { key: "canary".repeat(700) }, "422 invalid_value"],
+    ["holds a letter outside ASCII", { key: "canary-ключ" }, "422 invalid_value"],
+    ["is in quotation marks", { key: '"canary"' }, "422 invalid_value"],
+    ["is a placeholder", { key: "your-canary-key-here" }, "422 invalid_value"],
+    ["has an account of two lines", { key: "canary", account: "a\nX=1" }, "422 invalid_value"],
+    ["has an account that is no text", { key: "canary", account: {} }, "422 invalid_value"],
+    ["has half a request a day", { key: "canary", daily_limit: 0.5 }, "422 invalid_value"],
+    ["has a limit that is a setting", { key: "canary", daily_limit: "5\nX=1" }, "422 invalid_value"],
+    ["is no text", { key: ["canary"] }, "400 bad_request"],
+    ["is empty", { key: "" }, "400 bad_request"],
+    ["is missing", { force: true }, "400 bad_request"],
+  ];
+  test.each(wrong)("P29 is refused and not repeated when it %s", async (_, body, expected) => {
+    await using house = open();
+    expect(await outcomeOf(await house.ask(ADD, changeOf("POST", BEARER, body)))).toBe(expected);
+    expect(house.operator.asked).toEqual([]);
+    expect(house.logged()).not.toContain("canary");
+  });
+});
+
+/** A body without a length. */
+function endless(): ReadableStream<Uint8Array> {
+  return new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(16_384).fill(32)) });
+}
+
+describe("a body", () => {
+  const big = JSON.stringify({ key: "x".repeat(70_000) });
+  const rows: [says: string, body: string | Uint8Array | ReadableStream, type: string, outcome: string][] = [
+    ["is not JSON", "{key", "application/json", "400 bad_request"],
+    ["is a list", "[]", "application/json", "400 bad_request"],
+    ["is a text", '"sk"', "application/json", "400 bad_request"],
+    ["is a number", "1", "application/json", "400 bad_request"],
+    ["is nested deeper than a parser goes", "[".repeat(60_000), "application/json", "400 bad_request"],
+    ["is not UTF-8", new Uint8Array([123, 255, 254]), "application/json", "400 bad_request"],
+    ["is larger than 64 KB", big, "application/json", "413 body_too_large"],
+    ["does not say how large it is, and never ends", endless(), "application/json", "413 body_too_large"],
+    ["is a form", "key=sk", "application/x-www-form-urlencoded", "415 unsupported_media_type"],
+    ["is JSON of another name", "{}", "application/jsonx", "415 unsupported_media_type"],
+    ["is called text", "{}", "text/plain", "415 unsupported_media_type"],
+  ];
+  test.each(rows)("is refused when it %s", async (_, body, type, expected) => {
+    await using house = open();
+    const headers = { ...BEARER, "content-type": type };
+    expect(await outcomeOf(await house.ask(ADD, { method: "POST", headers, body }))).toBe(expected);
+    expect(house.operator.asked).toEqual([]);
+  });
+
+  const edits: [says: string, body: unknown, outcome: string][] = [
+    ["names another setting", { base_url: "https://evil.example" }, "422 invalid_value"],
+    ["names what every object has", { constructor: "x" }, "422 invalid_value"],
+    ["has a list for a value", { rpm: [40] }, "422 invalid_value"],
+    ["has a value of two lines", { timezone: "UTC\nPROXY_API_KEY=off" }, "422 invalid_value"],
+    ["has a value without end", { retry_status: "5".repeat(2000) }, "422 invalid_value"],
+    ["is empty", {}, "400 bad_request"],
+  ];
+  test.each(edits)("edits nothing when it %s", async (_, body, expected) => {
+    await using house = open();
+    const response = await house.ask("/admin/api/providers/default", changeOf("PATCH", BEARER, body));
+    expect(await outcomeOf(response)).toBe(expected);
+    expect(house.operator.asked).toEqual([]);
+  });
+
+  test.each([{}, { ids: "x" }, { ids: [1] }])("orders nothing when it is %j", async (body) => {
+    await using house = open();
+    const response = await house.ask("/admin/api/providers/default/order", changeOf("POST", BEARER, body));
+    expect(await outcomeOf(response)).toBe("400 bad_request");
+  });
+});
+
+describe("the live view", () => {
+  /** The text of a stream as it comes. */
+  async function watch(house: House, headers: Record<string, string> = BEARER) {
+    const response = await house.ask("/admin/api/live", { headers });
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    const reader = (response.body ?? new Blob().stream()).getReader();
+    const seen = { text: "", hasEnded: false, leave: () => reader.cancel() };
+    const read = async () => {
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        seen.text += new TextDecoder().decode(value);
+      }
+      seen.hasEnded = true;
+    };
+    read().catch(() => {}); // cut when the house closes
+    await until("the first overview", () => seen.text.includes("event: overview"));
+    return seen;
+  }
+  const overviews = (text: string) => text.match(/event: overview/g)?.length ?? 0;
+
+  test("begins with the overview, and repeats it only when it has changed", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    const [, json = ""] = /event: overview\ndata: (.*)\n\n/.exec(seen.text) ?? [];
+    expect(JSON.parse(json)).toMatchObject({ version: "1.2.3", providers: [{ name: "default" }, {}] });
+    await house.clock.advance(5000);
+    expect(overviews(seen.text)).toBe(1);
+    house.operator.inFlight = 7;
+    await house.clock.advance(1000);
+    await until("the second overview", () => overviews(seen.text) === 2);
+    expect(seen.text).toContain('"in_flight":7');
+  });
+
+  test("shows requests and keys as it happens", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    house.operator.listener?.({ kind: "request", record: record(7) });
+    house.operator.listener?.({ kind: "key", event: COOLED });
+    await until("both events", () => seen.text.includes("event: key"));
+    expect(seen.text).toMatch(/event: request\ndata: \{"id":7,.*\n\nevent: key\n/);
+    expect(seen.text).toContain(
+      `"kind":"cooled","model":null,"reason":"rate_limit","until":"2026-11-20T12:01:00.000Z","said":"slow down"`,
+    );
+  });
+
+  test("says something every 15 s, so that nothing on the way closes it", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    await house.clock.advance(16_000);
+    await until("a comment", () => seen.text.endsWith("\n\n:\n\n"));
+  });
+
+  test("costs nothing when nobody watches", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    expect(house.clock.timers).toBe(1);
+    await seen.leave();
+    await until("the end of it", () => house.operator.listener === null);
+    expect(house.clock.timers).toBe(0);
+    const { overviews: before } = house.operator;
+    await house.clock.advance(5000);
+    expect(house.operator.overviews).toBe(before);
+  });
+
+  test("is for 16 at once, and a place that is left is free again", async () => {
+    await using house = open();
+    const all = await Promise.all(Array.from({ length: 16 }, () => watch(house)));
+    const refused = await house.ask("/admin/api/live", { headers: BEARER });
+    expect(await outcomeOf(refused)).toBe("503 overloaded");
+    await all[0]?.leave();
+    await settled();
+    expect((await watch(house)).text).toContain("event: overview");
+  });
+
+  const endings: [says: string, end: (house: House, browser: Record<string, string>) => unknown][] = [
+    ["is signed out", (house, browser) => house.ask("/admin/api/logout", changeOf("POST", browser))],
+    ["has a password that holds no more", (house) => (house.password = new Secret("another-password"))],
+  ];
+  test.each(endings)("P30 ends for whoever %s", async (_, end) => {
+    await using house = open();
+    const browser = await house.signIn();
+    const seen = await watch(house, browser);
+    await end(house, browser);
+    await house.clock.advance(1000);
+    await until("the end of the stream", () => seen.hasEnded);
+  });
+
+  test("ends at once when the proxy drains", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    house.admin.close();
+    await until("the end of the stream", () => seen.hasEnded);
+    expect(house.clock.timers).toBe(0);
+  });
+
+  test("keeps the session in use", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    await watch(house, browser);
+    await house.clock.jump(11 * 3_600_000);
+    await house.clock.jump(11 * 3_600_000);
+    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+  });
+
+  test("drops a reader that does not keep up, and goes on for the others", async () => {
+    await using house = open();
+    const seen = await watch(house);
+    const slow = connect(Number(new URL(house.url).port), "127.0.0.1").pause();
+    slow.write(
+      `GET /admin/api/live HTTP/1.1\r\nHost: localhost\r\nAuthorization: ${BEARER.authorization}\r\n\r\n`,
+    );
+    const { overviews } = house.operator;
+    await until("the second reader", () => house.operator.overviews > overviews);
+    // The sockets' own buffers take a few megabytes.
+    const big = { ...record(1), path: `/${"x".repeat(200_000)}` };
+    for (let event = 0; event < 60; event += 1) {
+      seen.text = "";
+      house.operator.listener?.({ kind: "request", record: big });
+      await until("the reader that keeps up", () => seen.text.length > 200_000);
+    }
+    await seen.leave();
+    await until("that nobody is left", () => house.operator.listener === null);
+    slow.destroy();
+  });
+});
+
+describe("the page", () => {
+  test("comes with the rules that keep it to itself", async () => {
+    await using house = open();
+    const response = await house.ask("/admin");
+    expect(response.status).toBe(200);
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      "content-type": "text/html; charset=utf-8",
+      "cache-control": "no-store",
+      "x-content-type-options": "nosniff",
+      "referrer-policy": "no-referrer",
+      "x-frame-options": "DENY",
+      "content-security-policy": expect.stringContaining("frame-ancestors 'none'"),
+    });
+    expect(await response.text()).toMatch(/^<!doctype html>/i);
+    expect((await house.ask("/admin/", { method: "HEAD" })).status).toBe(200);
+  });
+
+  test.each([
+    ["gzip, deflate, br, zstd", "gzip"],
+    ["br;q=1, gzip;q=0.5", "gzip"],
+    ["gzip;q=0", null],
+    ["x-gzip", null],
+    ["identity", null],
+  ])("is compressed for %s as %s", async (accepted, encoding) => {
+    await using house = open();
+    const response = await house.ask("/admin", {
+      headers: { "accept-encoding": accepted },
+      decompress: false,
+    });
+    expect(response.headers.get("content-encoding")).toBe(encoding);
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const text = new TextDecoder().decode(encoding === null ? bytes : Bun.gunzipSync(bytes));
+    expect(text).toEndWith("</html>\n");
+  });
+
+  test("may run its own scripts and nothing else", () => {
+    const html = '<style>b{}</style><script type="module">\r\nlet a = 1;\r\n</script><script>go()</script>';
+    const hash = (text: string) => `'sha256-${new Bun.CryptoHasher("sha256").update(text).digest("base64")}'`;
+    const policy = contentPolicy(html);
+    expect(policy).toContain("default-src 'none'");
+    expect(policy).toContain(`script-src ${hash("\nlet a = 1;\n")} ${hash("go()")};`);
+    expect(policy).toContain(`style-src ${hash("b{}")};`);
+    expect(policy).not.toContain("unsafe");
+    expect(contentPolicy("<p>")).toContain("script-src 'none'; style-src 'none'");
+  });
+
+  test("uses nothing that its own rules forbid", async () => {
+    const html = await Bun.file(`${import.meta.dir}/dashboard.html`).text();
+    const markup = html.replace(/<(script|style)\b[^>]*>.*?<\/\1\s*>/gis, "");
+    expect(markup).not.toMatch(/\s(?:on[a-z]+|style)\s*=/i);
+    expect(html).not.toMatch(/<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=\s*["']?(?!data:)/i);
+    expect(html).not.toMatch(/\beval\(|new Function\(|javascript:/);
+    expect(html).not.toContain("\r");
+  });
+});
+
+describe("what goes out of the door", () => {
+  test("P29 never holds a key, the password or a session", async () => {
+    await using house = open();
+    const browser = await house.signIn();
+    const texts: string[] = [];
+    const paths = ["session", "overview", "requests", "usage", "traffic", "nothing"];
+    for (const path of paths)
+      texts.push(await (await house.ask(`/admin/api/${path}`, { headers: browser })).text());
+    for (const key of [...KEYS, "sk-canary-new-4444", "canary\nX=1"]) {
+      texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key }))).text());
+      texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key, force: true }))).text());
+    }
+    house.operator.trial = { kind: "denied", said: "sk-canary-new-4444 is unknown" };
+    texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key: "sk-canary-new-4444" }))).text());
+    texts.push(
+      await (await house.ask("/admin/api/login", changeOf("POST", {}, { password: `${PASSWORD}x` }))).text(),
+    );
+    expect(house.operator.asked.length).toBeGreaterThan(3);
+    expect(texts.filter((text) => text.includes("canary"))).toEqual([]);
+    expect(house.logged()).toContain("admin_change");
+    expect(house.logged()).not.toContain("canary");
+  });
+});

@@ -1,0 +1,513 @@
+/**
+ * The operator's door: the page under `/admin`, and the API behind it.
+ *
+ * A request is let through in this order: may it knock at all, does the path exist, is it a page of ours that asks,
+ * is it the operator. Only then its body is read. A key's text comes in here and never goes out; every change is
+ * logged, by the id of the key. Loaded only where `ADMIN_PASSWORD` is set.
+ */
+import { field, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
+import type { Clock } from "../core/clock.ts";
+import type { Access, Listen } from "../config/config.ts";
+import {
+  EDITABLE,
+  type KeyTrial,
+  type Operator,
+  type Outcome,
+  type SettingChanges,
+  shownOverview,
+  shownRequest,
+  shownTraffic,
+  shownUsage,
+  type Why,
+} from "./views.ts";
+import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
+import { Live } from "./live.ts";
+import type { Log } from "../observability/log.ts";
+import { type Admitted, FOREIGN, isForeign, Login, mayKnock, type Presented } from "./auth.ts";
+import { createPage } from "./dashboard.ts";
+import {
+  notFound,
+  refuse,
+  type Refusal,
+  refusalResponse,
+  type RefusalType,
+} from "../http/error-responses.ts";
+import { redact, type Secret, unmask } from "../core/secret.ts";
+import { shown } from "../config/wording.ts";
+
+export type { Operator } from "./views.ts";
+
+export interface AdminOptions {
+  operator: Operator;
+  clock: Clock;
+  /** Who signs in and what is changed is logged. */
+  log: Log;
+  /** `ADMIN_PASSWORD` as it is now; null: not set (any more), and then nothing is here. */
+  password(): Secret | null;
+  /** Text from at least 32 random bytes, of characters that may stand in a cookie. */
+  newToken(): string;
+  /** The configuration as it is now. */
+  config(): { access: Access; listen: Listen };
+}
+
+/** A request for `/admin` or something below it, as the server knows it. */
+export interface Call {
+  request: Request;
+  /** As resolved: `/admin/api/overview`. */
+  path: string;
+  /** Empty, or begins with `?`. */
+  query: string;
+  /** Address of the socket's other end; null for a unix socket. */
+  peer: string | null;
+}
+
+export interface Admin {
+  /** Answers whatever is asked under `/admin`. */
+  handle(call: Call): Promise<Response>;
+  /** Whether a request for another path (`/metrics`, `/health`) carries the password. Ask after client keys. */
+  isOperator(headers: Headers, peer: string | null): boolean;
+  /** Ends the live streams: at drain, which would wait for them. */
+  close(): void;
+}
+
+export function createAdmin(options: AdminOptions): Admin {
+  const { operator, clock } = options;
+  const login = new Login(options);
+  const live = new Live({
+    clock,
+    overview: () => JSON.stringify(shownOverview(operator.overview(), clock.now())),
+    subscribe: (listener) => operator.subscribe(listener),
+  });
+  const room: Room = { ...options, login, live, page: createPage() };
+  return {
+    handle: (call) => answer(call, room),
+    isOperator: (headers, peer) => login.isOperator({ headers, peer }),
+    close: () => live.close(),
+  };
+}
+
+interface Room extends AdminOptions {
+  login: Login;
+  live: Live;
+  page: (acceptEncoding: string) => Response;
+}
+
+/** What an endpoint is given. */
+interface Visit {
+  room: Room;
+  from: Presented;
+  /** null: not signed in, which only open endpoints see. */
+  operator: Admitted | null;
+  query: URLSearchParams;
+  /** Of a change; else empty. */
+  body: JsonObject;
+  /** From the path; empty where it names none. */
+  provider: string;
+  keyId: string;
+}
+
+type Answer = Response | Refusal;
+
+interface Endpoint {
+  method: "GET" | "POST" | "PATCH" | "DELETE";
+  /** `:provider` and `:id` stand for one segment each. */
+  path: string;
+  /** Whether it answers without a password. */
+  isOpen?: true;
+  answer(visit: Visit): Answer | Promise<Answer>;
+}
+
+const KEY = "providers/:provider/keys/:id";
+
+const ENDPOINTS: readonly Endpoint[] = [
+  { method: "GET", path: "session", isOpen: true, answer: session },
+  { method: "POST", path: "login", isOpen: true, answer: signIn },
+  { method: "POST", path: "logout", isOpen: true, answer: signOut },
+  { method: "GET", path: "overview", answer: overview },
+  { method: "GET", path: "requests", answer: requests },
+  { method: "GET", path: "usage", answer: usage },
+  { method: "GET", path: "traffic", answer: traffic },
+  { method: "GET", path: "live", answer: watch },
+  { method: "POST", path: "reload", answer: reload },
+  { method: "PATCH", path: "providers/:provider", answer: editProvider },
+  { method: "POST", path: "providers/:provider/order", answer: reorder },
+  { method: "POST", path: "providers/:provider/keys", answer: addKey },
+  { method: "DELETE", path: KEY, answer: removeKey },
+  { method: "POST", path: `${KEY}/check`, answer: check },
+  { method: "POST", path: `${KEY}/pause`, answer: (visit) => changeKey(visit, "pause") },
+  { method: "POST", path: `${KEY}/resume`, answer: (visit) => changeKey(visit, "resume") },
+  { method: "POST", path: `${KEY}/reset`, answer: (visit) => changeKey(visit, "reset") },
+];
+
+async function answer(call: Call, room: Room): Promise<Response> {
+  const { request, path } = call;
+  const { headers } = request;
+  const from = { headers, peer: call.peer };
+  const { access, listen } = room.config();
+  const refusal = room.password() === null ? notFound(path) : mayKnock(from, access, listen);
+  if (refusal !== null) return guarded(refusal);
+  if (path === "/admin" || path === "/admin/") {
+    const isAsked = request.method === "GET" || request.method === "HEAD";
+    return isAsked ? room.page(headers.get("accept-encoding") ?? "") : wrongMethod(["GET", "HEAD"]);
+  }
+  return guarded(await answerApi(call, from, room));
+}
+
+async function answerApi(call: Call, from: Presented, room: Room): Promise<Answer> {
+  const { request } = call;
+  if (isForeign(request.headers)) return FOREIGN;
+  const found = endpointFor(request.method, call.path);
+  if (found.kind === "none") return notFound(call.path);
+  if (found.kind === "wrong_method") return wrongMethod(found.allowed);
+
+  const { endpoint, provider, keyId } = found;
+  const admitted = endpoint.isOpen ? null : room.login.recognise(from);
+  if (admitted?.kind === "refused") return refusedEntry(admitted, from, room);
+  const isChange = endpoint.method !== "GET";
+  const body = isChange ? await readBody(request, admitted) : NOTHING;
+  if (isRefusal(body)) return body;
+  const query = new URLSearchParams(call.query);
+  return endpoint.answer({ room, from, operator: admitted, query, body, provider, keyId });
+}
+
+type Found =
+  | { kind: "found"; endpoint: Endpoint; provider: string; keyId: string }
+  | { kind: "wrong_method"; allowed: string[] }
+  | { kind: "none" };
+
+/** Names of providers and ids of keys hold nothing that a URL would encode, so segments are compared as they are. */
+function endpointFor(method: string, path: string): Found {
+  const segments = path.split("/").slice(3); // "", "admin", "api"
+  if (!path.startsWith("/admin/api/")) return { kind: "none" };
+  const matching = ENDPOINTS.filter((endpoint) => {
+    const pattern = endpoint.path.split("/");
+    return pattern.length === segments.length && pattern.every((part, at) => fits(part, segments[at] ?? ""));
+  });
+  const endpoint = matching.find((endpoint) => endpoint.method === method);
+  if (endpoint !== undefined) {
+    return { kind: "found", endpoint, provider: segments[1] ?? "", keyId: segments[3] ?? "" };
+  }
+  if (matching.length === 0) return { kind: "none" };
+  return { kind: "wrong_method", allowed: matching.map(({ method }) => method) };
+}
+
+function fits(part: string, segment: string): boolean {
+  return part.startsWith(":") ? segment !== "" : part === segment;
+}
+
+// Who is it
+
+function session({ room, from }: Visit): Answer {
+  const isIn = room.login.recognise(from).kind === "operator";
+  return Response.json({ signed_in: isIn, version: isIn ? room.operator.overview().version : null });
+}
+
+function signIn({ room, from, body }: Visit): Answer {
+  const password = field(body, "password");
+  if (typeof password !== "string" || password === "") return badRequest('Send {"password": "…"}.');
+  const cookie = room.login.signIn(password, from);
+  if (typeof cookie !== "string") return refusedEntry(cookie, from, room);
+  room.log.line("info", "admin_signed_in", { peer: from.peer });
+  return Response.json({ signed_in: true }, { headers: { "set-cookie": cookie } });
+}
+
+function signOut({ room, from }: Visit): Answer {
+  return Response.json({ signed_in: false }, { headers: { "set-cookie": room.login.signOut(from) } });
+}
+
+/** As many lines as passwords are looked at: the waits bound them. */
+function refusedEntry(refusal: Refusal, { peer }: Presented, { log }: Room): Refusal {
+  if (refusal.type === "wrong_password") log.line("warn", "admin_wrong_password", { peer });
+  return refusal;
+}
+
+// What there is to see
+
+function overview({ room: { operator, clock } }: Visit): Answer {
+  return Response.json(shownOverview(operator.overview(), clock.now()));
+}
+
+function requests({ room, query }: Visit): Answer {
+  const limit = countIn(query, "limit", 100, 1000);
+  if (typeof limit !== "number") return limit;
+  return Response.json({ requests: room.operator.recent(limit).map(shownRequest) });
+}
+
+function usage({ room, query }: Visit): Answer {
+  const days = countIn(query, "days", 30, 366);
+  if (typeof days !== "number") return days;
+  return Response.json({ usage: room.operator.usage(days).map(shownUsage) });
+}
+
+function traffic({ room }: Visit): Answer {
+  return Response.json({ traffic: room.operator.traffic().map(shownTraffic) });
+}
+
+function watch({ room, operator }: Visit): Answer {
+  const stream = room.live.open(() => operator?.isStillIn() ?? false);
+  if (stream === null) {
+    return refuse(
+      503,
+      "overloaded",
+      "Too many pages watch this proxy. Close one, then reload this one.",
+      5000,
+    );
+  }
+  return new Response(stream, { headers: { "content-type": "text/event-stream" } });
+}
+
+/** A whole number of the query, from 1 to `most`. */
+function countIn(query: URLSearchParams, name: string, unless: number, most: number): number | Refusal {
+  const text = query.get(name);
+  if (text === null) return unless;
+  const count = /^\d{1,6}$/.test(text) ? Number(text) : 0;
+  return count >= 1 && count <= most
+    ? count
+    : badRequest(`${name} must be a whole number from 1 to ${most}.`);
+}
+
+// What there is to do
+
+async function addKey({ room, body, provider }: Visit): Promise<Answer> {
+  const { operator } = room;
+  const key = readNewKey(body);
+  if (isRefusal(key)) return key;
+  const known = operator.overview().providers.find(({ name }) => name === provider);
+  if (known === undefined) return noProvider(provider);
+  const { id } = key.secret;
+  if (known.keys.some((other) => other.id === id)) {
+    return refuse(409, "conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
+  }
+  let remark = "";
+  if (field(body, "force") !== true) {
+    const trial = await operator.validate(provider, key);
+    const said = saidOf(trial, key.secret);
+    if (trial.kind === "denied") {
+      const message = `${provider} does not accept this key${said}. It was not saved; send "force": true to save it all the same.`;
+      return refuse(422, "key_refused", message);
+    }
+    if (trial.kind === "unclear") remark = ` Whether it works could not be told${said}.`;
+  }
+  const outcome = await operator.addKey(provider, key);
+  return changed(room, outcome, { action: "add_key", provider, key_id: id }, { status: 201, remark });
+}
+
+async function removeKey({ room, provider, keyId }: Visit): Promise<Answer> {
+  const outcome = await room.operator.removeKey(provider, keyId);
+  return changed(room, outcome, { action: "remove_key", provider, key_id: keyId });
+}
+
+function changeKey({ room, provider, keyId }: Visit, action: "pause" | "resume" | "reset"): Answer {
+  const outcome = room.operator[action](provider, keyId);
+  return changed(room, outcome, { action, provider, key_id: keyId });
+}
+
+async function check({ room, provider, keyId }: Visit): Promise<Answer> {
+  const trial = await room.operator.check(provider, keyId);
+  if (trial.kind === "refused") return refusedChange(trial);
+  const said = saidOf(trial);
+  switch (trial.kind) {
+    case "works":
+      return Response.json({ works: true, message: `${provider} accepts the key ${keyId}.` });
+    case "denied":
+      return Response.json({ works: false, message: `${provider} does not accept the key ${keyId}${said}.` });
+    case "unclear":
+      return Response.json({
+        works: null,
+        message: `Whether the key ${keyId} works could not be told${said}.`,
+      });
+  }
+}
+
+async function reorder({ room, body, provider }: Visit): Promise<Answer> {
+  const ids = field(body, "ids");
+  if (!Array.isArray(ids) || !ids.every((id) => typeof id === "string")) {
+    return badRequest('Send {"ids": ["…", …]}: every key of the provider, in the order you want.');
+  }
+  const outcome = await room.operator.reorderKeys(provider, ids);
+  return changed(room, outcome, { action: "reorder_keys", provider });
+}
+
+async function editProvider({ room, body, provider }: Visit): Promise<Answer> {
+  const changes = readChanges(body);
+  if (isRefusal(changes)) return changes;
+  const outcome = await room.operator.editProvider(provider, changes);
+  return changed(room, outcome, {
+    action: "edit_provider",
+    provider,
+    settings: [...changes.keys()].join(" "),
+  });
+}
+
+async function reload({ room }: Visit): Promise<Answer> {
+  const outcome = await room.operator.reload();
+  room.log.line("info", "admin_change", { action: "reload", outcome: outcome.kind });
+  if (outcome.kind === "refused") {
+    const problems = outcome.problems.join("\n");
+    return refuse(422, "invalid_configuration", `Nothing was changed; first correct this:\n${problems}`);
+  }
+  const { changes } = outcome;
+  const message = changes.length === 0 ? "Nothing has changed." : changes.join("\n");
+  return Response.json({ changes, message });
+}
+
+/** The answer to a change, and its line in the log. */
+function changed(
+  { log }: Room,
+  outcome: Outcome,
+  fields: Record<string, string>,
+  { status, remark } = { status: 200, remark: "" },
+): Answer {
+  log.line("info", "admin_change", { ...fields, outcome: outcome.kind === "done" ? "done" : outcome.why });
+  if (outcome.kind === "refused") return refusedChange(outcome);
+  return Response.json({ message: outcome.message + remark }, { status });
+}
+
+const STATUS: Record<Why, { status: number; type: RefusalType }> = {
+  not_found: { status: 404, type: "not_found" },
+  conflict: { status: 409, type: "conflict" },
+  invalid_value: { status: 422, type: "invalid_value" },
+  not_writable: { status: 409, type: "not_writable" },
+};
+
+function refusedChange({ why, message }: Extract<Outcome, { kind: "refused" }>): Refusal {
+  const { status, type } = STATUS[why];
+  return refuse(status, type, message);
+}
+
+/** What upstream said, as the end of a sentence; never with the key in it. */
+function saidOf(trial: KeyTrial, ...secrets: Secret[]): string {
+  if (trial.kind === "works" || trial.said === "") return "";
+  return `: "${unmask(redact(trial.said, secrets))}"`;
+}
+
+function noProvider(provider: string): Refusal {
+  return refuse(404, "not_found", `There is no provider ${shown(provider)}.`);
+}
+
+// What is sent
+
+const LONGEST_KEY = 4096;
+
+/** `{"key", "account", "daily_limit"}`: read by the rules of the setting it will stand in. */
+function readNewKey(body: JsonObject): ConfiguredKey | Refusal {
+  const text = field(body, "key");
+  const account = field(body, "account") ?? "";
+  const dailyLimit = field(body, "daily_limit") ?? "";
+  if (typeof text !== "string" || text === "") return badRequest('Send {"key": "…"}.');
+  if (typeof account !== "string") return invalid("account must be text, or left out.");
+  if (!/^(?:[1-9]\d{0,14})?$/.test(String(dailyLimit))) {
+    return invalid("daily_limit must be a whole number from 1 up, or left out.");
+  }
+  // Every character counts: a line break would begin a setting of its own, a comma a key of its own.
+  const written = `${account === "" ? "" : `${account}@`}${text}${dailyLimit === "" ? "" : `:${dailyLimit}`}`;
+  if (written.length > LONGEST_KEY) return invalid(`The key is longer than ${LONGEST_KEY} characters.`);
+  if (/[\s,\p{Cc}]/u.test(written)) {
+    return invalid(
+      "The key holds white space, a comma or a control character. Send one key, and nothing around it.",
+    );
+  }
+  const { keys, problems } = readPoolKeys(splitKeys("The new key", written));
+  const [key] = keys;
+  return key ?? invalid(`${problems.join("\n").replace(/^The new key: key 1/, "The new key")}`);
+}
+
+function readChanges(body: JsonObject): SettingChanges | Refusal {
+  const changes = new Map<(typeof EDITABLE)[number], string | null>();
+  for (const name of Object.keys(body)) {
+    const setting = EDITABLE.find((known) => known === name);
+    if (setting === undefined) {
+      return invalid(`Only these can be changed from here: ${EDITABLE.join(", ")}.`);
+    }
+    const value = field(body, name);
+    if (value !== null && !["string", "number", "boolean"].includes(typeof value)) {
+      return invalid(`${setting} must be text, a number, true, false or null.`);
+    }
+    const text = value === null ? "" : String(value).trim();
+    if (text.length > 1000 || /\p{Cc}/u.test(text))
+      return invalid(`${setting} cannot be so. Use one short line.`);
+    changes.set(setting, text === "" ? null : text);
+  }
+  if (changes.size === 0) return badRequest(`Send at least one of ${EDITABLE.join(", ")}.`);
+  return changes;
+}
+
+const MOST_BODY_BYTES = 64 * 1024;
+const NOTHING: JsonObject = {};
+
+/** The body of a change: a JSON object, or nothing. */
+async function readBody(request: Request, operator: Admitted | null): Promise<JsonObject | Refusal> {
+  const { headers } = request;
+  const type = headers.get("content-type");
+  const isJson = type !== null && /^application\/json\s*(?:;|$)/i.test(type);
+  // A form of another site can be sent without asking, JSON cannot. A script has shown the password, which no
+  // other site knows, and may leave the type out where there is nothing to send.
+  if (!isJson && (type !== null || operator?.by !== "password")) return WRONG_TYPE;
+  const text = await readText(request);
+  if (typeof text !== "string") return text;
+  if (text.trim() === "") return NOTHING;
+  const body = isJson ? parseJson(text) : undefined;
+  if (body === undefined && !isJson) return WRONG_TYPE;
+  return isObject(body) ? body : badRequest("The body is not a JSON object.");
+}
+
+async function readText(request: Request): Promise<string | Refusal> {
+  if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) return TOO_LARGE;
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let text = "";
+  let bytes = 0;
+  try {
+    for await (const chunk of request.body ?? []) {
+      bytes += chunk.length;
+      if (bytes > MOST_BODY_BYTES) return TOO_LARGE;
+      text += decoder.decode(chunk, { stream: true });
+    }
+    return text + decoder.decode();
+  } catch {
+    return badRequest("The body broke off, or is not UTF-8."); // who broke it off does not read this
+  }
+}
+
+function isRefusal(value: object): value is Refusal {
+  return "kind" in value && value.kind === "refused" && "type" in value;
+}
+
+// What goes out
+
+const GUARDS = {
+  "cache-control": "no-store",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+};
+
+/** No answer of the API is kept, framed, or read as something else by a browser. */
+function guarded(answer: Answer): Response {
+  const response = isRefusal(answer) ? refusalResponse(answer) : answer;
+  for (const [name, value] of Object.entries(GUARDS)) response.headers.set(name, value);
+  return response;
+}
+
+function wrongMethod(allowed: readonly string[]): Response {
+  const list = allowed.join(", ");
+  const response = refusalResponse(refuse(405, "method_not_allowed", `Use ${list} here.`));
+  response.headers.set("allow", list);
+  return guarded(response);
+}
+
+function badRequest(message: string): Refusal {
+  return refuse(400, "bad_request", message);
+}
+
+function invalid(message: string): Refusal {
+  return refuse(422, "invalid_value", message);
+}
+
+const WRONG_TYPE = refuse(415, "unsupported_media_type", "Send JSON, with content-type: application/json.");
+
+const TOO_LARGE = refuse(
+  413,
+  "body_too_large",
+  `The request body is larger than ${MOST_BODY_BYTES / 1024} KB, which nothing here needs.`,
+);

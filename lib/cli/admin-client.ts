@@ -1,0 +1,236 @@
+/**
+ * The running proxy as a command sees it: who answers at its address, what it shows, what it can be asked to do.
+ *
+ * Looking needs no password from this machine (`/health`); changing goes over the admin API and needs
+ * ADMIN_PASSWORD. The password is sent only to what has answered as a keywheel, and to nobody else.
+ */
+import { field, fieldText, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
+import type { Clock } from "../core/clock.ts";
+import type { Listen } from "../config/config.ts";
+import type { Secret } from "../core/secret.ts";
+
+/** A provider as the running proxy shows it. */
+export interface ShownProvider {
+  name: string;
+  dialect: string;
+  baseUrl: string;
+  /** `up`, `paused`, `disabled`. */
+  state: string;
+  pausedSec: number;
+  waiting: number;
+  keys: ShownKey[];
+}
+
+/** A key as the running proxy shows it: it has no part of the key itself. */
+export interface ShownKey {
+  index: number;
+  id: string;
+  account: string | null;
+  /** `ready`, `cooling`, `disabled`, `paused`. */
+  state: string;
+  reason: string | null;
+  cooldownSec: number;
+  /** How many models rest on it although the key itself does not. */
+  restingModels: number;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  today: number;
+  dailyLimit: number | null;
+  rpmLimit: number | null;
+  /** Epoch ms; null: never. */
+  lastUsedAt: number | null;
+  /** What upstream said of a key that is out of use; null: nothing, or it is not shown here. */
+  said: string | null;
+}
+
+/** What the proxy says of itself. */
+export interface Overview {
+  status: string;
+  version: string;
+  uptimeSec: number;
+  /** Null: it does not show them to this visitor. */
+  providers: ShownProvider[] | null;
+  /** As it was sent, for scripts. */
+  json: JsonObject;
+}
+
+/** Who answers where the proxy should be. */
+export type Found =
+  | { kind: "running"; overview: Overview }
+  | { kind: "not_running" }
+  /** Something answers, and it is no keywheel. */
+  | { kind: "stranger" };
+
+/** What came of a change. `message` is a sentence for people. */
+export type Change = { isDone: boolean; message: string };
+
+export type Fetch = (url: string, init?: BunFetchRequestInit) => Promise<Response>;
+
+export interface AdminClientOptions {
+  listen: Listen;
+  /** `ADMIN_PASSWORD`; null: there is no admin API. */
+  password: Secret | null;
+  fetch: Fetch;
+  clock: Clock;
+}
+
+/** A busy proxy still answers at once; a change may ask upstream first. */
+const LOOK_TIMEOUT_MS = 5000;
+const CHANGE_TIMEOUT_MS = 60_000;
+
+export class AdminClient {
+  /** Where the proxy should be: `http://127.0.0.1:3000`, or `unix:/path`. */
+  readonly address: string;
+  readonly #base: string;
+  readonly #options: AdminClientOptions;
+
+  constructor(options: AdminClientOptions) {
+    const { listen } = options;
+    this.#options = options;
+    this.address =
+      listen.kind === "unix" ? `unix:${listen.path}` : `http://${hostOf(listen.hostname)}:${listen.port}`;
+    this.#base = listen.kind === "unix" ? "http://localhost" : this.address;
+  }
+
+  /** Whether changes can be asked for. */
+  get hasPassword(): boolean {
+    return this.#options.password !== null;
+  }
+
+  /** Looks who is there, and what the proxy shows of itself. */
+  async find(): Promise<Found> {
+    const { listen } = this.#options;
+    if (listen.kind === "tcp" && listen.port === 0) return { kind: "not_running" }; // nobody knows which one it took
+    const answer = await this.#ask("GET", "/health", LOOK_TIMEOUT_MS);
+    if (answer === null) return { kind: "not_running" };
+    const overview = readOverview(answer.json);
+    return overview === null ? { kind: "stranger" } : { kind: "running", overview };
+  }
+
+  /** All that the admin API shows, or why it does not. Ask `find` first. */
+  async overview(): Promise<Overview | Change> {
+    const answer = await this.#ask("GET", "/admin/api/overview", LOOK_TIMEOUT_MS);
+    if (answer === null) return { isDone: false, message: `${this.address} does not answer any more.` };
+    const overview = answer.status === 200 ? readOverview(answer.json) : null;
+    return overview ?? { isDone: false, message: messageOf(answer) };
+  }
+
+  /** Asks for a change. `path` begins behind `/admin/api`. Ask `find` first. */
+  async change(method: "POST" | "DELETE", path: string, body: object = {}): Promise<Change> {
+    const answer = await this.#ask(method, `/admin/api${path}`, CHANGE_TIMEOUT_MS, body);
+    if (answer === null) {
+      const message = `${this.address} did not answer within ${CHANGE_TIMEOUT_MS / 1000} s. Whether it was done, keywheel keys list tells.`;
+      return { isDone: false, message };
+    }
+    return { isDone: answer.status < 300, message: messageOf(answer) };
+  }
+
+  /** One request; null where nobody answers in time. */
+  async #ask(
+    method: string,
+    path: string,
+    timeoutMs: number,
+    body: object | null = null,
+  ): Promise<{ status: number; json: unknown } | null> {
+    const { listen, password, fetch, clock } = this.#options;
+    const headers = new Headers({ accept: "application/json" });
+    if (body !== null) headers.set("content-type", "application/json");
+    if (password !== null && path !== "/health") headers.set("authorization", bearer(password));
+    const aborter = new AbortController();
+    const cancel = clock.after(timeoutMs, () => aborter.abort());
+    try {
+      const response = await fetch(this.#base + path, {
+        method,
+        headers,
+        body: body === null ? null : JSON.stringify(body),
+        redirect: "manual", // a redirect would carry the password elsewhere
+        signal: aborter.signal,
+        ...(listen.kind === "unix" ? { unix: listen.path } : {}),
+      });
+      return { status: response.status, json: parseJson(await response.text()) };
+    } catch {
+      return null; // refused, cut, or too late: nobody who can be asked is there
+    } finally {
+      cancel();
+    }
+  }
+}
+
+/** A field holds bytes: letters beyond ASCII go as curl sends them, in UTF-8. */
+function bearer(password: Secret): string {
+  return `Bearer ${Buffer.from(password.reveal(), "utf8").toString("latin1")}`;
+}
+
+/** This machine's own address, where the proxy listens on all of them. */
+function hostOf(hostname: string): string {
+  if (hostname === "0.0.0.0") return "127.0.0.1";
+  if (hostname === "::") return "[::1]";
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
+/** The sentence in an answer of the admin API, be it an error or not. */
+function messageOf({ status, json }: { status: number; json: unknown }): string {
+  const object = isObject(json) ? json : {};
+  const error = field(object, "error");
+  const message = fieldText(isObject(error) ? error : object, "message");
+  if (message !== "") return message;
+  return status < 300 ? "Done." : `It answered with status ${status} and no reason.`;
+}
+
+/** `/health` and `/admin/api/overview` show the same, one more than the other. Null: neither of them. */
+function readOverview(json: unknown): Overview | null {
+  if (!isObject(json)) return null;
+  const [status, version] = [fieldText(json, "status"), fieldText(json, "version")];
+  if (!["ok", "degraded", "down"].includes(status) || version === "") return null;
+  if (field(json, "uptime_sec") === undefined) return null;
+  const providers = field(json, "providers");
+  return {
+    status,
+    version,
+    uptimeSec: numberOf(json, "uptime_sec"),
+    providers: Array.isArray(providers) ? providers.filter(isObject).map(readProvider) : null,
+    json,
+  };
+}
+
+function readProvider(json: JsonObject): ShownProvider {
+  const keys = field(json, "keys");
+  return {
+    name: fieldText(json, "name"),
+    dialect: fieldText(json, "dialect"),
+    baseUrl: fieldText(json, "base_url"),
+    state: fieldText(json, "state"),
+    pausedSec: numberOf(json, "paused_sec"),
+    waiting: numberOf(json, "waiting"),
+    keys: Array.isArray(keys) ? keys.filter(isObject).map(readKey) : [],
+  };
+}
+
+function readKey(json: JsonObject): ShownKey {
+  const models = field(json, "models");
+  const lastUsedAt = Date.parse(fieldText(json, "last_used"));
+  return {
+    index: numberOf(json, "index"),
+    id: fieldText(json, "id"),
+    account: fieldText(json, "account") || null,
+    state: fieldText(json, "state"),
+    reason: fieldText(json, "reason") || null,
+    cooldownSec: numberOf(json, "cooldown_sec"),
+    restingModels: isObject(models) ? Object.keys(models).length : 0,
+    requests: numberOf(json, "requests"),
+    rateLimited: numberOf(json, "rate_limited"),
+    errors: numberOf(json, "errors"),
+    today: numberOf(json, "today"),
+    dailyLimit: numberOf(json, "daily_limit") || null,
+    rpmLimit: numberOf(json, "rpm_limit") || null,
+    lastUsedAt: Number.isNaN(lastUsedAt) ? null : lastUsedAt,
+    said: fieldText(json, "said") || null,
+  };
+}
+
+/** 0 where there is none. */
+function numberOf(json: JsonObject, name: string): number {
+  const value = field(json, name);
+  return typeof value === "number" && Number.isFinite(value) ? value : 0;
+}

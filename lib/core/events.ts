@@ -1,0 +1,105 @@
+/**
+ * What the proxy tells of its work: one record a finished request, one event a change of a key or a provider.
+ *
+ * Log line, stored row, metrics and dashboard are readers of these and of nothing else. There is no key, no prompt
+ * and no part of either in them.
+ */
+import type { KeyReason } from "../pool/penalties.ts";
+
+/** One upstream request that was made for a client's request. */
+export interface AttemptRecord {
+  readonly provider: string;
+  /** Index of the key in the configuration, and its `Secret.id`. */
+  readonly key: number;
+  readonly keyId: string;
+  /** The kind of its outcome: `served`, `rate_limited`, `unreachable`, `abandoned`, … */
+  readonly verdict: string;
+  /** The HTTP status; 0: none came. */
+  readonly status: number;
+  /** From sending to the beginning of the answer, or to the failure. */
+  readonly ms: number;
+  /** What upstream said, redacted, at most 300 characters; empty: nothing. */
+  readonly said: string;
+}
+
+/** One finished request of a client. */
+export interface RequestRecord {
+  /** Counts up from 0 within one run of the program. */
+  readonly id: number;
+  /** Epoch ms when it arrived. */
+  readonly at: number;
+  readonly method: string;
+  /** Without the query. */
+  readonly path: string;
+  /** The provider that was asked last; null: none was. */
+  readonly provider: string | null;
+  /** As the client named it, at most 200 characters; null: none. */
+  readonly model: string | null;
+  /** What the client got; 499: it left. */
+  readonly status: number;
+  /** The kind of the last outcome, or the `type` of our own refusal. */
+  readonly outcome: string;
+  /** `x-keywheel-key` of the answer: `0`, `groq/0`; null: no key was used. */
+  readonly key: string | null;
+  readonly keyId: string | null;
+  readonly attempts: readonly AttemptRecord[];
+  /** Ms spent waiting for a key or backing off. */
+  readonly waitedMs: number;
+  /** Ms from arrival to the first byte of the answer; null: there was none. */
+  readonly firstByteMs: number | null;
+  readonly totalMs: number;
+  /** Bytes of the answer's body. */
+  readonly bytes: number;
+  /** The client's name, where its key has one. */
+  readonly client: string | null;
+  /** The answer ended before its end. */
+  readonly isTruncated: boolean;
+  readonly maybeBilledReplays: number;
+}
+
+/** Something happened to a key, or to a provider as a whole. */
+export interface KeyEvent {
+  /** Epoch ms. */
+  readonly at: number;
+  readonly provider: string;
+  /** Index in the configuration; null: the provider as a whole. */
+  readonly key: number | null;
+  readonly keyId: string | null;
+  readonly kind:
+    | "cooled"
+    | "disabled"
+    | "doubted"
+    /** Usable again before its time, or after it was disabled: by a probe, the operator or a reload. */
+    | "back"
+    | "paused_by_hand"
+    | "resumed_by_hand"
+    | "provider_paused"
+    | "provider_up"
+    /** No key of the provider can serve now; and again one can. */
+    | "pool_dry"
+    | "pool_recovered";
+  /** Only this model on the key; null: all. */
+  readonly model: string | null;
+  readonly reason: KeyReason | "upstream_faults" | "common_cause" | null;
+  /** Epoch ms when it is over; null: not known, or not a matter of time. */
+  readonly until: number | null;
+  readonly said: string;
+}
+
+/** Who is told. Called in the path of requests: it must be quick and must not throw. */
+export interface Observer {
+  finished?(record: RequestRecord): void;
+  keyChanged?(event: KeyEvent): void;
+}
+
+/** One observer that tells all of them; the list may grow. */
+export function toAll(observers: readonly Observer[]): Required<Observer> {
+  return {
+    finished(record) {
+      for (const observer of observers) observer.finished?.(record);
+    },
+    keyChanged(event) {
+      for (const observer of observers) observer.keyChanged?.(event);
+    },
+  };
+}

@@ -1,0 +1,220 @@
+/**
+ * The proxy's own answers: JSON that OpenAI and Anthropic SDKs both read, and sentences that say what happened and
+ * what to do about it.
+ */
+import { formatDuration, retryAfterSec } from "../core/clock.ts";
+import type { NoKey, Unreachable } from "../pool/retry-policy.ts";
+import type { KeyReport } from "../observability/health.ts";
+
+/** `type` and `code` of the proxy's own errors, those of the operator's door included. */
+export type RefusalType =
+  | "all_keys_cooling"
+  | "bad_request"
+  | "conflict"
+  | "invalid_configuration"
+  | "invalid_value"
+  | "key_refused"
+  | "method_not_allowed"
+  | "not_writable"
+  | "sign_in_required"
+  | "too_many_attempts"
+  | "unsupported_media_type"
+  | "wrong_password"
+  | "body_too_large"
+  | "connect_timeout"
+  | "draining"
+  | "first_byte_timeout"
+  | "forbidden_origin"
+  | "internal_error"
+  | "invalid_proxy_key"
+  | "no_usable_keys"
+  | "not_found"
+  | "overloaded"
+  | "protected_mode"
+  | "provider_disabled"
+  | "provider_paused"
+  | "stream_idle_timeout"
+  | "upgrade_required"
+  | "upstream_protocol_error"
+  | "upstream_unreachable";
+
+export interface Refusal {
+  kind: "refused";
+  status: number;
+  type: RefusalType;
+  message: string;
+  /** When asking again can help; null: not known, or never. */
+  retryAfterMs: number | null;
+}
+
+export function refuse(
+  status: number,
+  type: RefusalType,
+  message: string,
+  retryAfterMs: number | null = null,
+): Refusal {
+  return { kind: "refused", status, type, message, retryAfterMs };
+}
+
+/** What the door refused. */
+export function refusalOf({ status, type, message }: Pick<Refusal, "status" | "type" | "message">): Refusal {
+  return refuse(status, type, message);
+}
+
+export function refusalResponse({ status, type, message, retryAfterMs }: Refusal): Response {
+  const error: Record<string, unknown> = { type, code: type, message, param: null };
+  const response = Response.json({ type: "error", error }, { status });
+  if (retryAfterMs === null) return response;
+  const retryAfter = retryAfterSec(retryAfterMs);
+  const headers = { "retry-after": String(retryAfter) };
+  return Response.json({ type: "error", error: { ...error, retry_after: retryAfter } }, { status, headers });
+}
+
+/** Our answer when upstream gave none. */
+export function refuseUnreachable({ type, message }: Unreachable): Refusal {
+  return refuse(STATUS_OF_UNREACHABLE[type], type, message);
+}
+
+const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
+  upstream_unreachable: 502,
+  upstream_protocol_error: 502,
+  draining: 503,
+  connect_timeout: 504,
+  first_byte_timeout: 504,
+  stream_idle_timeout: 504,
+};
+
+/** What a message about keys needs to know. */
+export interface KeyTrouble {
+  /** Why there is no key, or from when on there is one again. */
+  none: NoKey;
+  /** Upstream requests that were spent. */
+  attempts: number;
+  provider: string;
+  keys: readonly Pick<KeyReport, "index" | "state" | "reason">[];
+  /** What upstream said last; empty where nothing. */
+  said: string;
+  settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
+  now: number;
+}
+
+/** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
+export function refuseForKeys(trouble: KeyTrouble): Refusal {
+  const { none, keys, said, now } = trouble;
+  const { maxWaitMs, exhaustedStatus } = trouble.settings;
+  const provider = trouble.provider === "default" ? "the provider" : trouble.provider;
+  const quote = said === "" ? "" : ` Upstream said: "${said}".`;
+  const waitMs = Math.max(0, none.readyAt - now);
+  const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
+  switch (none.why) {
+    case "unsuited":
+      return refuse(
+        503,
+        "no_usable_keys",
+        `No key of ${provider} may serve this request.${quote} Check the keys and what they are allowed to do; GET /health shows each.`,
+      );
+    case "none_usable": {
+      const list = keys.map(({ index, reason }) => `[${index}] ${reason}`).join(", ");
+      return refuse(
+        503,
+        "no_usable_keys",
+        `${allKeys(keys.length, provider)} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each.`,
+      );
+    }
+    case "paused":
+      return refuse(
+        503,
+        "provider_paused",
+        `${provider} failed several times in a row and is left alone for ${inTime}.${quote} Try again then.`,
+        waitMs,
+      );
+    case "cooling":
+      if (waitMs === 0) {
+        return refuse(
+          exhaustedStatus,
+          "all_keys_cooling",
+          `Upstream refused all ${trouble.attempts} attempts that one request may take (MAX_ATTEMPTS), each with the key it was made with.${quote} Try again in ${inTime}.`,
+          waitMs,
+        );
+      }
+      return refuse(
+        exhaustedStatus,
+        "all_keys_cooling",
+        `${coolingKeys(keys, provider)}; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
+        waitMs,
+      );
+  }
+}
+
+function allKeys(count: number, provider: string): string {
+  return count === 1 ? `The only key of ${provider} is` : `All ${count} keys of ${provider} are`;
+}
+
+function coolingKeys(keys: KeyTrouble["keys"], provider: string): string {
+  const outOfUse = keys.filter(({ state }) => state === "disabled").length;
+  if (outOfUse === 0) return `${allKeys(keys.length, provider)} cooling down`;
+  return `No key of ${provider} is free: ${keys.length - outOfUse} cooling down, ${outOfUse} out of use`;
+}
+
+export const UNREADABLE_TARGET = refuse(
+  400,
+  "bad_request",
+  "The path or the Host header cannot be read safely. Send a plain path, without '..' behind percent signs.",
+);
+
+export const BODY_BROKE_OFF = refuse(400, "bad_request", "The request body broke off.");
+
+export const NO_TUNNELS = refuse(
+  400,
+  "bad_request",
+  "CONNECT and TRACE are not served: this is no proxy for other hosts, and an answer to TRACE would repeat the key.",
+);
+
+export const NO_WEBSOCKETS = refuse(
+  426,
+  "upgrade_required",
+  "WebSocket connections are not served. Send the request over plain HTTP.",
+);
+
+export const DRAINING = refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
+
+export const INTERNAL_ERROR = refuse(
+  500,
+  "internal_error",
+  "keywheel failed on this request; its log says why.",
+);
+
+export const NO_ROOM = refuse(
+  503,
+  "overloaded",
+  "Too many requests, or too many bytes of their bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
+  1000,
+);
+
+export function bodyTooLarge(maxBodyBytes: number): Refusal {
+  return refuse(
+    413,
+    "body_too_large",
+    `The request body is larger than ${maxBodyBytes / 2 ** 20} MB (MAX_BODY_MB).`,
+  );
+}
+
+export function notFound(path: string): Refusal {
+  return refuse(404, "not_found", `${path} is not served by this version of keywheel.`);
+}
+
+export function providerDisabled(name: string): Refusal {
+  return refuse(
+    503,
+    "provider_disabled",
+    `Provider ${name} is switched off. Remove ${name.toUpperCase().replaceAll("-", "_")}_DISABLED to use it.`,
+  );
+}
+
+export function unreadableRetryStatus(field: string): Refusal {
+  return refuse(
+    400,
+    "bad_request",
+    `The header ${field} cannot be read. Write statuses and ranges, like 404-409,418.`,
+  );
+}

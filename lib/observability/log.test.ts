@@ -1,0 +1,312 @@
+import { describe, expect, test } from "bun:test";
+import { FalseClock } from "../testing/fixture.ts";
+import {
+  createLog,
+  keyEventFields,
+  type LogFields,
+  type LogLevel,
+  logObserver,
+  requestFields,
+} from "./log.ts";
+import type { AttemptRecord, KeyEvent, RequestRecord } from "../core/events.ts";
+
+const NOON = Date.UTC(2026, 10, 20, 12, 0, 7, 250);
+
+function open(level: LogLevel, format: "text" | "json") {
+  const clock = new FalseClock(NOON);
+  const written: string[] = [];
+  const log = createLog({ level, format, clock, write: (text) => written.push(text) });
+  return { clock, written, log };
+}
+
+describe("the log", () => {
+  const LEVELS = ["debug", "info", "warn", "error"] as const;
+  const levels = LEVELS.flatMap((level, least) =>
+    LEVELS.map((asked, rank) => [level, asked, rank >= least] as const),
+  );
+  test.each(levels)("at LOG_LEVEL=%s a line of level %s is written: %p", (level, asked, isWritten) => {
+    const { log, written } = open(level, "json");
+    log.line(asked, "happened");
+    log.flush();
+    expect(log.enabled(asked)).toBe(isWritten);
+    expect(written.length).toBe(isWritten ? 1 : 0);
+  });
+
+  const lines: [says: string, fields: LogFields, text: string][] = [
+    ["a bare event", {}, "12:00:07 happened\n"],
+    [
+      "words and numbers",
+      { status: 200, key: "groq/0", ok: true },
+      "12:00:07 happened status=200 key=groq/0 ok=true\n",
+    ],
+    ["what is not known is left out", { model: null, client: undefined, n: 0 }, "12:00:07 happened n=0\n"],
+    ["a value with a blank is quoted", { said: "slow down" }, '12:00:07 happened said="slow down"\n'],
+    ["an empty value is quoted", { said: "" }, '12:00:07 happened said=""\n'],
+    ["an equals sign cannot forge a field", { path: "/a=b" }, '12:00:07 happened path="/a=b"\n'],
+    [
+      "a line break cannot forge a line",
+      { said: "a\n12:00:08 error x" },
+      '12:00:07 happened said="a\\n12:00:08 error x"\n',
+    ],
+    [
+      "an escape sequence cannot reach the terminal",
+      { said: "\u001b[2J" },
+      '12:00:07 happened said="\\u001b[2J"\n',
+    ],
+  ];
+  test.each(lines)("as text: %s", (_, fields, text) => {
+    const { log, written } = open("info", "text");
+    log.line("info", "happened", fields);
+    log.flush();
+    expect(written.join("")).toBe(text);
+  });
+
+  test("as text: a C1 control, which some terminals obey, does not get through", () => {
+    const { log, written } = open("info", "text");
+    log.line("info", "happened", { said: "\u009b2J\u007f" });
+    log.flush();
+    expect(written.join("")).not.toMatch(/[\u007f-\u009f]/);
+  });
+
+  test("as text: a level other than info is named", () => {
+    const { log, written } = open("info", "text");
+    log.line("warn", "key_disabled", { key: 1 });
+    log.flush();
+    expect(written.join("")).toBe("12:00:07 warn key_disabled key=1\n");
+  });
+
+  test("as JSON: one object a line, time first", () => {
+    const { log, written } = open("info", "json");
+    log.line("error", "bug", { said: 'a "quote"\n', none: null, absent: undefined });
+    log.line("info", "request", { status: 200 });
+    log.flush();
+    const [first, second, rest] = written.join("").split("\n");
+    expect(first).toBe(
+      '{"time":"2026-11-20T12:00:07.250Z","level":"error","event":"bug","said":"a \\"quote\\"\\n","none":null}',
+    );
+    expect(JSON.parse(second ?? "")).toEqual({
+      time: "2026-11-20T12:00:07.250Z",
+      level: "info",
+      event: "request",
+      status: 200,
+    });
+    expect(rest).toBe("");
+  });
+
+  test("gathers lines and writes them together, at most 200 ms later, each once", async () => {
+    const { clock, log, written } = open("info", "json");
+    log.line("info", "one");
+    log.line("info", "two");
+    expect(written).toEqual([]);
+    await clock.advance(200);
+    expect(written.length).toBe(1);
+    expect(written[0]?.split("\n").length).toBe(3);
+    await clock.advance(1000);
+    expect(written.length).toBe(1);
+    expect(clock.timers).toBe(0);
+    log.line("info", "three");
+    await clock.advance(200);
+    expect(written.length).toBe(2);
+  });
+
+  test("writes nothing when there is nothing to write", async () => {
+    const { clock, log, written } = open("info", "json");
+    log.line("debug", "unheard");
+    log.flush();
+    await clock.advance(1000);
+    expect(written).toEqual([]);
+  });
+
+  test("takes another level while it runs", () => {
+    const { log, written } = open("warn", "json");
+    log.line("info", "unheard");
+    log.setLevel("info");
+    log.line("info", "heard");
+    log.flush();
+    expect(written.join("")).toMatch(/^[^\n]*"event":"heard"[^\n]*\n$/);
+  });
+});
+
+const attempt = (key: number, verdict: string, provider = "default"): AttemptRecord => ({
+  provider,
+  key,
+  keyId: "3e23e816",
+  verdict,
+  status: verdict === "served" ? 200 : 429,
+  ms: 120,
+  said: "",
+});
+
+const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
+  id: 7,
+  at: NOON,
+  method: "POST",
+  path: "/v1/chat/completions",
+  provider: "default",
+  model: "gpt-4o-mini",
+  status: 200,
+  outcome: "served",
+  key: "0",
+  keyId: "3e23e816",
+  attempts: [attempt(0, "served")],
+  waitedMs: 0,
+  firstByteMs: 412,
+  totalMs: 1234,
+  bytes: 12_345,
+  client: null,
+  isTruncated: false,
+  maybeBilledReplays: 0,
+  ...changes,
+});
+
+describe("the line of a request", () => {
+  test("has the fields that scripts read", () => {
+    expect(JSON.parse(JSON.stringify(requestFields(record())))).toEqual({
+      method: "POST",
+      path: "/v1/chat/completions",
+      status: 200,
+      outcome: "served",
+      provider: "default",
+      model: "gpt-4o-mini",
+      key: "0",
+      key_id: "3e23e816",
+      attempts: 1,
+      first_byte_ms: 412,
+      total_ms: 1234,
+      bytes: 12_345,
+      client: null,
+    });
+  });
+
+  test("tells what was out of the ordinary", () => {
+    const attempts = [attempt(0, "rate_limited"), attempt(1, "served", "groq")];
+    const changes = { attempts, waitedMs: 900, isTruncated: true, maybeBilledReplays: 1, client: "ann" };
+    expect(requestFields(record(changes))).toMatchObject({
+      attempts: 2,
+      trail: "0:rate_limited groq/1:served",
+      waited_ms: 900,
+      truncated: true,
+      maybe_billed_replays: 1,
+      client: "ann",
+    });
+  });
+
+  const texts: [says: string, changes: Partial<RequestRecord>, text: string][] = [
+    ["the usual one", {}, "200   1.2s [0]  POST /v1/chat/completions gpt-4o-mini, first byte 412ms, 12.3 kB"],
+    [
+      "two attempts and a wait",
+      {
+        attempts: [attempt(0, "rate_limited"), attempt(1, "served")],
+        key: "1",
+        waitedMs: 20_000,
+        totalMs: 21_000,
+      },
+      "200  21.0s [1]  POST /v1/chat/completions gpt-4o-mini, tried 0:rate_limited 1:served, waited 20.0s, first byte 412ms, 12.3 kB",
+    ],
+    [
+      "a refusal of our own",
+      {
+        status: 503,
+        outcome: "all_keys_cooling",
+        key: null,
+        model: null,
+        attempts: [],
+        firstByteMs: null,
+        totalMs: 3,
+        bytes: 0,
+      },
+      "503    3ms [-]  POST /v1/chat/completions, all_keys_cooling",
+    ],
+    [
+      "a client that left a long stream, cut short",
+      {
+        status: 499,
+        outcome: "abandoned",
+        totalMs: 200_000,
+        bytes: 2_345_678,
+        isTruncated: true,
+        client: "ann",
+      },
+      "499  3m20s [0]  POST /v1/chat/completions gpt-4o-mini, abandoned, first byte 412ms, 2.3 MB, cut short, for ann",
+    ],
+    [
+      "a path and a model that would forge a line",
+      { path: "/v1/\n12:00:08 200", model: "a\u001b[2J b" },
+      '200   1.2s [0]  POST "/v1/\\n12:00:08 200" "a\\u001b[2J b", first byte 412ms, 12.3 kB',
+    ],
+  ];
+  test.each(texts)("as text: %s", (_, changes, text) => {
+    const { log, written } = open("info", "text");
+    logObserver(log).finished?.(record(changes));
+    log.flush();
+    expect(written.join("")).toBe(`12:00:07 ${text}\n`);
+  });
+
+  test("is not even gathered at LOG_LEVEL=warn", async () => {
+    const { clock, log, written } = open("warn", "json");
+    logObserver(log).finished?.(record());
+    expect(clock.timers).toBe(0);
+    await clock.advance(1000);
+    expect(written).toEqual([]);
+  });
+});
+
+describe("the line of a key's change", () => {
+  const change = (changes: Partial<KeyEvent>): KeyEvent => ({
+    at: NOON,
+    provider: "groq",
+    key: 1,
+    keyId: "3e23e816",
+    kind: "cooled",
+    model: null,
+    reason: "rate_limit",
+    until: NOON + 42_000,
+    said: "",
+    ...changes,
+  });
+  const lines: [says: string, changes: Partial<KeyEvent>, text: string][] = [
+    ["a key that rests", {}, "key_cooled provider=groq key=1 reason=rate_limit for=42s"],
+    [
+      "a model that rests on a key",
+      { model: "llama 3", said: "slow down" },
+      'key_cooled provider=groq key=1 model="llama 3" reason=rate_limit for=42s said="slow down"',
+    ],
+    [
+      "a dead key is a warning",
+      { kind: "disabled", reason: "invalid_key", until: null },
+      "warn key_disabled provider=groq key=1 reason=invalid_key",
+    ],
+    [
+      "a provider as a whole",
+      { kind: "provider_paused", key: null, keyId: null, reason: "upstream_faults" },
+      "warn provider_paused provider=groq reason=upstream_faults for=42s",
+    ],
+    [
+      "a cooldown that is over already",
+      { until: NOON - 5 },
+      "key_cooled provider=groq key=1 reason=rate_limit for=0ms",
+    ],
+  ];
+  test.each(lines)("as text: %s", (_, changes, text) => {
+    const { log, written } = open("info", "text");
+    logObserver(log).keyChanged?.(change(changes));
+    log.flush();
+    expect(written.join("")).toBe(`12:00:07 ${text}\n`);
+  });
+
+  test("as JSON: has the key's id and the instant", () => {
+    expect(keyEventFields(change({})).fields).toMatchObject({
+      key: 1,
+      key_id: "3e23e816",
+      until: "2026-11-20T12:00:49.250Z",
+    });
+  });
+
+  test("at LOG_LEVEL=warn only what somebody may have to act on is written", () => {
+    const { log, written } = open("warn", "text");
+    const kinds: KeyEvent["kind"][] = ["cooled", "disabled", "back", "pool_dry", "pool_recovered"];
+    for (const kind of kinds) logObserver(log).keyChanged?.(change({ kind }));
+    log.flush();
+    expect(written.join("").match(/key_\w+|pool_\w+/g)).toEqual(["key_disabled", "pool_dry"]);
+  });
+});

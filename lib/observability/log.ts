@@ -1,0 +1,249 @@
+/**
+ * Lines for the operator: one a finished request, one a thing that happened. Text on a terminal, JSON elsewhere.
+ *
+ * Lines are gathered and written together a few times a second: a write a request would cost a small machine more
+ * than the request. Nothing here is ever handed a key or a prompt.
+ */
+import { type CancelTimer, type Clock, formatDuration } from "../core/clock.ts";
+import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+
+export type LogLevel = "debug" | "info" | "warn" | "error";
+
+const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
+
+/** How long a line may wait for others before all are written, and how much may wait: much costs the collector. */
+const FLUSH_AFTER_MS = 200;
+const MOST_GATHERED = 64 * 1024;
+
+export type LogFields = Record<string, string | number | boolean | null | undefined>;
+
+export interface Log {
+  /** Whether a line of this level is written: ask before gathering costly fields. */
+  enabled(level: LogLevel): boolean;
+  /** `event` is a short stable word for machines; the fields say the rest. */
+  line(level: LogLevel, event: string, fields?: LogFields): void;
+  /** A line of level `info` for a finished request. */
+  request(record: RequestRecord): void;
+  /** Writes what is gathered. */
+  flush(): void;
+  /** From now on lines of this level and above are written: `LOG_LEVEL` may change while the proxy runs. */
+  setLevel(level: LogLevel): void;
+}
+
+export type LogFormat = "text" | "json";
+
+export interface LogOptions {
+  level: LogLevel;
+  format: LogFormat;
+  clock: Clock;
+  write(text: string): void;
+}
+
+export function createLog(options: LogOptions): Log {
+  const { format, clock, write } = options;
+  let least = RANK[options.level];
+  let gathered = "";
+  let cancelFlush: CancelTimer | null = null;
+  const flush = () => {
+    cancelFlush?.();
+    cancelFlush = null;
+    const text = gathered;
+    gathered = "";
+    if (text !== "") write(text);
+  };
+  const gather = (line: string) => {
+    if (cancelFlush === null) cancelFlush = clock.after(FLUSH_AFTER_MS, flush);
+    gathered += line;
+    if (gathered.length >= MOST_GATHERED) flush();
+  };
+  return {
+    enabled: (asked) => RANK[asked] >= least,
+    line(asked, event, fields = {}) {
+      if (RANK[asked] >= least) gather(logLine(format, clock.now(), asked, event, fields));
+    },
+    request(record) {
+      if (RANK.info < least) return;
+      const at = clock.now();
+      if (format === "json") gather(requestLine(record, at));
+      else gather(logLine(format, at, "info", "request", requestFields(record)));
+    },
+    flush,
+    setLevel(level) {
+      least = RANK[level];
+    },
+  };
+}
+
+/** One line as it is written, with its line break. `at`: epoch ms. */
+export function logLine(
+  format: LogFormat,
+  at: number,
+  level: LogLevel,
+  event: string,
+  fields: LogFields,
+): string {
+  if (format === "json") return jsonLine(at, level, event, fields);
+  const said = event === "request" ? requestText(fields) : eventText(level, event, fields);
+  return `${new Date(at).toISOString().slice(11, 19)} ${said}\n`;
+}
+
+/** A line in JSON. What all lines have is not put into the object: copying that cost as much as making text of it. */
+export function jsonLine(at: number, level: LogLevel, event: string, fields: object): string {
+  const rest = JSON.stringify(fields).slice(1);
+  const comma = rest === "}" ? "" : ",";
+  return `{"time":"${timeOf(at)}","level":"${level}","event":"${event}"${comma}${rest}\n`;
+}
+
+let lastTime = { at: NaN, text: "" };
+
+/** An instant as it is written; many lines of a busy proxy are of the same one. */
+function timeOf(at: number): string {
+  if (lastTime.at !== at) lastTime = { at, text: new Date(at).toISOString() };
+  return lastTime.text;
+}
+
+/** The last request of which a line was made: log and log files write the same one. */
+let lately: { record: RequestRecord | null; line: string } = { record: null, line: "" };
+
+/** A finished request as a line in JSON; made once for all who write it. `at`: epoch ms at which it finished. */
+export function requestLine(record: RequestRecord, at: number): string {
+  if (lately.record !== record) {
+    lately = { record, line: jsonLine(at, "info", "request", requestFields(record)) };
+  }
+  return lately.line;
+}
+
+/** Writes a line for every finished request and every change of a key. Below the log's level it costs a comparison. */
+export function logObserver(log: Log): Observer {
+  return {
+    finished(record) {
+      log.request(record);
+    },
+    keyChanged(change) {
+      const { level, event, fields } = keyEventFields(change);
+      log.line(level, event, fields);
+    },
+  };
+}
+
+/** A finished request as the fields of its line. What is not out of the ordinary is left out. */
+export function requestFields(record: RequestRecord): LogFields {
+  const { attempts } = record;
+  return {
+    method: record.method,
+    path: record.path,
+    status: record.status,
+    outcome: record.outcome,
+    provider: record.provider,
+    model: record.model,
+    key: record.key,
+    key_id: record.keyId,
+    attempts: attempts.length,
+    trail: attempts.length > 1 ? attempts.map(step).join(" ") : undefined,
+    waited_ms: record.waitedMs > 0 ? record.waitedMs : undefined,
+    first_byte_ms: record.firstByteMs,
+    total_ms: record.totalMs,
+    bytes: record.bytes,
+    truncated: record.isTruncated ? true : undefined,
+    maybe_billed_replays: record.maybeBilledReplays > 0 ? record.maybeBilledReplays : undefined,
+    client: record.client,
+  };
+}
+
+/** One attempt of a trail: `0:rate_limited`, `groq/1:served`. */
+function step({ provider, key, verdict }: AttemptRecord): string {
+  return `${keyLabel(provider, key)}:${verdict}`;
+}
+
+/** A key as `x-keywheel-key` names it. */
+export function keyLabel(provider: string, key: number): string {
+  return provider === "default" ? String(key) : `${provider}/${key}`;
+}
+
+/** What is logged of a change: `said` is upstream's own words, already redacted. */
+export function keyEventFields(change: KeyEvent): { level: LogLevel; event: string; fields: LogFields } {
+  const { at, provider, key, keyId, kind, model, reason, until, said } = change;
+  const fields: LogFields = {
+    provider,
+    key: key ?? undefined,
+    key_id: keyId ?? undefined,
+    model: model ?? undefined,
+    reason: reason ?? undefined,
+    for: until === null ? undefined : formatDuration(Math.max(0, until - at)),
+    until: until === null ? undefined : new Date(until).toISOString(),
+    said: said === "" ? undefined : said,
+  };
+  const { level, event } = EVENTS[kind];
+  return { level, event, fields };
+}
+
+/** How each change is named in the log. A warning is what somebody may have to do something about. */
+const EVENTS: Record<KeyEvent["kind"], { level: LogLevel; event: string }> = {
+  cooled: { level: "info", event: "key_cooled" },
+  disabled: { level: "warn", event: "key_disabled" },
+  doubted: { level: "warn", event: "key_doubted" },
+  back: { level: "info", event: "key_back" },
+  paused_by_hand: { level: "info", event: "paused_by_hand" },
+  resumed_by_hand: { level: "info", event: "resumed_by_hand" },
+  provider_paused: { level: "warn", event: "provider_paused" },
+  provider_up: { level: "info", event: "provider_up" },
+  pool_dry: { level: "warn", event: "pool_dry" },
+  pool_recovered: { level: "info", event: "pool_recovered" },
+};
+
+/** Fields for machines: on a terminal they say nothing that the others do not. */
+const FOR_MACHINES: ReadonlySet<string> = new Set(["key_id", "until"]);
+
+function eventText(level: LogLevel, event: string, fields: LogFields): string {
+  let line = level === "info" ? event : `${level} ${event}`;
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === undefined || value === null || FOR_MACHINES.has(name)) continue;
+    line += ` ${name}=${typeof value === "string" ? quoted(value) : value}`;
+  }
+  return line;
+}
+
+/**
+ * A request for people, what is always there in columns, what is out of the ordinary behind it:
+ * `200   1.2s [0]  POST /v1/chat/completions gpt-4o-mini, first byte 410ms, 12.3 kB`.
+ */
+function requestText(fields: LogFields): string {
+  const { status, outcome, key, attempts, trail, method, path, model, client } = fields;
+  const totalMs = Number(fields["total_ms"] ?? 0);
+  const firstByteMs = fields["first_byte_ms"] ?? null;
+  const bytes = Number(fields["bytes"] ?? 0);
+  const columns = `${status} ${duration(totalMs).padStart(6)} ${`[${key ?? "-"}]`.padEnd(4)}`;
+  let line = `${columns} ${method} ${quoted(String(path ?? ""))}`;
+  if (typeof model === "string") line += ` ${quoted(model)}`;
+  if (outcome !== "served") line += `, ${outcome}`;
+  if (typeof trail === "string") line += `, tried ${trail}`;
+  else if (typeof attempts === "number" && attempts > 1) line += `, ${attempts} attempts`;
+  if (fields["waited_ms"]) line += `, waited ${duration(Number(fields["waited_ms"]))}`;
+  if (firstByteMs !== null) line += `, first byte ${duration(Number(firstByteMs))}`;
+  if (bytes > 0) line += `, ${size(bytes)}`;
+  if (fields["truncated"] === true) line += ", cut short";
+  if (typeof client === "string") line += `, for ${quoted(client)}`;
+  return line;
+}
+
+/** A tenth of a second tells more than a rounded one while a person would still wait for it. */
+function duration(durationMs: number): string {
+  return durationMs > 999 && durationMs < 99_950
+    ? `${(durationMs / 1000).toFixed(1)}s`
+    : formatDuration(durationMs);
+}
+
+function size(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  return bytes < 999_950 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1_000_000).toFixed(1)} MB`;
+}
+
+/** A value as one word: quoted where it holds anything that would end the word or the line. */
+function quoted(value: string): string {
+  if (/^[\w./:@,+*()[\]-]+$/.test(value)) return value;
+  // JSON leaves the controls above ASCII as they are, and some terminals obey them.
+  return JSON.stringify(value).replace(
+    /[\u007f-\u009f]/g,
+    (control) => `\\u00${control.charCodeAt(0).toString(16)}`,
+  );
+}

@@ -1,0 +1,263 @@
+/**
+ * Finished requests to numbers, and numbers to the text that Prometheus reads at `/metrics`.
+ *
+ * Counters are kept as requests finish, and found again by the label values themselves: nothing is put into a string
+ * until somebody asks. What a key or a provider is like now is not kept here but taken from a snapshot. Every label
+ * is bounded: by the configuration, or by words of our own. Nothing that a client chooses (model, path, its name
+ * for itself) is one.
+ */
+import type { ProviderReport } from "./health.ts";
+import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+import type { Vitals } from "./vitals.ts";
+
+export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
+
+/** What is read off the running proxy when somebody asks. */
+export interface Snapshot {
+  version: string;
+  /** Epoch ms when the process began to serve. */
+  startedAt: number;
+  inFlight: number;
+  providers: readonly ProviderReport[];
+  /** Null: not asked for. */
+  vitals: Vitals | null;
+}
+
+/** Upper bounds in seconds: a refusal takes milliseconds, an answer of a thinking model minutes. */
+const BUCKETS_SEC = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300] as const;
+
+/** Counts what happens, for as long as the process runs. */
+export class Metrics implements Observer {
+  /** By provider, status and outcome. */
+  readonly #requests = new Tally();
+  /** By provider, key and verdict. */
+  readonly #attempts = new Tally();
+  /** By provider and kind. */
+  readonly #keyEvents = new Tally();
+  readonly #waits = new Histogram();
+  /** By provider; "" where none was asked. */
+  readonly #firstBytes = new Map<string, Histogram>();
+  readonly #durations = new Map<string, Histogram>();
+  #truncated = 0;
+  #maybeBilledReplays = 0;
+  #responseBytes = 0;
+
+  finished(record: RequestRecord): void {
+    const provider = record.provider ?? "";
+    this.#requests.at(provider).at(statusLabel(record.status)).at(record.outcome).count += 1;
+    for (const attempt of record.attempts) {
+      this.#attempts.at(attempt.provider).at(attempt.key).at(attempt.verdict).count += 1;
+    }
+    this.#waits.observe(record.waitedMs);
+    if (record.firstByteMs !== null) histogramOf(this.#firstBytes, provider).observe(record.firstByteMs);
+    histogramOf(this.#durations, provider).observe(record.totalMs);
+    if (record.isTruncated) this.#truncated += 1;
+    this.#maybeBilledReplays += record.maybeBilledReplays;
+    this.#responseBytes += record.bytes;
+  }
+
+  keyChanged(event: KeyEvent): void {
+    this.#keyEvents.at(event.provider).at(event.kind).count += 1;
+  }
+
+  /** All of it, in the text format of Prometheus (0.0.4). */
+  render(snapshot: Snapshot): string {
+    const page = new Page();
+    this.#renderCounts(page);
+    renderTimes(page, this.#waits, this.#firstBytes, this.#durations);
+    renderKeys(page, snapshot.providers);
+    renderProviders(page, snapshot);
+    renderProcess(page, snapshot);
+    return page.text;
+  }
+
+  #renderCounts(page: Page): void {
+    page.family("keywheel_requests_total", "counter", "Finished requests of clients.");
+    for (const [provider, status, outcome, count] of this.#requests.rows()) {
+      page.sample(count, { provider, status, outcome });
+    }
+    page.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
+    for (const [provider, key, verdict, count] of this.#attempts.rows()) {
+      page.sample(count, { provider, key, verdict });
+    }
+    page.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");
+    for (const [provider, kind, , count] of this.#keyEvents.rows()) page.sample(count, { provider, kind });
+    page.family("keywheel_truncated_streams_total", "counter", "Answers that ended before their end.");
+    page.sample(this.#truncated);
+    page.family(
+      "keywheel_maybe_billed_replays_total",
+      "counter",
+      "Attempts repeated although the provider may have done the work.",
+    );
+    page.sample(this.#maybeBilledReplays);
+    page.family("keywheel_response_bytes_total", "counter", "Bytes of answers' bodies passed to clients.");
+    page.sample(this.#responseBytes);
+  }
+}
+
+function renderTimes(
+  page: Page,
+  waits: Histogram,
+  firstBytes: ReadonlyMap<string, Histogram>,
+  durations: ReadonlyMap<string, Histogram>,
+): void {
+  page.family("keywheel_wait_seconds", "histogram", "Time a request waited for a key or backed off.");
+  page.histogram(waits);
+  page.family("keywheel_first_byte_seconds", "histogram", "Time from arrival to the answer's first byte.");
+  for (const [provider, histogram] of firstBytes) page.histogram(histogram, { provider });
+  page.family("keywheel_request_duration_seconds", "histogram", "Time from arrival to the answer's end.");
+  for (const [provider, histogram] of durations) page.histogram(histogram, { provider });
+}
+
+const KEY_STATES = ["ready", "cooling", "disabled", "paused"] as const;
+
+function renderKeys(page: Page, providers: readonly ProviderReport[]): void {
+  const keys = providers.flatMap(({ name, keys }) =>
+    keys.map((report) => ({ report, labels: { provider: name, key: report.index } })),
+  );
+  page.family("keywheel_key_state", "gauge", "1 for the state a key is in, 0 for the others.");
+  for (const { report, labels } of keys) {
+    for (const state of KEY_STATES) page.sample(report.state === state ? 1 : 0, { ...labels, state });
+  }
+  page.family("keywheel_key_cooldown_seconds", "gauge", "Time until a key may be used again; 0 if it may.");
+  for (const { report, labels } of keys) page.sample(report.coolingMs / 1000, labels);
+  page.family("keywheel_key_requests_today", "gauge", "Requests of a key since its daily reset.");
+  for (const { report, labels } of keys) page.sample(report.today, labels);
+  page.family("keywheel_key_daily_limit", "gauge", "Requests a day that a key may make, where that is set.");
+  for (const { report, labels } of keys) {
+    if (report.dailyLimit !== null) page.sample(report.dailyLimit, labels);
+  }
+}
+
+function renderProviders(page: Page, { providers, inFlight }: Snapshot): void {
+  page.family("keywheel_in_flight_requests", "gauge", "Requests being answered now.");
+  page.sample(inFlight);
+  page.family("keywheel_waiting_requests", "gauge", "Requests that wait for a key now.");
+  for (const { name, waiting } of providers) page.sample(waiting, { provider: name });
+  page.family("keywheel_provider_paused", "gauge", "1 while a provider as a whole is left alone.");
+  for (const { name, pausedMs } of providers) page.sample(pausedMs > 0 ? 1 : 0, { provider: name });
+}
+
+function renderProcess(page: Page, { version, startedAt, vitals }: Snapshot): void {
+  page.family("keywheel_build_info", "gauge", "1, with the version as a label.");
+  page.sample(1, { version });
+  page.family("process_start_time_seconds", "gauge", "When the process started, in seconds since the epoch.");
+  page.sample(startedAt / 1000);
+  if (vitals === null) return;
+  page.family("process_cpu_seconds_total", "counter", "User and system CPU time spent.");
+  page.sample(vitals.cpuSec);
+  const gauges: [name: string, help: string, value: number | null][] = [
+    ["process_resident_memory_bytes", "Resident memory.", vitals.residentBytes],
+    ["process_open_fds", "Open file descriptors.", vitals.openDescriptors],
+    ["process_max_fds", "Most file descriptors that may be open.", vitals.maxDescriptors],
+  ];
+  for (const [name, help, value] of gauges) {
+    if (value === null) continue;
+    page.family(name, "gauge", help);
+    page.sample(value);
+  }
+}
+
+type Label = string | number;
+
+/** Only what a stranger may choose has more values than this: were it ever made a label, memory stays bounded. */
+const MOST_VALUES = 10_000;
+
+/** A counter, and the counters below it by the next label's value. */
+class Tally {
+  count = 0;
+  readonly #below = new Map<Label, Tally>();
+
+  /** The counter for a label's value. */
+  at(value: Label): Tally {
+    return this.#below.get(value) ?? this.#grow(value);
+  }
+
+  #grow(value: Label): Tally {
+    if (this.#below.size >= MOST_VALUES && value !== "other") return this.at("other");
+    const tally = new Tally();
+    this.#below.set(value, tally);
+    return tally;
+  }
+
+  /** Its counts with the values that lead to them; where there are two labels the third is "". */
+  *rows(): Generator<[first: Label, second: Label, third: Label, count: number]> {
+    for (const [first, seconds] of this.#below) {
+      for (const [second, tally] of seconds.#below) {
+        if (tally.count > 0) yield [first, second, "", tally.count];
+        for (const [third, { count }] of tally.#below) yield [first, second, third, count];
+      }
+    }
+  }
+}
+
+/** How often a duration fell between two bounds, and their sum. */
+class Histogram {
+  /** Not cumulative; the last is for what is above all bounds. */
+  readonly counts = new Float64Array(BUCKETS_SEC.length + 1);
+  /** In milliseconds, which are mostly whole: seconds would add up rounding errors. */
+  sumMs = 0;
+
+  observe(durationMs: number): void {
+    const sec = durationMs / 1000;
+    let bucket = 0;
+    while (bucket < BUCKETS_SEC.length && sec > BUCKETS_SEC[bucket]!) bucket += 1;
+    this.counts[bucket]! += 1;
+    this.sumMs += durationMs;
+  }
+}
+
+function histogramOf(histograms: Map<string, Histogram>, provider: string): Histogram {
+  let histogram = histograms.get(provider);
+  if (histogram === undefined) histograms.set(provider, (histogram = new Histogram()));
+  return histogram;
+}
+
+/** Statuses that have a name, of HTTP or of the proxies in front of providers (nginx, Cloudflare). */
+const KNOWN_STATUSES: ReadonlySet<number> = new Set([
+  ...[200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308],
+  ...[
+    400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422,
+  ],
+  ...[423, 424, 425, 426, 428, 429, 431, 444, 451, 498, 499, 500, 501, 502, 503, 504, 505, 507, 508, 511],
+  ...[520, 521, 522, 523, 524, 525, 526, 527, 529, 530],
+]);
+
+const STATUS_CLASSES = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"] as const;
+
+/** A status comes from upstream, who might send any number: strange ones count with their class. */
+function statusLabel(status: number): Label {
+  return KNOWN_STATUSES.has(status) ? status : (STATUS_CLASSES[Math.floor(status / 100)] ?? "other");
+}
+
+/** The text as it grows: a family's heading, then its samples. */
+class Page {
+  text = "";
+  #name = "";
+
+  family(name: string, type: "counter" | "gauge" | "histogram", help: string): void {
+    this.#name = name;
+    this.text += `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+  }
+
+  sample(value: number, labels: Readonly<Record<string, Label>> = {}, suffix = ""): void {
+    const written = Object.entries(labels).map(([name, value]) => `${name}="${escaped(String(value))}"`);
+    const set = written.length === 0 ? "" : `{${written.join(",")}}`;
+    this.text += `${this.#name}${suffix}${set} ${value}\n`;
+  }
+
+  histogram({ counts, sumMs }: Histogram, labels: Readonly<Record<string, Label>> = {}): void {
+    let count = 0;
+    for (const [index, within] of counts.entries()) {
+      count += within;
+      this.sample(count, { ...labels, le: BUCKETS_SEC[index] ?? "+Inf" }, "_bucket");
+    }
+    this.sample(sumMs / 1000, labels, "_sum");
+    this.sample(count, labels, "_count");
+  }
+}
+
+/** (Prometheus exposition format 0.0.4: these three, in a label's value.) */
+function escaped(value: string): string {
+  return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+}

@@ -1,0 +1,120 @@
+/**
+ * What the proxy answers itself: `/health`, `/metrics`, and `/admin` where there is an operator.
+ *
+ * How the pool is doing may be seen by who has a client key, who sits at this machine, or who knows the operator's
+ * password; a summary of the default provider by everybody.
+ */
+import type { Admin } from "../admin/api.ts";
+import type { Clock } from "../core/clock.ts";
+import type { Config, ProviderConfig } from "../config/config.ts";
+import { authorizeLocal } from "../http/client-auth.ts";
+import type { Admission, Visitor } from "../http/client-auth.ts";
+import { addCors } from "../http/fields.ts";
+import { healthResponse } from "./health.ts";
+import type { KeyReport, ProviderReport } from "./health.ts";
+import { METRICS_TYPE } from "./metrics.ts";
+import type { Metrics } from "./metrics.ts";
+import { withoutPrefix } from "../http/request.ts";
+import type { Target } from "../http/request.ts";
+import { refusalOf, refusalResponse } from "../http/error-responses.ts";
+
+/** A provider whose state can be shown. */
+export interface Reporting {
+  readonly config: ProviderConfig;
+  readonly pool: {
+    readonly pausedUntil: number;
+    readonly waiting: number;
+    report(now: number): readonly KeyReport[];
+  };
+}
+
+/** What there is to tell of. */
+export interface House {
+  readonly version: string;
+  readonly clock: Clock;
+  readonly startedAt: number;
+  readonly inFlight: number;
+  readonly config: Config;
+  /** The default one first. */
+  readonly upstreams: readonly [Reporting, ...Reporting[]];
+  readonly metrics: Metrics;
+  /** Opens the operator's door; null: there is none. */
+  readonly openAdmin: (() => Promise<Admin>) | null;
+}
+
+/** Whether a path leads to the operator's door, and there is one. */
+export function leadsToAdmin(path: string, { openAdmin, config }: House): boolean {
+  return openAdmin !== null && config.adminPassword !== null && withoutPrefix(path, "/admin") !== null;
+}
+
+/** The answer to `/health` or `/metrics`; null: the path is another. */
+export function ownAnswer(
+  { path }: Target,
+  visitor: Visitor,
+  admission: Admission,
+  house: House,
+): Promise<Response> | null {
+  switch (path) {
+    case "/health":
+      return health(visitor, admission, house);
+    case "/metrics":
+      return metrics(visitor, admission, house);
+    default:
+      return null;
+  }
+}
+
+async function health(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
+  const isKnownVisitor = (await whyNotShown(visitor, admission, house)) === null;
+  const { version, clock, startedAt, upstreams, config } = house;
+  const now = clock.now();
+  const providers = reportsOf(upstreams, now);
+  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownVisitor });
+  addCors(response.headers, visitor.headers, config.corsOrigins);
+  return response;
+}
+
+async function metrics(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
+  const refused = await whyNotShown(visitor, admission, house);
+  if (refused !== null) return refusalResponse(refusalOf(refused));
+  const { readVitals } = await import("./vitals.ts");
+  const vitals = await readVitals();
+  const { version, clock, startedAt, inFlight, upstreams } = house;
+  const providers = reportsOf(upstreams, clock.now());
+  const text = house.metrics.render({ version, startedAt, inFlight, providers, vitals });
+  return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
+}
+
+type Refused = Extract<Admission, { kind: "refused" }>;
+
+/** Why a visitor may not see how the pool is doing; null: it may. */
+async function whyNotShown(
+  visitor: Visitor,
+  admission: Admission,
+  { config, openAdmin }: House,
+): Promise<Refused | null> {
+  const { access, listen, corsOrigins, adminPassword } = config;
+  if (access.mode === "keys" && admission.kind === "admitted") return null;
+  const locally = authorizeLocal(visitor, listen, corsOrigins);
+  if (locally.kind === "admitted") return null;
+  const { headers, peer } = visitor;
+  const mayBeOperator = openAdmin !== null && adminPassword !== null && headers.has("authorization");
+  if (mayBeOperator && (await openAdmin()).isOperator(headers, peer)) return null;
+  return admission.kind === "refused" ? admission : locally;
+}
+
+/** The providers as they are now, the default one first. */
+function reportsOf(
+  [first, ...others]: readonly [Reporting, ...Reporting[]],
+  now: number,
+): [ProviderReport, ...ProviderReport[]] {
+  const report = ({ config, pool }: Reporting): ProviderReport => ({
+    name: config.name,
+    dialect: config.dialect,
+    baseUrl: config.baseUrl.href.replace(/\/$/, ""),
+    pausedMs: Math.max(0, pool.pausedUntil - now),
+    waiting: pool.waiting,
+    keys: pool.report(now),
+  });
+  return [report(first), ...others.map(report)];
+}

@@ -1,0 +1,243 @@
+/**
+ * `WEBHOOK_URL`: tells a chat or a phone what somebody should know who is not looking.
+ *
+ * A dead key is told at once. That no key can serve, or that a provider is paused, is told when it lasts: short
+ * shortages are what this proxy is there to hide. What was told to be wrong is also told to be well again. However
+ * much happens, few messages go out, in the background, and a service that does not take them costs no request
+ * anything.
+ */
+import type { CancelTimer, Clock } from "../core/clock.ts";
+import { waitUntilMs } from "../providers/retry-hints.ts";
+import type { Log } from "./log.ts";
+import { combined, type Notice, noticeOf, webhookRequest } from "./notices.ts";
+import type { KeyEvent, Observer } from "../core/events.ts";
+import type { Secret } from "../core/secret.ts";
+
+/** How long a shortage may last before it is told. */
+const LASTS_MS = 60_000;
+/** The same thing of the same key is not told again within this time. */
+const SAME_AGAIN_MS = 600_000;
+/** What happens together is told together. */
+const GATHER_MS = 1000;
+/** At most one message in this time; what happens meanwhile is told in the next one. */
+const MESSAGE_EVERY_MS = 10_000;
+/** Notices that may wait for their message; beyond, they are only counted. */
+const MOST_WAITING = 50;
+const ATTEMPTS = 3;
+const FIRST_BACKOFF_MS = 2000;
+/** A service that asks for a longer pause than this is not asked again for this message. */
+const LONGEST_PAUSE_MS = 300_000;
+const TIMEOUT_MS = 10_000;
+/** Names that are remembered for `SAME_AGAIN_MS`. */
+const MOST_REMEMBERED = 1000;
+
+export interface NotifierOptions {
+  /** `WEBHOOK_URL`: whoever knows it can post, so it is never shown. */
+  url: Secret;
+  clock: Clock;
+  /** From 0 up to 1. */
+  random: () => number;
+  fetch: (url: string, init: RequestInit) => Promise<Response>;
+  /** Where trouble with the webhook is said. */
+  log: Log;
+}
+
+/** How a message was received. */
+type Delivery =
+  | { kind: "delivered" }
+  /** `pauseMs`: how long the service asks to be left alone; null: it does not say. */
+  | { kind: "failed"; why: string; canRetry: boolean; pauseMs: number | null };
+
+export class Notifier implements Observer {
+  readonly #options: NotifierOptions;
+  /** What is wrong and not told yet: it has not lasted long enough, or was told not long ago. */
+  readonly #held = new Map<string, { event: KeyEvent; cancel: CancelTimer }>();
+  /** What was told to be wrong and is not well yet. */
+  readonly #wrong = new Set<string>();
+  /** When something was last told, by its name. */
+  readonly #toldAt = new Map<string, number>();
+  #waiting: Notice[] = [];
+  #omitted = 0;
+  #cancelMessage: CancelTimer | null = null;
+  #isSending = false;
+  /** Epoch ms. */
+  #nextMessageAt = 0;
+  readonly #closing = new AbortController();
+
+  constructor(options: NotifierOptions) {
+    this.#options = options;
+  }
+
+  keyChanged(event: KeyEvent): void {
+    const { provider, keyId } = event;
+    switch (event.kind) {
+      case "disabled":
+        return this.#tellWrong(`key ${provider} ${keyId}`, event);
+      case "back":
+      case "resumed_by_hand":
+        return this.#tellWell(`key ${provider} ${keyId}`, event);
+      case "pool_dry":
+        return this.#shortage(`pool ${provider}`, event);
+      case "pool_recovered":
+        return this.#tellWell(`pool ${provider}`, event);
+      case "provider_paused":
+        return this.#shortage(`provider ${provider}`, event);
+      case "provider_up":
+        return this.#tellWell(`provider ${provider}`, event);
+      case "cooled":
+      case "doubted":
+      case "paused_by_hand":
+        return;
+    }
+  }
+
+  /** Tells nothing any more; what is under way is cut. */
+  close(): void {
+    this.#closing.abort();
+    this.#cancelMessage?.();
+    for (const { cancel } of this.#held.values()) cancel();
+    this.#held.clear();
+    this.#waiting = [];
+  }
+
+  /** Tells of a shortage once it has lasted, or at once where it is known to. */
+  #shortage(name: string, event: KeyEvent): void {
+    if (event.until === null || event.until - event.at > LASTS_MS) this.#tellWrong(name, event);
+    else if (!this.#wrong.has(name)) this.#hold(name, event, LASTS_MS);
+  }
+
+  #tellWrong(name: string, event: KeyEvent): void {
+    if (this.#wrong.has(name)) return;
+    const now = this.#options.clock.now();
+    const againAt = (this.#toldAt.get(name) ?? -Infinity) + SAME_AGAIN_MS;
+    // The last thing that was told is that it is well: if it is still wrong by then, that has to be said.
+    if (now < againAt) return this.#hold(name, event, againAt - now);
+    this.#release(name);
+    this.#remember(name, now);
+    this.#wrong.add(name);
+    this.#tell(noticeOf(event));
+  }
+
+  /** Keeps what is wrong to itself for a time. If it is held already, that time stands: it is one and the same. */
+  #hold(name: string, event: KeyEvent, delayMs: number): void {
+    const held = this.#held.get(name);
+    if (held !== undefined) {
+      held.event = event;
+      return;
+    }
+    if (this.#closing.signal.aborted) return;
+    const cancel = this.#options.clock.after(delayMs, () => {
+      const last = this.#held.get(name)?.event ?? event;
+      this.#held.delete(name);
+      this.#tellWrong(name, last);
+    });
+    this.#held.set(name, { event, cancel });
+  }
+
+  #release(name: string): void {
+    this.#held.get(name)?.cancel();
+    this.#held.delete(name);
+  }
+
+  /** Nobody needs to hear that something is well which was never told to be wrong. */
+  #tellWell(name: string, event: KeyEvent): void {
+    this.#release(name);
+    if (this.#wrong.delete(name)) this.#tell(noticeOf(event));
+  }
+
+  #remember(name: string, now: number): void {
+    if (this.#toldAt.size >= MOST_REMEMBERED) {
+      for (const [other, at] of this.#toldAt) if (now >= at + SAME_AGAIN_MS) this.#toldAt.delete(other);
+    }
+    this.#toldAt.set(name, now);
+  }
+
+  #tell(notice: Notice): void {
+    if (this.#closing.signal.aborted) return;
+    if (this.#waiting.length < MOST_WAITING) this.#waiting.push(notice);
+    else this.#omitted += 1;
+    this.#sendSoon();
+  }
+
+  #sendSoon(): void {
+    if (this.#cancelMessage !== null || this.#isSending) return;
+    const { clock } = this.#options;
+    const delayMs = Math.max(GATHER_MS, this.#nextMessageAt - clock.now());
+    this.#cancelMessage = clock.after(delayMs, () => {
+      this.#cancelMessage = null;
+      void this.#send();
+    });
+  }
+
+  async #send(): Promise<void> {
+    const notice = combined(this.#waiting, this.#omitted);
+    this.#waiting = [];
+    this.#omitted = 0;
+    this.#isSending = true;
+    this.#nextMessageAt = this.#options.clock.now() + MESSAGE_EVERY_MS;
+    await this.#deliver(notice);
+    this.#isSending = false;
+    if (this.#waiting.length > 0) this.#sendSoon();
+  }
+
+  /** Tries a few times, then lets it be, and says so in the log. */
+  async #deliver(notice: Notice): Promise<void> {
+    const { random, log } = this.#options;
+    for (let attempt = 1; ; attempt += 1) {
+      const delivery = await this.#post(notice);
+      if (delivery.kind === "delivered" || this.#closing.signal.aborted) return;
+      const backoffMs = FIRST_BACKOFF_MS * 4 ** (attempt - 1) * (0.5 + random() / 2);
+      const pauseMs = Math.max(delivery.pauseMs ?? 0, backoffMs);
+      if (!delivery.canRetry || attempt >= ATTEMPTS || pauseMs > LONGEST_PAUSE_MS) {
+        log.line("warn", "webhook_failed", { why: delivery.why, attempts: attempt, title: notice.title });
+        return;
+      }
+      await this.#pause(pauseMs);
+    }
+  }
+
+  /** One request. Never throws, and nothing of an error's own text is kept: it holds the URL. */
+  async #post(notice: Notice): Promise<Delivery> {
+    const { clock, fetch } = this.#options;
+    const timeout = new AbortController();
+    const cancel = clock.after(TIMEOUT_MS, () => timeout.abort());
+    const signal = AbortSignal.any([timeout.signal, this.#closing.signal]);
+    try {
+      const { url, headers, body } = webhookRequest(new URL(this.#options.url.reveal()), notice);
+      const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
+      void response.body?.cancel().catch(() => {}); // whatever it says, nobody reads it
+      return judge(response, clock.now());
+    } catch (error) {
+      const why = timeout.signal.aborted ? `no answer within ${TIMEOUT_MS / 1000} s` : faultOf(error);
+      return { kind: "failed", why, canRetry: true, pauseMs: null };
+    } finally {
+      cancel();
+    }
+  }
+
+  #pause(durationMs: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const cancel = this.#options.clock.after(durationMs, end);
+    const { signal } = this.#closing;
+    signal.addEventListener("abort", end);
+    return promise;
+    function end() {
+      cancel();
+      signal.removeEventListener("abort", end);
+      resolve();
+    }
+  }
+}
+
+/** A redirect counts as a failure: followed, the message would go somewhere that nobody configured. */
+function judge({ status, headers }: Response, now: number): Delivery {
+  if (status >= 200 && status < 300) return { kind: "delivered" };
+  const canRetry = status === 408 || status === 429 || status >= 500;
+  const pauseMs = waitUntilMs(headers.get("retry-after"), now);
+  return { kind: "failed", why: `status ${status}`, canRetry, pauseMs };
+}
+
+function faultOf(error: unknown): string {
+  if (!(error instanceof Error)) return "not an Error";
+  return "code" in error && typeof error.code === "string" ? error.code : error.name;
+}

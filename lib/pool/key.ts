@@ -1,0 +1,329 @@
+/**
+ * What is known of one key, and what follows from it at an instant: from when on it may be asked, what `/health` shows,
+ * what is kept over a restart.
+ *
+ * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
+ * and the day's count belong to the key.
+ */
+import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
+import type { Cooldown, KeyReason } from "./penalties.ts";
+import type { KeyReport } from "../observability/health.ts";
+import { AFTER_AN_EVENT, Pacer } from "./rate-limiter.ts";
+import type { PacerState, RateRule } from "./rate-limiter.ts";
+
+/** Everything that is known of one key. Instants are epoch milliseconds; 0 means never. */
+export interface Key extends ConfiguredKey {
+  /** Place in the configuration; -1: it is not there any more. */
+  index: number;
+  owner: Account;
+  disabled: Disabled | null;
+  /** Taken out by the operator. */
+  isPaused: boolean;
+  inFlight: number;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  /** Requests of the running day, which the pool ends. */
+  today: number;
+  lastUsedAt: number;
+}
+
+export interface Disabled {
+  reason: KeyReason;
+  /** Epoch ms. */
+  at: number;
+  said: string;
+}
+
+/** What keys of one account share. */
+export class Account {
+  /** Place among the accounts of the pool. */
+  index = 0;
+  cooldown: Cooldown | null = null;
+  pacer: Pacer;
+  /** When an answer last began. */
+  admittedAt = 0;
+  readonly trust = new Trust();
+
+  constructor(rule: RateRule) {
+    this.pacer = new Pacer(rule);
+  }
+
+  /** Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
+  readyAt(now: number): number {
+    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer.nextAt(now));
+  }
+}
+
+/** What holds for one model with one account. */
+export class ModelLimits {
+  cooldown: Cooldown | null = null;
+  pacer: Pacer | null = null;
+  /** Until when it is known that the account may not use the model (P16): others are asked first. */
+  deniedUntil = 0;
+  readonly trust = new Trust();
+
+  readyAt(now: number): number {
+    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer?.nextAt(now) ?? 0);
+  }
+}
+
+/** A provider that refuses does so at once; one that serves may take its time. */
+const REFUSAL_COMES_WITHIN_MS = 3000;
+/** What was asked this many times at once without a refusal has proven itself. */
+const PROBATION_ENDS_AT = 64;
+
+/**
+ * What wakes after a refusal is asked once, then twice, then four times: else all who waited for it would get it
+ * refused again at once.
+ */
+export class Trust {
+  /** How many attempts may be undecided at once; 0: any number. */
+  #allowed = 0;
+  #lastAt = 0;
+  /** Attempts whose answer has not begun. */
+  undecided = 0;
+
+  get readyAt(): number {
+    if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;
+    return this.#lastAt + REFUSAL_COMES_WITHIN_MS;
+  }
+
+  sends(now: number): void {
+    this.undecided += 1;
+    this.#lastAt = now;
+  }
+
+  decided(): void {
+    this.undecided -= 1;
+  }
+
+  /** An answer has begun: one attempt more, which from round to round is twice as many. */
+  grows(): void {
+    if (this.#allowed > 0) this.#allowed = this.#allowed + 1 < PROBATION_ENDS_AT ? this.#allowed + 1 : 0;
+  }
+
+  isLost(): void {
+    this.#allowed = 1;
+  }
+}
+
+export function newKey(
+  configured: ConfiguredKey,
+  index: number,
+  config: ProviderConfig,
+  owner: Account,
+): Key {
+  return {
+    ...configured,
+    dailyLimit: configured.dailyLimit ?? config.dailyLimit,
+    index,
+    owner,
+    disabled: null,
+    isPaused: false,
+    inFlight: 0,
+    requests: 0,
+    rateLimited: 0,
+    errors: 0,
+    today: 0,
+    lastUsedAt: 0,
+  };
+}
+
+/** Epoch ms from which the key itself may be asked, whatever its account allows; Infinity: nobody knows. */
+export function keyReadyAt(key: Key, dayEndsAt: number): number {
+  if (key.disabled !== null || key.isPaused) return Infinity;
+  return isSpent(key) ? dayEndsAt : 0;
+}
+
+/** Whether the key has had its day's requests. */
+function isSpent(key: Key): boolean {
+  return key.dailyLimit !== null && key.today >= key.dailyLimit;
+}
+
+/** The key as `/health` shows it. `models`: what is known of single models with its account. */
+export function reportOf(
+  key: Key,
+  models: Iterable<readonly [model: string, limits: ModelLimits]>,
+  dayEndsAt: number,
+  now: number,
+): KeyReport {
+  const { owner } = key;
+  const isOut = key.disabled !== null || key.isPaused;
+  const spentMs = isSpent(key) ? dayEndsAt - now : 0;
+  const restMs = Math.max(0, (owner.cooldown?.until ?? 0) - now);
+  const coolingMs = isOut ? 0 : Math.max(spentMs, restMs);
+  const resting = spentMs > restMs ? "quota_day" : (owner.cooldown?.reason ?? null);
+  const shown: KeyReport["models"] = {};
+  let modelRpm: number | null = null;
+  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
+    const perMinute = pacer?.perMinute ?? null;
+    if (perMinute !== null) modelRpm = Math.min(modelRpm ?? Infinity, perMinute);
+    if (cooldown !== null && cooldown.until > now)
+      shown[model] = { coolingMs: cooldown.until - now, reason: cooldown.reason };
+    else if (deniedUntil > now) shown[model] = { coolingMs: deniedUntil - now, reason: "no_access" };
+  }
+  return {
+    index: key.index,
+    id: key.secret.id,
+    account: key.account,
+    state: key.disabled !== null ? "disabled" : key.isPaused ? "paused" : coolingMs > 0 ? "cooling" : "ready",
+    reason: key.disabled?.reason ?? (key.isPaused ? "manual" : coolingMs > 0 ? resting : null),
+    coolingMs,
+    models: shown,
+    requests: key.requests,
+    rateLimited: key.rateLimited,
+    errors: key.errors,
+    today: key.today,
+    dailyLimit: key.dailyLimit,
+    rpmLimit: owner.pacer.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
+    inFlight: key.inFlight,
+    lastUsedAt: key.lastUsedAt,
+    said: key.disabled?.said ?? "",
+  };
+}
+
+/** What of a key survives a restart: the stored row, and the only second shape of it. */
+export interface KeyState {
+  cooldown: Cooldown | null;
+  models: Record<string, { cooldown: Cooldown | null; deniedUntil: number; pacer: PacerState | null }>;
+  disabled: Disabled | null;
+  isPaused: boolean;
+  today: number;
+  /** End of the day that `today` counts. */
+  dayEndsAt: number;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  lastUsedAt: number;
+  pacer: PacerState | null;
+}
+
+export function stateOf(
+  key: Key,
+  models: Iterable<readonly [model: string, limits: ModelLimits]>,
+  dayEndsAt: number,
+  now: number,
+): KeyState {
+  const kept: KeyState["models"] = {};
+  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
+    const running = cooldown !== null && cooldown.until > now ? cooldown : null;
+    const learnt = pacer?.state() ?? null;
+    if (running !== null || deniedUntil > now || learnt !== null)
+      kept[model] = { cooldown: running, deniedUntil, pacer: learnt };
+  }
+  const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, owner } = key;
+  const pacer = owner.pacer.state();
+  return {
+    cooldown: owner.cooldown,
+    models: kept,
+    disabled,
+    isPaused,
+    today,
+    dayEndsAt,
+    requests,
+    rateLimited,
+    errors,
+    lastUsedAt,
+    pacer,
+  };
+}
+
+/** Reads a stored row, which may be anything; null: it is no such row. Every number is checked. */
+export function readKeyState(stored: unknown): KeyState | null {
+  if (!isObject(stored)) return null;
+  const models: KeyState["models"] = {};
+  for (const [model, limits] of Object.entries(isObject(stored["models"]) ? stored["models"] : {})) {
+    if (!isObject(limits)) continue;
+    models[model] = {
+      cooldown: readCooldown(limits["cooldown"]),
+      deniedUntil: readNumber(limits["deniedUntil"]),
+      pacer: readPacer(limits["pacer"]),
+    };
+  }
+  const disabled = stored["disabled"];
+  const reason = isObject(disabled) ? readReason(disabled["reason"]) : null;
+  return {
+    cooldown: readCooldown(stored["cooldown"]),
+    models,
+    disabled:
+      isObject(disabled) && reason !== null
+        ? { reason, at: readNumber(disabled["at"]), said: readText(disabled["said"]) }
+        : null,
+    isPaused: stored["isPaused"] === true,
+    today: readNumber(stored["today"]),
+    dayEndsAt: readNumber(stored["dayEndsAt"]),
+    requests: readNumber(stored["requests"]),
+    rateLimited: readNumber(stored["rateLimited"]),
+    errors: readNumber(stored["errors"]),
+    lastUsedAt: readNumber(stored["lastUsedAt"]),
+    pacer: readPacer(stored["pacer"]),
+  };
+}
+
+function readCooldown(stored: unknown): Cooldown | null {
+  if (!isObject(stored)) return null;
+  const reason = readReason(stored["reason"]);
+  if (reason === null) return null;
+  return {
+    until: readNumber(stored["until"]),
+    beganAt: readNumber(stored["beganAt"]),
+    reason,
+    strikes: Math.floor(readNumber(stored["strikes"])),
+    answeredAt: readNumber(stored["answeredAt"]),
+  };
+}
+
+const REASONS: Record<KeyReason, true> = {
+  rate_limit: true,
+  concurrency: true,
+  quota_day: true,
+  billing: true,
+  unconfirmed: true,
+  invalid_key: true,
+  no_access: true,
+  manual: true,
+};
+
+function readReason(stored: unknown): KeyReason | null {
+  return Object.keys(REASONS).find((reason): reason is KeyReason => reason === stored) ?? null;
+}
+
+function readPacer(stored: unknown): PacerState | null {
+  if (!isObject(stored)) return null;
+  const windowMs = readNumber(stored["windowMs"]);
+  const rate = windowMs > 0 ? readBound(stored["rate"]) : null;
+  const concurrency = readBound(stored["concurrency"]);
+  const intervalMs = readNumber(stored["intervalMs"]);
+  return { rate, windowMs, concurrency, intervalMs, burst: Math.floor(readNumber(stored["burst"])) };
+}
+
+function readBound(stored: unknown): PacerState["rate"] {
+  if (!isObject(stored)) return null;
+  const value = readNumber(stored["value"]);
+  if (value < 1) return null;
+  const ceiling = readNumber(stored["ceiling"]);
+  return {
+    value,
+    ceiling: ceiling > value ? ceiling : null,
+    retryAt: readNumber(stored["retryAt"]),
+    patienceMs: readNumber(stored["patienceMs"]),
+  };
+}
+
+/** No instant is later (ECMA-262, section 21.4.1.1). */
+const LATEST_DATE = 8.64e15;
+
+function readNumber(stored: unknown): number {
+  return typeof stored === "number" && stored >= 0 && stored <= LATEST_DATE ? stored : 0;
+}
+
+function readText(stored: unknown): string {
+  return typeof stored === "string" ? stored.slice(0, 300) : "";
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+export { AFTER_AN_EVENT };

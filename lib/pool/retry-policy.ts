@@ -1,0 +1,121 @@
+/**
+ * What to do about a setback: the whole retry policy, as one pure function.
+ */
+import type { Verdict } from "../providers/classify.ts";
+
+/** An attempt that brought no answer at all. */
+export interface Unreachable {
+  readonly kind: "unreachable";
+  readonly type:
+    | "upstream_unreachable"
+    | "upstream_protocol_error"
+    | "connect_timeout"
+    | "first_byte_timeout"
+    | "stream_idle_timeout"
+    /** Ours: the time to finish after SIGTERM is over. */
+    | "draining";
+  /** One or two sentences for the client; never an error's own text, which may hold a URL. */
+  readonly message: string;
+  /** The provider may have done the work: the request had been sent. */
+  readonly maybeBilled: boolean;
+}
+
+/** The client left. Nobody is blamed. */
+export interface Abandoned {
+  readonly kind: "abandoned";
+}
+
+/** No key, and until when. */
+export interface NoKey {
+  readonly kind: "no_key";
+  /** Epoch ms when the first one may be free; `now` where attempts under way decide that; Infinity: never. */
+  readonly readyAt: number;
+  readonly why: "cooling" | "paused" | "none_usable" | "unsuited";
+}
+
+/** How an attempt ended, as the pool is told. */
+export type Outcome = Verdict | Unreachable | Abandoned;
+
+/** An attempt's outcome that is no answer. */
+export type Failure = Exclude<Outcome, { kind: "served" | "rejected" }>;
+
+/** Why there is no answer yet. */
+export type Setback = Failure | NoKey;
+
+/** What was spent on a request so far. */
+export interface Progress {
+  attempts: number;
+  /** Attempts repeated although the provider may have done, and billed, the work. */
+  maybeBilledReplays: number;
+  /** Failures of this upstream so far: the exponent of the backoff. */
+  upstreamFaults: number;
+}
+
+export interface Policy {
+  maxAttempts: number;
+  /** Epoch ms: no wait goes beyond it. */
+  waitUntil: number;
+  /** Another target stands behind this one. */
+  hasFallback: boolean;
+  /** The retry budget has room for a retry of this upstream's faults (P7). */
+  mayRetry: boolean;
+}
+
+export type Decision =
+  /** Another key at once; one that was tried already not before `reuseAt` (epoch ms). */
+  | { do: "rotate"; reuseAt: number }
+  /** The same upstream again, after this long. */
+  | { do: "back_off"; pauseMs: number; replaysMaybeBilled: boolean }
+  /** The next target at once. */
+  | { do: "fall_back"; replaysMaybeBilled: boolean }
+  | { do: "give_up" };
+
+const BACKOFF_FIRST_MS = 250;
+const BACKOFF_LONGEST_MS = 4000;
+/** A failure that may have been billed is repeated this often for one request. */
+const MAYBE_BILLED_REPLAYS = 1;
+/** Where another target stands behind, an upstream that failed this often is taken to be down. */
+const FAULTS_BEFORE_FALLBACK = 2;
+
+/** What to do about a setback. `jitter` is a random number from 0 up to 1, `now` epoch ms. */
+export function decide(
+  setback: Setback,
+  progress: Progress,
+  policy: Policy,
+  now: number,
+  jitter: number,
+): Decision {
+  const { hasFallback } = policy;
+  const isSpent = progress.attempts >= policy.maxAttempts;
+  switch (setback.kind) {
+    case "abandoned": // nobody is left to answer
+      return { do: "give_up" };
+    case "no_key": // the pool has waited already, or knows that waiting is in vain
+      return hasFallback && !isSpent ? { do: "fall_back", replaysMaybeBilled: false } : { do: "give_up" };
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+      if (isSpent) return { do: "give_up" };
+      return { do: "rotate", reuseAt: now + backoffMs(progress.attempts, jitter) };
+    case "overloaded":
+    case "unreachable": {
+      const replaysMaybeBilled = setback.maybeBilled;
+      if (isSpent) return { do: "give_up" };
+      if (replaysMaybeBilled && progress.maybeBilledReplays >= MAYBE_BILLED_REPLAYS) return { do: "give_up" };
+      // The one replay that may be billed twice goes where it is likelier to be answered.
+      const isDown = replaysMaybeBilled || progress.upstreamFaults + 1 >= FAULTS_BEFORE_FALLBACK;
+      if (hasFallback && (isDown || !policy.mayRetry)) return { do: "fall_back", replaysMaybeBilled };
+      if (!policy.mayRetry) return { do: "give_up" };
+      const hintMs = setback.kind === "overloaded" ? (setback.pauseMs ?? 0) : 0;
+      const pauseMs = Math.max(hintMs, backoffMs(progress.upstreamFaults + 1, jitter));
+      if (now + pauseMs <= policy.waitUntil) return { do: "back_off", pauseMs, replaysMaybeBilled };
+      return hasFallback ? { do: "fall_back", replaysMaybeBilled } : { do: "give_up" };
+    }
+  }
+}
+
+/** Exponential, between half and the whole of its step, so that retries of many requests do not fall together. */
+function backoffMs(step: number, jitter: number): number {
+  return Math.min(BACKOFF_FIRST_MS * 2 ** (step - 1), BACKOFF_LONGEST_MS) * (0.5 + jitter / 2);
+}

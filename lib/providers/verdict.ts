@@ -1,0 +1,88 @@
+/**
+ * The words in which everything here speaks of upstream's answers: types, and the list of dialects.
+ * `lib/providers/classify.ts` hands them on, so the rest of the program imports them from there.
+ */
+
+export const DIALECTS = [
+  "openai",
+  "azure",
+  "anthropic",
+  "gemini",
+  "vertex",
+  "openrouter",
+  "nvidia",
+  "groq",
+  "together",
+  "mistral",
+  "cerebras",
+  "deepseek",
+  "fireworks",
+  "cohere",
+  "sambanova",
+  "github",
+  "huggingface",
+  "xai",
+  "perplexity",
+  "cloudflare",
+  "moonshot",
+  "zhipu",
+  "dashscope",
+  "siliconflow",
+  "modelscope",
+  "ollama",
+  "generic",
+] as const;
+
+export type Dialect = (typeof DIALECTS)[number];
+
+/**
+ * What a limit or a refusal holds for: the key with all its models, or one model on that key. Keys of one
+ * account share either (the pool knows which keys those are).
+ */
+export type Scope = "key" | "key+model";
+
+/** When a key may be asked again. */
+export type Pause =
+  /** The provider named a time: milliseconds from now, not yet clamped to `MAX_COOLDOWN_SEC`. */
+  | { kind: "for"; ms: number }
+  /** A daily quota without a named time: until the next midnight in this IANA zone. */
+  | { kind: "until_midnight"; zone: string }
+  /** No hint at all: the pool's ladder for this reason decides. */
+  | { kind: "unknown" };
+
+/**
+ * What an attempt came to, grouped by whose fault it was.
+ * `said` is what upstream gave as its reason, one line, at most 300 characters, for messages and logs; the
+ * caller redacts keys from it. Empty where upstream gave none.
+ */
+export type Verdict =
+  /** An answer: relay it, the key is innocent. */
+  | { kind: "served" }
+  /** An answer too: the request's own fault (or nobody's). Relay it unchanged, the key is innocent. */
+  | { kind: "rejected"; said: string }
+  /** The key's own: too fast. `concurrency`: too many at once, one in flight fewer rather than a pause. */
+  | { kind: "rate_limited"; scope: Scope; pause: Pause; reason: "rate_limit" | "concurrency"; said: string }
+  /** The key's own: its day (or week, or month) is used up, or its money is. */
+  | { kind: "exhausted"; scope: Scope; pause: Pause; reason: "quota_day" | "billing"; said: string }
+  /**
+   * The key's own: dead for good. `certain`: the provider stated that this key is invalid, revoked or disabled.
+   * Not `certain`: a bare refusal that was seen on good keys too; ask a probe before believing it.
+   */
+  | { kind: "revoked"; certain: boolean; said: string }
+  /** This key cannot serve this request (model, region, entitlement): next key now, no punishment. */
+  | { kind: "unsuited"; scope: Scope; said: string }
+  /**
+   * The upstream's: overloaded, down, or refusing everyone. Back off or fall back, keys untouched.
+   * `refusesAll`: it limits the rate of our address, so no key and no model of ours gets through until that ends;
+   * false where it fails or is short of capacity, which the next request need not meet.
+   * `maybeBilled`: the provider may have done the work (500, 502, 504, 520, 524).
+   */
+  | { kind: "overloaded"; refusesAll: boolean; pauseMs: number | null; maybeBilled: boolean; said: string };
+
+/** What `classify` may look at. */
+export interface Evidence {
+  status: number;
+  headers: Headers;
+  /** The answer's body, decompressed, as text: at most its first 64 KiB. Empty for a 2xx that was not read. */
+  body: string;
+}

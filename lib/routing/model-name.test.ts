@@ -1,0 +1,80 @@
+import { describe, expect, test } from "bun:test";
+
+import { bodyWithModel, modelOf, pathWithModel } from "./model-name.ts";
+
+type Sentence = string;
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (body: Uint8Array) => new TextDecoder().decode(body);
+const FORM = 'multipart/form-data; boundary="--sep 7"';
+const form = (...parts: [head: string, content: string][]) =>
+  bytes(
+    parts.map(([head, content]) => `----sep 7\r\n${head}\r\n\r\n${content}\r\n`).join("") + "----sep 7--\r\n",
+  );
+const FILE: [string, string] = [
+  'Content-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/wav',
+  'RIFF\r\n\r\nContent-Disposition: form-data; name="model"\r\n\r\nnot-me\r\n--sep',
+];
+const MODEL: [string, string] = ['Content-Disposition: form-data; name="model"', "whisper"];
+
+describe("the model of a request", () => {
+  test.each<
+    [Sentence, path: string, contentType: string | null, body: string | Uint8Array | null, string | null]
+  >([
+    ["is a field of a JSON body", "/v1/chat/completions", "application/json", '{"model":"m"}', "m"],
+    ["is found whatever the body calls itself", "/v1/chat/completions", null, '{"model":"m"}', "m"],
+    ["is in the path with Gemini", "/v1beta/models/pro:streamGenerateContent", null, '{"model":"x"}', "pro"],
+    [
+      "is a field of a form, behind a file that looks like one",
+      "/v1/audio",
+      FORM,
+      form(FILE, MODEL),
+      "whisper",
+    ],
+    ["is a field of a form, before a file", "/v1/audio", FORM, form(MODEL, FILE), "whisper"],
+    ["is none where a form names none", "/v1/files", FORM, form(FILE), null],
+    [
+      "is none where a form has no end",
+      "/v1/audio",
+      FORM,
+      bytes(`----sep 7\r\n${MODEL[0]}\r\n\r\nwhisper`),
+      null,
+    ],
+    [
+      "is none where it is longer than any name",
+      "/v1/chat/completions",
+      null,
+      `{"model":"${"m".repeat(201)}"}`,
+      null,
+    ],
+    ["is none where there is no body", "/v1/models", null, null, null],
+  ])("%s", (_, path, contentType, body, model) => {
+    const given = typeof body === "string" ? bytes(body) : body;
+    expect(modelOf({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null })).toBe(model);
+  });
+});
+
+describe("another model", () => {
+  test("takes the place of the field in a form, and every other byte stays", () => {
+    const changed = bodyWithModel(form(FILE, MODEL), FORM, "a-much-longer-name");
+    expect(text(changed)).toBe(text(form(FILE, [MODEL[0], "a-much-longer-name"])));
+  });
+
+  test("takes the place of the field in JSON, and every other byte stays", () => {
+    expect(text(bodyWithModel(bytes('{ "n" : 1.0, "model" :"m"}'), null, 'a"b'))).toBe(
+      '{ "n" : 1.0, "model" :"a\\"b"}',
+    );
+  });
+
+  test("is not written into a form that names none, nor with a line end in it", () => {
+    expect(text(bodyWithModel(form(FILE), FORM, "m"))).toBe(text(form(FILE)));
+    expect(text(bodyWithModel(form(MODEL), FORM, "m\r\nx"))).toBe(text(form(MODEL)));
+  });
+
+  test("takes the place of the name in a Gemini path, and no other path changes", () => {
+    expect(pathWithModel("/v1beta/models/pro:generateContent", "a/b")).toBe(
+      "/v1beta/models/a%2Fb:generateContent",
+    );
+    expect(pathWithModel("/v1beta/models/pro", "x")).toBe("/v1beta/models/pro");
+  });
+});

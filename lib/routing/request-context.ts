@@ -1,0 +1,325 @@
+/**
+ * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
+ * when it is over.
+ */
+import { belongingsOf, refersTo } from "./resource-binding.ts";
+import type { Belongings } from "./resource-binding.ts";
+import type { Budgets } from "../providers/rate-limit-headers.ts";
+import { accountName, accountNames } from "../pool/selection.ts";
+import type { Clock } from "../core/clock.ts";
+import { conversationOf } from "./affinity.ts";
+import type { Failure, Progress } from "../pool/retry-policy.ts";
+import type { Bytes } from "../http/body.ts";
+import type { Key } from "../pool/key.ts";
+import { saidBy } from "../pool/lease.ts";
+import type { Lease, Need } from "../pool/lease.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./model-name.ts";
+import type { Attempted, Failed, OpenAnswer, WholeAnswer } from "../http/upstream-response.ts";
+import type { Owners } from "./resource-owners.ts";
+import type { Target } from "../http/request.ts";
+import type { AttemptRecord, Observer } from "../core/events.ts";
+import { streamDialectOf } from "../http/sse.ts";
+import type { StreamDialect } from "../http/sse.ts";
+import type { Client, Watch } from "../http/timeouts.ts";
+
+/** Where it is handled: what all requests share. */
+export interface House {
+  readonly clock: Clock;
+  readonly config: { readonly maxWaitMs: number };
+  readonly observer: Observer;
+  /** Whether somebody who is told of requests wants to know their models: they have to be looked for. */
+  tellsModels(): boolean;
+  arrivals: number;
+  inFlight: number;
+  bufferedBytes: number;
+}
+
+/** The provider that an attempt is sent to. */
+interface Asked {
+  readonly config: { readonly name: string };
+  readonly pool: { readonly keys: readonly Key[] };
+  /** null for the default provider where it has no name. */
+  readonly prefix: string | null;
+}
+
+/** Without a byte for this long a request body is given up, and a connection without a request is closed. */
+export const IDLE_SEC = 30;
+
+const NO_KEYS: ReadonlySet<Key> = new Set();
+
+/** One request of a client on its way through. */
+export class Call implements Need, Client {
+  /** The fields of the request: from `receive` on only those that go upstream, without any key. */
+  readonly headers: Headers;
+  readonly method: string;
+  /** The whole body, as the target under way gets it; null where there is none. */
+  body: Bytes | null = null;
+  readonly arrival: number;
+  readonly waitUntil: number;
+  readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
+  readonly streamDialect: StreamDialect;
+  reuseAt = 0;
+  boundTo: string | null = null;
+  /** What it has to do with things of single accounts; null: nothing. */
+  belongings: Belongings | null = null;
+  /** The first answer that said that such a thing is not with that account. */
+  notHere: WholeAnswer | null = null;
+  /** It asks for the models there are: routes are some, too. */
+  listsModels = false;
+  /** The clocks of the attempt under way, and what its answer announced of limits. */
+  watch: Watch | null = null;
+  budgets: Budgets | null = null;
+  /** The best answer of upstream so far that was not passed on. */
+  kept: KeptAnswer | null = null;
+  /** What upstream said last, for the message when nothing helps. */
+  lastSaid = "";
+  /** Whose fault the last setback was. */
+  lastBlame: "nobody" | "key" | "upstream" = "nobody";
+  /** `x-keywheel-key`: the key of the last attempt. */
+  keyLabel: string | null = null;
+  waitedMs = 0;
+  isTruncated = false;
+  /** Path and body as the client sent them, where the target under way gets others. */
+  readonly #sentPath: string;
+  #sentBody: Bytes | null = null;
+  #tried: Set<Key> | null = null;
+  #unsuited: Set<Key> | null = null;
+  #model: string | null | undefined;
+  #askedModel: string | null | undefined;
+  #conversation: number | null | undefined;
+  #providerName: string | null = null;
+  #keyId: string | null = null;
+  readonly #attempts: AttemptRecord[] = [];
+  #begunAt: number | null = null;
+  #isHeld = false;
+  #isOver = false;
+  readonly #arrivedAt: number;
+
+  constructor(
+    readonly request: Request,
+    readonly server: Bun.Server<undefined>,
+    readonly house: House,
+    readonly target: Target,
+    /** The client's name, where its key has one. */
+    readonly client: string | null,
+    /** Statuses that this request wants retried, beside those of the configuration. */
+    readonly retryStatus: ReadonlySet<number>,
+  ) {
+    this.headers = request.headers;
+    this.method = request.method;
+    this.#sentPath = target.path;
+    this.#arrivedAt = house.clock.now();
+    this.arrival = house.arrivals++;
+    this.waitUntil = this.#arrivedAt + house.config.maxWaitMs;
+    this.streamDialect = streamDialectOf(target.path);
+  }
+
+  get signal(): AbortSignal {
+    return this.request.signal;
+  }
+
+  get tried(): ReadonlySet<Key> {
+    return this.#tried ?? NO_KEYS;
+  }
+
+  get unsuited(): ReadonlySet<Key> {
+    return this.#unsuited ?? NO_KEYS;
+  }
+
+  /** The model that the client named: looked up only where a limit, a route or a reader needs it. */
+  get model(): string | null {
+    if (this.#model === undefined) {
+      const contentType = this.headers.get("content-type");
+      this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#sentBody ?? this.body });
+    }
+    return this.#askedModel ?? this.#model;
+  }
+
+  get conversation(): number | null {
+    if (this.#conversation === undefined)
+      this.#conversation = conversationOf(this.target.path, this.headers, this.#sentBody ?? this.body);
+    return this.#conversation;
+  }
+
+  /** Where it asks for the models there are, its answer will be read: routes are some, too. */
+  mayListModels(): void {
+    if (this.method !== "GET" || !this.target.path.endsWith("/models")) return;
+    this.listsModels = true;
+    this.headers.set("accept-encoding", "identity");
+  }
+
+  /** From here on the request goes to this target. */
+  aimAt(model: string | null): void {
+    this.progress.upstreamFaults = 0;
+    if (model === null && this.#askedModel === undefined) return;
+    this.#sentBody ??= this.body;
+    this.#askedModel = model;
+    this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
+    if (this.#sentBody === null) return;
+    const contentType = this.headers.get("content-type");
+    this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
+  }
+
+  /** Finds out whether it has to do with what one account of this provider alone has (P35). */
+  bind({ config, pool }: Asked, owners: Owners, isOnlyTarget: boolean): void {
+    this.belongings = null; // of the provider before
+    if (pool.keys.length > 1 || !isOnlyTarget) {
+      const { path, query } = this.target;
+      const { method, body } = this;
+      const names = () => accountNames(pool.keys);
+      const least = isOnlyTarget ? 2 : 1;
+      this.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners, least);
+    }
+    this.boundTo = this.belongings?.boundTo ?? null;
+    if (this.belongings?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
+  }
+
+  /** Whether it refers to what an account of this provider is known to have. */
+  refersTo({ config, pool }: Asked, owners: Owners): boolean {
+    const { path, query } = this.target;
+    const { method, body } = this;
+    return refersTo({ path, query, method, body }, config.name, () => accountNames(pool.keys), owners);
+  }
+
+  /** From here on only our own clocks end the connection, not the server's idle timer. */
+  hold(): void {
+    if (this.#isHeld || this.#isOver) return;
+    this.#isHeld = true;
+    this.server.timeout(this.request, 0);
+  }
+
+  /** Remembers how an attempt failed. */
+  note({ setback, answer }: Failed, upstream: Asked, lease: Lease): void {
+    const { key } = lease;
+    (this.#tried ??= new Set()).add(key);
+    // A key that was refused as dead is not asked again for this request, even where it is the last.
+    const isHopeless = setback.kind === "unsuited" || setback.kind === "revoked";
+    if (isHopeless) (this.#unsuited ??= new Set()).add(key);
+    if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
+    this.lastBlame = blameOf(setback);
+    this.#used(upstream, key);
+    const status = answer?.status ?? 0;
+    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.house.clock.now());
+    if (answer !== null) {
+      const { keyLabel, lastSaid: said } = this;
+      this.kept = moreInformative(this.kept, { answer, keyLabel, said });
+    }
+  }
+
+  /** An answer that says that the account has not what the request refers to; null: it is another one. */
+  notHereIn(result: Attempted): WholeAnswer | null {
+    const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
+    if (this.belongings === null || answer === null) return null;
+    const isNotHere = this.belongings.isNotHere(answer.status, answer.body, this.house.clock.now());
+    return isNotHere ? answer : null;
+  }
+
+  /** Remembers such an answer: nobody is blamed, and none of the account's keys asked again. */
+  noteNotHere(answer: WholeAnswer, upstream: Asked, lease: Lease): void {
+    const account = accountName(lease.key);
+    const unsuited = (this.#unsuited ??= new Set());
+    for (const key of upstream.pool.keys) if (accountName(key) === account) unsuited.add(key);
+    this.notHere ??= answer;
+    this.#used(upstream, lease.key);
+    this.#record("not_here", answer.status, "", upstream, lease, this.house.clock.now());
+  }
+
+  /** The answer is here. The body is not needed any more, and a stream may go on for long. */
+  begins({ status, outcome }: WholeAnswer | OpenAnswer, upstream: Asked, lease: Lease, now: number): void {
+    this.#begunAt = now;
+    this.#used(upstream, lease.key);
+    this.#record(outcome.kind, status, "", upstream, lease, now);
+    if (this.house.tellsModels() || lease.limits !== null) void this.model;
+    this.#dropBody();
+  }
+
+  #record(verdict: string, status: number, said: string, upstream: Asked, lease: Lease, now: number): void {
+    const { index: key, secret } = lease.key;
+    const provider = upstream.config.name;
+    this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
+  }
+
+  #dropBody(): void {
+    this.house.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
+    this.body = null;
+    this.#sentBody = null;
+  }
+
+  #used(upstream: Asked, key: Key): void {
+    this.#providerName = upstream.config.name;
+    this.#keyId = key.secret.id;
+    this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
+  }
+
+  /** Ends the call and hands its response through. */
+  finish(status: number, outcome: string, response: Response, bytes = 0): Response {
+    this.end(status, outcome, bytes);
+    return response;
+  }
+
+  /** Ends the call, whichever way; a second time does nothing. */
+  end(status: number, outcome: string, bytes: number): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const { house } = this;
+    house.inFlight -= 1;
+    const { finished } = house.observer;
+    if (house.tellsModels()) void this.model;
+    this.#dropBody();
+    if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
+    if (finished === undefined) return;
+    finished({
+      id: this.arrival,
+      at: this.#arrivedAt,
+      method: this.method,
+      path: this.#sentPath,
+      provider: this.#providerName,
+      model: this.#model ?? null,
+      status,
+      outcome,
+      key: this.keyLabel,
+      keyId: this.#keyId,
+      attempts: this.#attempts,
+      waitedMs: this.waitedMs,
+      firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
+      totalMs: house.clock.now() - this.#arrivedAt,
+      bytes,
+      client: this.client,
+      isTruncated: this.isTruncated,
+      maybeBilledReplays: this.progress.maybeBilledReplays,
+    });
+  }
+}
+
+function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
+  switch (setback.kind) {
+    case "abandoned":
+      return "nobody";
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+      return "key";
+    case "unsuited": // the key is fine, and what upstream says about the request may help the client
+    case "overloaded":
+    case "unreachable":
+      return "upstream";
+  }
+}
+
+/** An answer of upstream that was not passed on, in case nothing better comes. */
+export interface KeptAnswer {
+  readonly answer: WholeAnswer;
+  /** Which key it came with. */
+  readonly keyLabel: string | null;
+  readonly said: string;
+}
+
+/** Of two failed answers the one that tells the client more: with a reason before without, later before earlier. */
+function moreInformative(kept: KeptAnswer | null, next: KeptAnswer): KeptAnswer {
+  const isBetter =
+    kept !== null && kept.said !== "" && next.said === "" && !REFUSES_KEYS.has(kept.answer.status);
+  return isBetter ? kept : next;
+}
+
+/** Statuses with which a provider refuses a key: passed on, they would look like a refusal of the client's own. */
+export const REFUSES_KEYS: ReadonlySet<number> = new Set([401, 402, 403, 429]);

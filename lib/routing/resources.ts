@@ -1,0 +1,330 @@
+/**
+ * Things that belong to one account: files, batches, stored responses, threads and their like (P35). Which paths are
+ * theirs, and of which ones an answer tells. What a request refers to is read in lib/routing/references.ts, whose they are is
+ * remembered in lib/routing/resource-owners.ts.
+ */
+import { asBuffer, Members } from "../core/json.ts";
+
+/** What paths call the collections that belong to an account. Behind the name comes an id, a verb, or nothing. */
+const COLLECTIONS = [
+  // OpenAI, and whoever has its paths; `jobs` of fine_tuning, and of batch with Mistral
+  "assistants|batches|chat/completions(?=/)|containers|conversations|evals|files|jobs|responses|skills|threads",
+  "uploads|vector_stores|videos",
+  // Gemini
+  "cachedContents|corpora|fileSearchStores|interactions|operations|tunedModels",
+  // Mistral, then Perplexity, xAI, Cohere, Together, Groq, OpenRouter and DashScope
+  "agents|libraries",
+  "async/chat/completions|chat/deferred-completion|collections|datasets|embed-jobs|fine-tunes|fine_tunings",
+  "generation|tasks",
+].join("|");
+const COLLECTION = new RegExp(`/(${COLLECTIONS})(?=[/:]|$)`);
+
+/** A Gemini model at a work that is asked for later. */
+const LONG_WORK = /:(?:batchGenerateContent|asyncBatchEmbedContent|predictLongRunning)$/;
+
+/** Content that is handed out as it is: nothing in it tells of anything. */
+const DOWNLOAD = /(?:\/content|\/results|:download)$/;
+
+/** Whether the answer to such a request may tell of things that its account owns. Cheap: asked of every request. */
+export function isStateful(path: string, method: string): boolean {
+  if (method === "DELETE" || method === "HEAD" || method === "OPTIONS") return false;
+  return (COLLECTION.test(path) || LONG_WORK.test(path)) && !DOWNLOAD.test(path);
+}
+
+const STORE = Buffer.from('"store"');
+const CODE_EXECUTION = Buffer.from('"code_execution');
+
+/** Whether a request asks the provider to keep something of which its path says nothing. */
+export function asksToKeep(path: string, body: Uint8Array | null): boolean {
+  if (body === null) return false;
+  if (path.endsWith("/chat/completions")) return has(body, STORE) && asksToStore(asBuffer(body));
+  return path.endsWith("/messages") && has(body, CODE_EXECUTION); // its container can be used again
+}
+
+function asksToStore(bytes: Buffer): boolean {
+  const isTrue = (at: number) => bytes[fieldAt(bytes, at)?.valueStart ?? -1] === 0x74; // t
+  return placesOf(bytes, '"store"').some(isTrue);
+}
+
+/** Asked of every request: neither a view of the bytes nor a text to look for is made. */
+function has(bytes: Uint8Array, part: Buffer): boolean {
+  return Buffer.prototype.indexOf.call(bytes, part) >= 0;
+}
+
+/** What nearly every request asks for; the long pattern need not be tried on it. */
+const BUSY_PATHS: ReadonlySet<string> = new Set(
+  ["chat/completions", "completions", "embeddings", "messages", "models"].flatMap((name) => [
+    `/v1/${name}`,
+    `/${name}`,
+  ]),
+);
+
+/** The collection that a path leads into, as paths call it; null: into none. */
+export function collectionOf(path: string): string | null {
+  if (BUSY_PATHS.has(path)) return null;
+  return COLLECTION.exec(path)?.[1] ?? null;
+}
+
+/** What stands behind a collection's name and is no id. */
+const VERBS = wordsOf(
+  "characters compact completions edits extensions generations input_tokens runs search upload",
+);
+
+/** Parameters that hold an id, or a mark in a list: the next page of an account's list is with that account. */
+const QUERY_NAMES = [...wordsOf("id after before after_id before_id pageToken page_token page")];
+
+/** The ids in path and query: what a request is addressed to. The outermost thing comes first. */
+export function idsAddressed(path: string, query: string): string[] {
+  const found = COLLECTION.exec(path);
+  if (found === null) return [];
+  const [, ...segments] = path.slice(found.index + found[0].length).split("/");
+  const named = segments.map((segment) => unescaped(segment).replace(/:[a-zA-Z]+$/, ""));
+  // Behind the first id come names of other collections: only what looks like an id is one.
+  const inPath = named.filter((name, index) => (index === 0 ? !VERBS.has(name) : PREFIXED.test(name)));
+  const parameters = query === "" ? null : new URLSearchParams(query);
+  const inQuery = parameters === null ? [] : QUERY_NAMES.map((name) => parameters.get(name) ?? "");
+  return [...inPath, ...inQuery].flatMap((text) => idOf(text) ?? []);
+}
+
+function unescaped(segment: string): string {
+  if (!segment.includes("%")) return segment;
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return segment; // no escape: then it stands for itself
+  }
+}
+
+/** The id that is no more after a good answer to this request; null: none. */
+export function idEndedBy(path: string, method: string): string | null {
+  if (method !== "DELETE") return null;
+  const [id, ...inner] = idsAddressed(path, "");
+  return inner.length === 0 && id !== undefined ? id : null; // DELETE /vector_stores/vs_1/files/file-1 leaves the file
+}
+
+/** Collections whose things are used with others of the account: a vector store is made of files. */
+const USED_TOGETHER = wordsOf(
+  "agents assistants collections corpora evals fileSearchStores files libraries skills threads uploads vector_stores",
+);
+
+/**
+ * Whether a request that names no known id is better sent to the provider's home account (lib/routing/resource-owners.ts), where that
+ * can be had now: it makes a thing that will be used together with others, or it asks for a list, which should be the
+ * same list each time. A file for a batch is used alone: batches are spread over the accounts.
+ */
+export function belongsHome(path: string, method: string, body: Uint8Array | null): boolean {
+  const found = COLLECTION.exec(path);
+  if (found === null || path.length > found.index + found[0].length) return false;
+  if (method === "GET") return true;
+  return method === "POST" && USED_TOGETHER.has(found[1] ?? "") && !isForBatch(body);
+}
+
+/** How far from its beginning or end a form's `purpose` is looked for: the file between may be large. */
+const FORM_EDGE_BYTES = 2048;
+
+function isForBatch(body: Uint8Array | null): boolean {
+  if (body === null) return false;
+  const bytes = asBuffer(body);
+  const edges = [bytes.subarray(0, FORM_EDGE_BYTES), bytes.subarray(-FORM_EDGE_BYTES)];
+  const purpose = /name="?purpose"?\r\n(?:[^\r]+\r\n)*\r\nbatch\r\n|"purpose"\s*:\s*"batch"/;
+  return edges.some((edge) => purpose.test(edge.toString("latin1")));
+}
+
+/** Ids that are learnt of one answer; lists are longer only where nobody looks at them. */
+const MOST_LEARNT = 1000;
+
+/**
+ * The ids that the JSON of a good answer tells of: what was made, what was asked for, what a list holds, and what
+ * belongs to them. Also of the beginning of one that has not come whole. `path` and `method` are the request's.
+ */
+export function learnIds(path: string, method: string, body: Uint8Array): string[] {
+  if (method === "DELETE" || DOWNLOAD.test(path)) return [];
+  if (isOfTurns(path)) return learnIdsOfStream(path, body);
+  const bytes = asBuffer(body);
+  const found = new Set<string>();
+  try {
+    const answer: unknown = JSON.parse(bytes.toString());
+    for (const owned of Array.isArray(answer) ? answer : [answer]) addOwned(found, owned, "outermost");
+  } catch {
+    // Only its beginning is here.
+    for (const id of idFields(bytes)) if (PREFIXED.test(id) && found.size < MOST_LEARNT) found.add(id);
+  }
+  return [...found];
+}
+
+/** Whether answers are turns of a conversation rather than things and lists of them. */
+function isOfTurns(path: string): boolean {
+  const collection = collectionOf(path);
+  if (collection === null) return !LONG_WORK.test(path);
+  return collection === "responses" || collection === "interactions";
+}
+
+/** Fields of an answer that hold the id of something of the account's, or the mark of its list's next page. */
+const OWNED_FIELDS = wordsOf(
+  `id agent_id assistant_id batch_id container_id error_file error_file_id file_id input_file_id library_id
+  output_file output_file_id response_id run_id task_id thread_id training_file validation_file vector_store_id
+  nextPageToken next_page_token next_page`,
+);
+/** Fields that hold something of the account's whole. */
+const HOLDERS = wordsOf("container conversation file output response");
+/** Lists of the account's whose items are ids themselves. */
+const LISTED_IDS = wordsOf("file_ids input_files result_files");
+
+function addOwned(found: Set<string>, owned: unknown, depth: "outermost" | "inner"): void {
+  if (typeof owned !== "object" || owned === null) return;
+  for (const [name, value] of Object.entries(owned)) {
+    if (found.size >= MOST_LEARNT) return;
+    if (typeof value === "string") {
+      // Gemini's `name` is a path: `files/abc`. Anybody else's is a name that the user gave.
+      const isPath = name === "name" && COLLECTION.test(`/${value}`);
+      if (isPath || OWNED_FIELDS.has(name)) addId(found, idOf(value));
+    } else if (Array.isArray(value)) {
+      addOwnedItems(found, name, value, depth);
+    } else if (depth === "outermost" && HOLDERS.has(name)) {
+      addOwned(found, value, "inner");
+    }
+  }
+}
+
+function addOwnedItems(found: Set<string>, name: string, items: readonly unknown[], depth: string): void {
+  for (const item of items) {
+    if (LISTED_IDS.has(name) && typeof item === "string") addId(found, idOf(item));
+    else if (depth === "outermost") addOwned(found, item, "inner");
+  }
+}
+
+/** Ids that are learnt of one turn: itself, its conversation, and its first items. The next turn refers to all. */
+const MOST_OF_TURN = 4;
+/** Encrypted texts that are learnt of one turn: of its first item, as it began and as it ended. */
+const MOST_MARKS = 3;
+/** An id, or the beginning of an encrypted text, that the end of a chunk cuts is no longer than this. */
+const TAIL_BYTES = 160;
+
+/**
+ * Watches an answer go by, a stream of events or JSON, for ids: `push` every chunk. An id that two chunks share is
+ * found; one that comes again is told of once.
+ */
+export class StreamIds {
+  readonly #shape: RegExp;
+  readonly #told = new Set<string>();
+  #marks = 0;
+  #tail = asBuffer(new Uint8Array());
+
+  /** `path` of the request: it tells what ids to look for. */
+  constructor(path: string) {
+    if (collectionOf(path) !== null) this.#shape = PREFIXED;
+    else this.#shape = path.endsWith("/messages") ? /^container_/ : /^(?:chatcmpl|gen)-/;
+  }
+
+  /** All is known: further chunks need not be pushed. */
+  get isDone(): boolean {
+    return this.#shape === PREFIXED ? this.#hasIds && this.#marks >= MOST_MARKS : this.#told.size > 0;
+  }
+
+  get #hasIds(): boolean {
+    return this.#told.size - this.#marks >= MOST_OF_TURN;
+  }
+
+  /** What this chunk tells of that was not known before. */
+  push(chunk: Uint8Array): string[] {
+    if (this.isDone) return [];
+    const bytes = this.#tail.length === 0 ? asBuffer(chunk) : Buffer.concat([this.#tail, chunk]);
+    this.#tail = bytes.subarray(-TAIL_BYTES);
+    const before = this.#told.size;
+    if (!this.#hasIds) this.#addIds(bytes);
+    if (this.#shape === PREFIXED) this.#addMarks(bytes);
+    return this.#told.size === before ? [] : [...this.#told].slice(before);
+  }
+
+  #addIds(bytes: Buffer): void {
+    for (const id of idFields(bytes)) {
+      if (this.#hasIds) return;
+      if (this.#shape.test(id)) this.#told.add(id);
+    }
+  }
+
+  #addMarks(bytes: Buffer): void {
+    for (const at of placesOf(bytes, '"encrypted_content"')) {
+      const field = fieldAt(bytes, at);
+      const mark = field === null ? null : markAt(bytes, field.valueStart);
+      if (mark === null || this.#told.has(mark)) continue;
+      if (this.#marks >= MOST_MARKS) return;
+      this.#marks += 1;
+      this.#told.add(mark);
+    }
+  }
+}
+
+/** The ids in the first event or events of a stream. `path` is the request's. */
+export function learnIdsOfStream(path: string, firstEvents: Uint8Array): string[] {
+  return new StreamIds(path).push(firstEvents);
+}
+
+/** The texts in all fields called `id`, as far as they are short and have no escapes. */
+function* idFields(bytes: Buffer): Generator<string> {
+  for (const at of placesOf(bytes, '"id"')) {
+    const field = fieldAt(bytes, at);
+    const id = field === null ? null : textAt(bytes, field.valueStart);
+    if (id !== null) yield id;
+  }
+}
+
+// ── What ids and their fields look like ─────────────────────────────────────────────────────────────────────────
+
+/** No provider has longer ids; marks of pages can be long. */
+export const LONGEST_ID = 512;
+
+/** `file-abc1`, `resp_abc1`, or a UUID. */
+export const PREFIXED =
+  /^(?:[a-z][a-z0-9]{0,11}[_-][\w-]*\d[\w-]*|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/i;
+
+/** The id that a text is, or ends with: `files/abc`, `https://…/v1beta/files/abc`. Null: it is none. */
+export function idOf(text: string): string | null {
+  if (text.includes("://") && !text.includes("/files/")) return null; // any page of the web
+  const id = text.includes("/") ? text.slice(text.lastIndexOf("/") + 1) : text;
+  return id.length <= LONGEST_ID && /^[\w.:=+~-]{3,}$/.test(id) ? id : null;
+}
+
+export function addId(found: Set<string>, id: string | null): void {
+  if (id !== null) found.add(id);
+}
+
+/** The offsets at which a text stands, one after the other. */
+export function* placesOf(bytes: Buffer, text: string): Generator<number> {
+  for (let at = bytes.indexOf(text); at >= 0; at = bytes.indexOf(text, at + text.length)) yield at;
+}
+
+/**
+ * The field whose name begins at `at` with its quotation mark, its value at hand; null: there is none (or `at` is no
+ * place). A quotation mark within a JSON text is escaped: what is found so is no word of a prompt.
+ */
+export function fieldAt(bytes: Buffer, at: number): Members | null {
+  if (at < 0) return null;
+  const field = new Members(bytes, at, 0x7d /* } */);
+  return field.next() ? field : null;
+}
+
+/** The short text without escapes whose opening quote is at `start`; null: there is none, or its end is not here. */
+export function textAt(bytes: Buffer, start: number): string | null {
+  if (bytes[start] !== 0x22 /* " */) return null;
+  const text = bytes.toString("latin1", start + 1, start + 2 + LONGEST_ID);
+  const end = text.indexOf('"');
+  return end < 0 ? null : idOf(text.slice(0, end));
+}
+
+/** So much of an encrypted text tells it from all others: it begins with its time and 16 bytes of chance. */
+const MARK_CHARACTERS = 48;
+
+/** The beginning of the encrypted text whose opening quote is at `start`; null: it is none, or not all here yet. */
+export function markAt(bytes: Buffer, start: number): string | null {
+  if (bytes[start] !== 0x22 /* " */) return null;
+  const text = bytes.toString("latin1", start + 1, start + 1 + MARK_CHARACTERS);
+  const end = text.indexOf('"');
+  const mark = end < 0 ? text : text.slice(0, end);
+  const isHere = end >= 0 || text.length === MARK_CHARACTERS;
+  return isHere && /^[\w+/=.-]{16,}$/.test(mark) ? mark : null;
+}
+
+function wordsOf(list: string): ReadonlySet<string> {
+  return new Set(list.split(/\s+/));
+}
