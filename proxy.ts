@@ -11,22 +11,21 @@ import type { Admin } from "./lib/admin/api.ts";
 import { banner, demoBanner, urlOf, whyNotListening } from "./lib/cli/banner.ts";
 import { openBooks } from "./lib/cli/bookkeeping.ts";
 import type { Books } from "./lib/cli/bookkeeping.ts";
-import { Breaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
+import { CircuitBreaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
-import { Bulletin } from "./lib/providers/bulletin.ts";
-import { Call, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-context.ts";
-import { accountName, Choice, isBoundTo } from "./lib/pool/selection.ts";
-import type { ModelLane } from "./lib/pool/selection.ts";
+import { HeaderSampler } from "./lib/providers/bulletin.ts";
+import { RequestContext, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-context.ts";
+import { accountName, KeySelector, isBoundTo } from "./lib/pool/selection.ts";
+import type { ModelState } from "./lib/pool/selection.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli/args.ts";
 import { nextMidnight, nextTurn, pause, systemClock } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
-import { CommonCause, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
+import { SharedLimit, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
 import { loadConfig, parseConfig } from "./lib/config/config.ts";
 import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config/config.ts";
 import { cooldownAfter } from "./lib/pool/penalties.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
 import { decide } from "./lib/pool/retry-policy.ts";
-import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/pool/retry-policy.ts";
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
 import type { Destination, Hop, Route } from "./lib/routing/route.ts";
 import { authorize } from "./lib/http/client-auth.ts";
@@ -34,7 +33,6 @@ import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/http/fields.ts";
 import { FirstEvent } from "./lib/http/first-event.ts";
-import type { KeyReport } from "./lib/observability/health.ts";
 import { receive } from "./lib/http/intake.ts";
 import {
   Account,
@@ -46,19 +44,18 @@ import {
   reportOf,
   stateOf,
 } from "./lib/pool/key.ts";
-import type { Key, KeyState } from "./lib/pool/key.ts";
+import type { Key, KeyReport, KeyState } from "./lib/pool/key.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/pool/lease.ts";
 import type { Lease, Need } from "./lib/pool/lease.ts";
 import { listingRoutes } from "./lib/routing/model-list.ts";
 import { logObserver } from "./lib/observability/log.ts";
-import type { Log } from "./lib/observability/log.ts";
 import { Metrics } from "./lib/observability/metrics.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
-import type { Attempted, OpenAnswer, WholeAnswer } from "./lib/http/upstream-response.ts";
-import { Owners } from "./lib/routing/resource-owners.ts";
+import type { Attempted, StreamedResponse, BufferedResponse } from "./lib/http/upstream-response.ts";
+import { ResourceOwners } from "./lib/routing/resource-owners.ts";
 import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
 import { leadsToAdmin, ownAnswer } from "./lib/observability/own-paths.ts";
-import { Pacer } from "./lib/pool/rate-limiter.ts";
+import { RateLimiter } from "./lib/pool/rate-limiter.ts";
 import type { RateRule } from "./lib/pool/rate-limiter.ts";
 import { baseOf, joinBase, keyParameter, targetOf } from "./lib/http/request.ts";
 import type { Base } from "./lib/http/request.ts";
@@ -69,24 +66,25 @@ import { authHeader, resetZone } from "./lib/providers/classify.ts";
 import type { Verdict } from "./lib/providers/classify.ts";
 import { Queue } from "./lib/pool/queue.ts";
 import { toAll } from "./lib/core/events.ts";
-import type { KeyEvent, Observer } from "./lib/core/events.ts";
+import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
 import {
   INTERNAL_ERROR,
-  refusalOf,
-  refusalResponse,
-  refuseForKeys,
-  refuseUnreachable,
+  admissionError,
+  errorResponse,
+  noKeyError,
+  unreachableError,
   UNREADABLE_TARGET,
 } from "./lib/http/error-responses.ts";
-import type { Refusal } from "./lib/http/error-responses.ts";
+import type { ProxyError } from "./lib/http/error-responses.ts";
 import { Reloader } from "./lib/config/reload.ts";
 import { RetryBudget } from "./lib/pool/retry-budget.ts";
 import { untilSignalled } from "./lib/cli/signals.ts";
 import { errorEvent, followerOf, STREAM_FAILED } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
-import { canConnect, Clocks, cutByDrain } from "./lib/http/timeouts.ts";
-import type { Reachable, Watch } from "./lib/http/timeouts.ts";
+import { canConnect, TimeoutTicker, cutByDrain } from "./lib/http/timeouts.ts";
+import type { Reachable, AttemptTimeouts } from "./lib/http/timeouts.ts";
 import packageFile from "./package.json";
+import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/providers/verdict.ts";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,14 +114,14 @@ const NEAR_WHERE_UNKNOWN = 10;
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool {
   /** Opened by failures of the upstream. */
-  readonly breaker = new Breaker(FAULTS);
+  readonly breaker = new CircuitBreaker(FAULTS);
   /** Opened where the upstream refuses everybody. */
-  readonly refusesAll = new Breaker(REFUSES_ALL);
+  readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
   #config: ProviderConfig;
   #rules: CooldownRules;
-  readonly #choice: Choice;
+  readonly #choice: KeySelector;
   readonly #dependencies: PoolDependencies;
-  readonly #commonCause = new CommonCause();
+  readonly #sharedLimit = new SharedLimit();
   readonly #snapshots = new Map<Key, () => KeyState>();
   #dayEndsAt = 0;
   readonly #queue: Queue;
@@ -133,10 +131,10 @@ export class Pool {
     this.#config = config;
     this.#rules = rulesOf(config, maxCooldownMs);
     this.#dependencies = dependencies;
-    this.#choice = new Choice(config.strategy);
+    this.#choice = new KeySelector(config.strategy);
     this.#queue = new Queue(dependencies.clock, {
       lease: (need, now) => this.lease(need, now),
-      laneOf: (need) => this.#choice.laneOf(need),
+      modelStateOf: (need) => this.#choice.modelStateOf(need),
       othersReadyAt: () => this.#choice.othersReadyAt,
       goesWithout: (result, now) => this.#goesWithout(result, now),
     });
@@ -165,7 +163,7 @@ export class Pool {
     this.#config = config;
     this.#rules = rulesOf(config, maxCooldownMs);
     this.#choice.strategy = config.strategy;
-    if (ratesChanged) for (const { owner } of known) owner.pacer.follow(rateRule(config));
+    if (ratesChanged) for (const { owner } of known) owner.limiter.follow(rateRule(config));
     this.#arrange(known, config.keys, now);
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
@@ -198,16 +196,16 @@ export class Pool {
     for (const key of this.keys) {
       const state = readKeyState(stored.get(key.secret.id));
       if (state === null) continue;
-      const { cooldown, pacer, models, dayEndsAt, today, ...counted } = state;
+      const { cooldown, limiter, models, dayEndsAt, today, ...counted } = state;
       Object.assign(key, counted);
       if (dayEndsAt === this.#dayEndsAt) key.today = today;
       if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
-      if (pacer !== null) key.owner.pacer.restore(pacer, now);
+      if (limiter !== null) key.owner.limiter.restore(limiter, now);
       for (const [model, known] of Object.entries(models)) {
         const limits = this.#openLimits(key.owner, model, now);
         limits.cooldown = known.cooldown;
         limits.deniedUntil = known.deniedUntil;
-        if (known.pacer !== null) this.#pacerOf(limits, key.owner)?.restore(known.pacer, now);
+        if (known.limiter !== null) this.#pacerOf(limits, key.owner)?.restore(known.limiter, now);
       }
     }
     this.#choice.arrange(this.keys, this.#dayEndsAt, now);
@@ -217,7 +215,7 @@ export class Pool {
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
     const now = this.#dependencies.clock.now();
     // Nobody overtakes: a key may have woken this instant, or what all keys share may bear one more.
-    if (now >= this.#queue.wakeAt || (this.#commonCause.isKnown && this.#queue.size > 0))
+    if (now >= this.#queue.wakeAt || (this.#sharedLimit.isKnown && this.#queue.size > 0))
       this.#queue.serve(now);
     const result = this.lease(need, now);
     if (result.kind === "lease") return result;
@@ -237,15 +235,15 @@ export class Pool {
       const readyAt = refusesAll.openUntil + OTHERS_FIRST_MS;
       if (readyAt > now) return this.#choice.standsAside(readyAt);
     }
-    if (this.#commonCause.isKnown) {
-      const readyAt = this.#commonCause.readyAt(now);
+    if (this.#sharedLimit.isKnown) {
+      const readyAt = this.#sharedLimit.readyAt(now);
       if (readyAt > now)
         return { kind: "no_key", readyAt: this.#futureOf(readyAt, need, now), why: "paused" };
     }
     this.#turnDay(now);
-    const lane = this.#choice.laneOf(need);
-    const key = this.#choice.next(need, lane, now);
-    return key === null ? this.#none(need, now) : this.#take(key, need, lane, now, !isQuiet);
+    const modelState = this.#choice.modelStateOf(need);
+    const key = this.#choice.next(need, modelState, now);
+    return key === null ? this.#none(need, now) : this.#take(key, need, modelState, now, !isQuiet);
   }
 
   /** Why the choice found no key. */
@@ -271,25 +269,25 @@ export class Pool {
     }
   }
 
-  #take(key: Key, need: Need, lane: ModelLane | null, now: number, isProbe: boolean): Lease {
+  #take(key: Key, need: Need, modelState: ModelState | null, now: number, isProbe: boolean): Lease {
     const { owner } = key;
-    const limits = lane?.limits.get(owner) ?? null;
+    const limits = modelState?.limits.get(owner) ?? null;
     key.today += 1;
     key.requests += 1;
     key.inFlight += 1;
     key.lastUsedAt = now;
     if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
     else this.#choice.ranked(key);
-    owner.pacer.sends(now);
-    owner.trust.sends(now);
-    limits?.pacer?.sends(now);
-    limits?.trust.sends(now);
-    this.#commonCause.sends(now);
+    owner.limiter.sends(now);
+    owner.slowStart.sends(now);
+    limits?.limiter?.sends(now);
+    limits?.slowStart.sends(now);
+    this.#sharedLimit.sends(now);
     if (isProbe) {
       this.breaker.probe(now);
       this.refusesAll.probe(now);
     }
-    this.#changed(key, lane, now);
+    this.#changed(key, modelState, now);
     if (this.#isDry) this.#recovers(now);
     const { admittedAt: admittedBefore } = owner;
     const dayEndsAt = this.#dayEndsAt;
@@ -315,20 +313,20 @@ export class Pool {
     lease.admittedAt = now;
     lease.admittedBefore = owner.admittedAt;
     owner.admittedAt = now;
-    owner.trust.decided();
-    owner.trust.grows();
-    owner.pacer.bears(now);
-    limits?.pacer?.bears(now);
-    limits?.trust.decided();
-    limits?.trust.grows();
-    this.#commonCause.bears(lease.at, now);
+    owner.slowStart.decided();
+    owner.slowStart.grows();
+    owner.limiter.bears(now);
+    limits?.limiter?.bears(now);
+    limits?.slowStart.decided();
+    limits?.slowStart.grows();
+    this.#sharedLimit.bears(lease.at, now);
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
     if (outcome.kind !== "overloaded") {
       this.breaker.answered();
       if (this.#isNews(lease)) this.refusesAll.answered();
     }
     if (budgets !== null) this.#hear(budgets, lease, now);
-    this.#choice.refresh(owner, this.#choice.laneOf(lease.need), now);
+    this.#choice.refresh(owner, this.#choice.modelStateOf(lease.need), now);
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
@@ -340,15 +338,15 @@ export class Pool {
     const { owner } = key;
     key.inFlight -= 1;
     const hadBegun = lease.admittedAt > 0;
-    owner.pacer.ends({ hadBegun }, now);
+    owner.limiter.ends({ hadBegun }, now);
     this.#modelPacer(lease)?.ends({ hadBegun }, now);
     if (lease.admittedAt === 0) {
-      owner.trust.decided();
-      limits?.trust.decided();
+      owner.slowStart.decided();
+      limits?.slowStart.decided();
     }
     this.#tellBreakers(lease, outcome, now);
     const isCharged = isCounted(lease, outcome);
-    this.#commonCause.ends(lease.at, { hadBegun, isCounted: isCharged }, now);
+    this.#sharedLimit.ends(lease.at, { hadBegun, isCounted: isCharged }, now);
     if (!isCharged) this.#uncount(lease, outcome);
     if (budgets !== null) this.#hear(budgets, lease, now);
     switch (outcome.kind) {
@@ -379,13 +377,13 @@ export class Pool {
       case "abandoned":
         break;
     }
-    this.#changed(key, this.#choice.laneOf(lease.need), now);
+    this.#changed(key, this.#choice.modelStateOf(lease.need), now);
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
   /** Of the model that was asked for: also one that began while this lease was out, with what was used until then. */
-  #modelPacer({ key, need, limits }: Lease): Pacer | null {
-    return (limits ?? this.#choice.laneOf(need)?.limits.get(key.owner))?.pacer ?? null;
+  #modelPacer({ key, need, limits }: Lease): RateLimiter | null {
+    return (limits ?? this.#choice.modelStateOf(need)?.limits.get(key.owner))?.limiter ?? null;
   }
 
   /** The provider did not count it: nor do we. */
@@ -393,7 +391,7 @@ export class Pool {
     const { key, at, dayEndsAt } = lease;
     // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
     if (kind !== "abandoned") {
-      key.owner.pacer.uncounts(at);
+      key.owner.limiter.uncounts(at);
       this.#modelPacer(lease)?.uncounts(at);
     }
     if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
@@ -457,11 +455,12 @@ export class Pool {
   #limit(refusal: RateLimited, lease: Lease, now: number): void {
     const { key } = lease;
     const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
-    const pacer = this.#modelPacer(lease) ?? key.owner.pacer;
+    const limiter = this.#modelPacer(lease) ?? key.owner.limiter;
     // Sent before the key was refused already: of the same burst, and nothing new.
-    const rests = lease.need.model === null ? null : this.#choice.laneOf(lease.need)?.limits.get(key.owner);
+    const rests =
+      lease.need.model === null ? null : this.#choice.modelStateOf(lease.need)?.limits.get(key.owner);
     const lately = Math.max(key.owner.cooldown?.beganAt ?? 0, rests?.cooldown?.beganAt ?? 0);
-    const isNear = pacer.isNearLimit(now, NEAR_WHERE_UNKNOWN);
+    const isNear = limiter.isNearLimit(now, NEAR_WHERE_UNKNOWN);
     const { need } = lease;
     // Three keys refused this very request, while others are served: it is about what it asks for.
     const isAboutModel = need.tried.size >= DISTINCT_KEYS && this.refusesAll.isQuiet;
@@ -476,8 +475,8 @@ export class Pool {
     const usable = new Set(this.keys.filter((other) => other.disabled === null).map((other) => other.owner))
       .size;
     const suspicion = { account: key.owner, request: need, isNear, undo, at: now };
-    if (!isKnown && !this.#commonCause.suspects(suspicion, usable)) return;
-    if (!isNear) this.#commonCause.refused(lease.at, now);
+    if (!isKnown && !this.#sharedLimit.suspects(suspicion, usable)) return;
+    if (!isNear) this.#sharedLimit.refused(lease.at, now);
     const openMs = this.refusesAll.failed(now, lease.isProbe);
     for (const account of this.#choice.accounts) this.#choice.refresh(account, null, now);
     if (openMs > 0) this.#pauses("common_cause", openMs, now, refusal.said);
@@ -496,7 +495,7 @@ export class Pool {
     const facts = { previous, sentAt: lease.at, admittedAt };
     const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#dependencies.random());
     rests.cooldown = cooldown;
-    rests.trust.isLost();
+    rests.slowStart.isLost();
     if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, cooldown.until - now, now);
     const { reason, said } = refusal;
     const event = {
@@ -510,35 +509,35 @@ export class Pool {
     return () => {
       if (rests.cooldown !== cooldown) return;
       rests.cooldown = previous;
-      this.#changed(key, this.#choice.laneOf(lease.need), now);
+      this.#changed(key, this.#choice.modelStateOf(lease.need), now);
     };
   }
 
   /** What a rate refusal tells of the limit that it met. `restMs`: how long the key rests for it. */
   #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, restMs: number, now: number): void {
     const { owner } = lease.key;
-    const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
-    if (pacer === null) return;
+    const limiter = limits === null ? owner.limiter : this.#pacerOf(limits, owner);
+    if (limiter === null) return;
     const namedMs = refusal.pause.kind === "for" ? Math.min(refusal.pause.ms, restMs) : null;
-    pacer.refused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
+    limiter.refused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
   }
 
   #openLimits(owner: Account, model: string, now: number): ModelLimits {
-    const lane = this.#choice.openLane(model, now);
-    const known = lane.limits.get(owner);
+    const modelState = this.#choice.openModelState(model, now);
+    const known = modelState.limits.get(owner);
     if (known !== undefined) return known;
     const limits = new ModelLimits();
-    lane.limits.set(owner, limits);
+    modelState.limits.set(owner, limits);
     return limits;
   }
 
   /** The model's own pacer, made where limits are to be learnt; null: they are not. */
-  #pacerOf(limits: ModelLimits, owner: Account): Pacer | null {
-    if (limits.pacer === null && this.#config.rpm === "auto") {
-      limits.pacer = new Pacer({ kind: "learnt" });
-      limits.pacer.copyUsage(owner.pacer);
+  #pacerOf(limits: ModelLimits, owner: Account): RateLimiter | null {
+    if (limits.limiter === null && this.#config.rpm === "auto") {
+      limits.limiter = new RateLimiter({ kind: "learnt" });
+      limits.limiter.copyUsage(owner.limiter);
     }
-    return limits.pacer;
+    return limits.limiter;
   }
 
   /** What an answer announced of limits. */
@@ -548,8 +547,8 @@ export class Pool {
     if (minute !== null && this.#config.rpm === "auto") {
       const isModels = minute.scope === "key+model" && need.model !== null;
       const limits = isModels ? this.#openLimits(owner, need.model, now) : null;
-      const pacer = limits === null ? owner.pacer : this.#pacerOf(limits, owner);
-      pacer?.announced(minute, Math.max(0, (limits ?? owner).trust.undecided - 1), now);
+      const limiter = limits === null ? owner.limiter : this.#pacerOf(limits, owner);
+      limiter?.announced(minute, Math.max(0, (limits ?? owner).slowStart.undecided - 1), now);
     }
     if (day === null || day.remaining > 0) return;
     const limits =
@@ -609,7 +608,7 @@ export class Pool {
       limits.deniedUntil = 0;
     }
     for (const account of this.#choice.accounts) {
-      for (const [, lane] of this.#choice.lanes) this.#choice.refresh(account, lane, now);
+      for (const [, modelState] of this.#choice.modelStates) this.#choice.refresh(account, modelState, now);
     }
     this.#keyChanged(key, now);
     this.#tell({ kind: "back", model: null, reason: null, until: null, said: "" }, key, now);
@@ -631,8 +630,8 @@ export class Pool {
   }
 
   /** Brings up to date what the choice goes by, and what is kept. */
-  #changed(key: Key, lane: ModelLane | null, now: number): void {
-    this.#choice.refresh(key.owner, lane, now);
+  #changed(key: Key, modelState: ModelState | null, now: number): void {
+    this.#choice.refresh(key.owner, modelState, now);
     const { keeper } = this.#dependencies;
     if (keeper === null || key.index < 0) return;
     let snapshot = this.#snapshots.get(key);
@@ -680,13 +679,13 @@ export class Pool {
     const suited = usable.filter((key) => !need.unsuited.has(key) && isBoundTo(key, need));
     if (usable.length === 0) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
     if (suited.length === 0) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
-    const lane = this.#choice.laneOf(need);
+    const modelState = this.#choice.modelStateOf(need);
     const keyAt = Math.min(
       ...suited.map((key) =>
         Math.max(
           keyReadyAt(key, this.#dayEndsAt),
           key.owner.cooldown?.until ?? 0,
-          lane?.limits.get(key.owner)?.cooldown?.until ?? 0,
+          modelState?.limits.get(key.owner)?.cooldown?.until ?? 0,
           need.tried.has(key) ? need.reuseAt : 0,
         ),
       ),
@@ -714,7 +713,7 @@ function rateRule({ rpm }: ProviderConfig): RateRule {
 }
 
 /** Epoch ms from which a breaker lets an attempt through; in the past where it does now. */
-function passableAt(breaker: Breaker, now: number): number {
+function passableAt(breaker: CircuitBreaker, now: number): number {
   const state = breaker.state(now);
   if (state === "open") return breaker.openUntil;
   return state === "probing" ? breaker.probeUntil : 0;
@@ -728,7 +727,7 @@ const ABANDONED: Abandoned = { kind: "abandoned" };
 const NOT_HERE: Verdict = { kind: "rejected", said: "" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
-async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promise<Response> {
+async function relay(call: RequestContext, route: Route<Upstream>, engine: Engine): Promise<Response> {
   const refusal = await receive(call, engine, engine.config);
   keepForwarded(call.headers, USER_AGENT);
   if (refusal !== null)
@@ -749,7 +748,11 @@ async function relay(call: Call, route: Route<Upstream>, engine: Engine): Promis
 }
 
 /** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
-function whereItIs(hops: readonly Hop<Upstream>[], call: Call, { owners }: Engine): readonly Hop<Upstream>[] {
+function whereItIs(
+  hops: readonly Hop<Upstream>[],
+  call: RequestContext,
+  { owners }: Engine,
+): readonly Hop<Upstream>[] {
   if (hops.length < 2) return hops;
   const home = hops.find(({ upstream }) => call.refersTo(upstream, owners));
   return home === undefined ? hops : [home];
@@ -757,7 +760,7 @@ function whereItIs(hops: readonly Hop<Upstream>[], call: Call, { owners }: Engin
 
 /** Tries one provider until there is an answer or a reason to stop; null: `next` is to be tried. */
 async function tryKeys(
-  call: Call,
+  call: RequestContext,
   upstream: Upstream,
   next: Upstream | null,
   engine: Engine,
@@ -778,7 +781,7 @@ async function tryKeys(
     let isFault = false;
     if (lease.kind === "no_key") {
       if (lease.why === "unsuited" && call.notHere !== null) {
-        call.belongings?.isNowhere(clock.now());
+        call.binding?.isNowhere(clock.now());
         return relayWhole(call.notHere, call, engine); // no account has it: what the first one said
       }
       setback = call.signal.aborted ? ABANDONED : lease;
@@ -833,7 +836,7 @@ async function tryKeys(
 
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
 function leaseFor(
-  call: Call,
+  call: RequestContext,
   pool: Pool,
   hasFallback: boolean,
   clock: Clock,
@@ -842,7 +845,7 @@ function leaseFor(
     const now = pool.lease(call, clock.now()); // the one that may find out whether it is back
     if (now.kind === "lease" || now.why === "paused") return now;
   }
-  const home = call.progress.attempts === 0 ? (call.belongings?.home ?? null) : null;
+  const home = call.progress.attempts === 0 ? (call.binding?.home ?? null) : null;
   if (home !== null) {
     call.boundTo = home;
     const there = pool.lease(call, clock.now());
@@ -860,7 +863,12 @@ function leaseFor(
 }
 
 /** The client's answer when none of upstream's may be passed on as an answer. */
-function giveUp(setback: Setback, call: Call, { config, pool }: Upstream, engine: Engine): Response {
+function giveUp(
+  setback: Setback,
+  call: RequestContext,
+  { config, pool }: Upstream,
+  engine: Engine,
+): Response {
   const { kept, progress } = call;
   if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
@@ -870,8 +878,8 @@ function giveUp(setback: Setback, call: Call, { config, pool }: Upstream, engine
   const now = engine.clock.now();
   const refusal =
     setback.kind === "unreachable"
-      ? refuseUnreachable(setback)
-      : refuseForKeys({
+      ? unreachableError(setback)
+      : noKeyError({
           none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
           attempts: progress.attempts,
           provider: config.name,
@@ -888,7 +896,12 @@ function giveUp(setback: Setback, call: Call, { config, pool }: Upstream, engine
 // ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Asks upstream once, with one key. Never throws: whatever happens is an answer or a setback. */
-async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Engine): Promise<Attempted> {
+async function attempt(
+  call: RequestContext,
+  upstream: Upstream,
+  lease: Lease,
+  engine: Engine,
+): Promise<Attempted> {
   const { dialect, baseUrl } = upstream.config;
   const watch = engine.clocks.start(call, upstream);
   call.watch = watch;
@@ -906,7 +919,7 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
       signal: watch.signal,
     });
     watch.heard();
-    call.budgets = upstream.bulletin.read(upstream.config, response, engine.clock);
+    call.budgets = upstream.headerSampler.read(upstream.config, response, engine.clock);
     const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
     const judged = isShort(response, call.method)
       ? judgeShort(response, await bytesOf(response), asked)
@@ -925,8 +938,8 @@ async function attempt(call: Call, upstream: Upstream, lease: Lease, engine: Eng
 
 /** Hands an answer on to the client. From here on nothing is retried. */
 function passThrough(
-  answer: WholeAnswer | OpenAnswer,
-  call: Call,
+  answer: BufferedResponse | StreamedResponse,
+  call: RequestContext,
   upstream: Upstream,
   lease: Lease,
   engine: Engine,
@@ -936,7 +949,7 @@ function passThrough(
   upstream.pool.admit(lease, answer.outcome, now, call.budgets);
   call.begins(answer, upstream, lease, now);
   const readable = answer.kind === "whole" ? answer.body : answer.first;
-  call.belongings?.learn(accountName(lease.key), answer.status, readable, now);
+  call.binding?.learn(accountName(lease.key), answer.status, readable, now);
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, call, engine);
@@ -948,7 +961,7 @@ function passThrough(
 }
 
 /** The end-to-end fields of an answer, and what the proxy adds to them. */
-function addOurs(headers: Headers, call: Call, engine: Engine): void {
+function addOurs(headers: Headers, call: RequestContext, engine: Engine): void {
   keepEndToEnd(headers);
   if (call.keyLabel !== null) headers.set("x-keywheel-key", call.keyLabel);
   headers.set("x-keywheel-attempts", String(call.progress.attempts));
@@ -956,7 +969,11 @@ function addOurs(headers: Headers, call: Call, engine: Engine): void {
 }
 
 /** Passes on an answer that is whole. */
-function relayWhole({ status, headers, body, outcome }: WholeAnswer, call: Call, engine: Engine): Response {
+function relayWhole(
+  { status, headers, body, outcome }: BufferedResponse,
+  call: RequestContext,
+  engine: Engine,
+): Response {
   addOurs(headers, call, engine);
   // Bun would name a type for bytes that have none; it does not for a stream.
   const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
@@ -967,12 +984,12 @@ type PassageController = ReadableStreamDirectController;
 
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
 class Passage {
-  readonly #answer: OpenAnswer;
-  readonly #call: Call;
+  readonly #answer: StreamedResponse;
+  readonly #call: RequestContext;
   readonly #upstream: Upstream;
   readonly #lease: Lease;
   readonly #engine: Engine;
-  readonly #watch: Watch;
+  readonly #watch: AttemptTimeouts;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
   /** Learns from what passes whose things are; null: there is nothing to learn. */
@@ -983,7 +1000,13 @@ class Passage {
   #bytes = 0;
   #ended = false;
 
-  constructor(answer: OpenAnswer, call: Call, upstream: Upstream, lease: Lease, engine: Engine) {
+  constructor(
+    answer: StreamedResponse,
+    call: RequestContext,
+    upstream: Upstream,
+    lease: Lease,
+    engine: Engine,
+  ) {
     this.#answer = answer;
     this.#call = call;
     this.#upstream = upstream;
@@ -993,7 +1016,7 @@ class Passage {
     this.#pending = answer.pending;
     this.#beginning = answer.begun ? null : new FirstEvent();
     this.#follower = followerOf(call.streamDialect, answer.headers);
-    this.#listen = call.belongings?.listener(accountName(lease.key)) ?? null;
+    this.#listen = call.binding?.listener(accountName(lease.key)) ?? null;
     this.#watch.onLeave = () => this.#leave();
     if (answer.begun) this.#watch.streams();
   }
@@ -1111,7 +1134,7 @@ export interface Upstream extends Reachable, Destination {
   readonly base: Base;
   readonly pool: Pool;
   /** What its answers announce of limits. */
-  readonly bulletin: Bulletin;
+  readonly headerSampler: HeaderSampler;
   /** How many of its faults may be answered by another attempt (P7). */
   readonly retries: RetryBudget;
 }
@@ -1136,13 +1159,13 @@ export interface Engine extends Dependencies {
   config: Config;
   /** The default one first. */
   upstreams: readonly [Upstream, ...Upstream[]];
-  readonly clocks: Clocks;
+  readonly clocks: TimeoutTicker;
   readonly fetch: Bun.FetchSession["fetch"];
   readonly startedAt: number;
   readonly observer: Observer;
   readonly metrics: Metrics;
   /** Whose files, threads and stored answers are whose (P35). */
-  readonly owners: Owners;
+  readonly owners: ResourceOwners;
   readonly prober: Prober;
   /** Opens the operator's door; null: there is none. Loaded when somebody first knocks. */
   openAdmin: (() => Promise<Admin>) | null;
@@ -1163,7 +1186,7 @@ const UPSTREAM_IDLE_SEC = 50;
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock, log, observers = [] } = dependencies;
   const metrics = new Metrics();
-  const owners = new Owners(dependencies.resources ?? null);
+  const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
   const prober = new Prober(
@@ -1178,7 +1201,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     version: VERSION,
     config,
     upstreams: upstreamsOf(config, [], { ...dependencies, observer }),
-    clocks: new Clocks(config, clock),
+    clocks: new TimeoutTicker(config, clock),
     fetch: session.fetch,
     startedAt: clock.now(),
     observer,
@@ -1221,7 +1244,7 @@ function upstreamsOf(
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl),
       pool,
-      bulletin: old?.bulletin ?? new Bulletin(),
+      headerSampler: old?.headerSampler ?? new HeaderSampler(),
       retries: old?.retries ?? new RetryBudget(),
       heardAt: 0,
       canConnect: () => canConnect(provider.baseUrl, clock),
@@ -1238,7 +1261,7 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   const { config, openAdmin } = engine;
   const { headers } = request;
   const target = targetOf(request.url, headers.get("host"));
-  if (target === null) return refusalResponse(UNREADABLE_TARGET);
+  if (target === null) return errorResponse(UNREADABLE_TARGET);
   const { path, query } = target;
   const peer = peerOf(request, server, config);
   if (openAdmin !== null && leadsToAdmin(path, engine)) {
@@ -1246,14 +1269,14 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
     return openAdmin().then((admin) => admin.handle({ request, path, query, peer }));
   }
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
-  const visitor = { peer, headers, keyParameter: keyParameter(query) };
-  const admission = authorize(visitor, config.access, config.listen, config.corsOrigins);
-  const own = ownAnswer(target, visitor, admission, engine);
+  const identity = { peer, headers, keyParameter: keyParameter(query) };
+  const admission = authorize(identity, config.access, config.listen, config.corsOrigins);
+  const own = ownAnswer(target, identity, admission, engine);
   if (own !== null) return own;
-  if (admission.kind === "refused") return refused(refusalOf(admission), request, engine);
+  if (admission.kind === "refused") return refused(admissionError(admission), request, engine);
   const route = planRoute(request, target, engine);
   if (route.kind === "refused") return refused(route, request, engine);
-  const call = new Call(request, server, engine, route.target, admission.client, route.retryStatus);
+  const call = new RequestContext(request, server, engine, route.target, admission.client, route.retryStatus);
   return relay(call, route, engine);
 }
 
@@ -1264,8 +1287,8 @@ function peerOf(request: Request, server: Server, { listen }: Config): string | 
 }
 
 /** A refusal of our own, which the page of an allowed origin may read. */
-function refused(refusal: Refusal, request: Request, { config }: Engine): Response {
-  const response = refusalResponse(refusal);
+function refused(refusal: ProxyError, request: Request, { config }: Engine): Response {
+  const response = errorResponse(refusal);
   addCors(response.headers, request.headers, config.corsOrigins);
   return response;
 }
@@ -1275,7 +1298,7 @@ function bugResponse(error: unknown, { log }: Engine): Response {
   log.line("error", "bug", {
     error: error instanceof Error ? `${error.name}: ${error.message}` : "not an Error",
   });
-  return refusalResponse(INTERNAL_ERROR);
+  return errorResponse(INTERNAL_ERROR);
 }
 
 /** A proxy that listens. */
@@ -1385,7 +1408,7 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
   let opening: Promise<Admin> | null = null;
   engine.openAdmin = () =>
-    (opening ??= import("./lib/admin/service.ts").then(({ openDoor }) => openDoor(desk)));
+    (opening ??= import("./lib/admin/service.ts").then(({ openAdmin }) => openAdmin(desk)));
   const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;

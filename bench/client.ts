@@ -15,7 +15,7 @@ interface Running {
 }
 
 /** What went well, what did not, and how long it took. */
-class Ledger {
+class Usage {
   done = 0;
   served = 0;
   failed = 0;
@@ -49,7 +49,7 @@ interface Lane {
 /** A closed loop: each connection asks again as soon as it has its answer. */
 function askInLanes(name: Name, { port, shape, connections }: Extract<Load, { kind: "json" }>): Running {
   const request = sdkRequest(name, port, shape, 128);
-  const ledger = new Ledger();
+  const ledger = new Usage();
   const ended = Promise.withResolvers<void>();
   const paused = new Set<Socket<Lane>>();
   let flowing = false;
@@ -145,7 +145,7 @@ const CLEAN_END = "data: [DONE]\n\n\r\n0\r\n\r\n";
 function listenToStreams(name: Name, load: Extract<Load, { kind: "streams" }>): Running {
   const { port, streams, eventsEach, rampMs } = load;
   const request = sdkRequest(name, port, "stream", eventsEach);
-  const ledger = new Ledger();
+  const ledger = new Usage();
   const ended = Promise.withResolvers<void>();
   const listening = new Set<Socket<Listening>>();
   const expectedEvents = eventsEach + TAIL_EVENTS;

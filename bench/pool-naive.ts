@@ -6,8 +6,8 @@
  * all, and that the limits of the bench are what they say.
  */
 import type { Clock } from "../lib/core/clock.ts";
-import type { NoKey } from "../lib/pool/retry-policy.ts";
 import { MINUTE_MS, type LimitPlan } from "./pool-upstream.ts";
+import type { NoKey } from "../lib/providers/verdict.ts";
 
 /** The right to use a key for one attempt. */
 export interface PlainLease {

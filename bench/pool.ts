@@ -22,9 +22,8 @@ import type { Clock } from "../lib/core/clock.ts";
 import { parseConfig } from "../lib/config/config.ts";
 import type { ProviderConfig } from "../lib/config/config.ts";
 import { decide } from "../lib/pool/retry-policy.ts";
-import type { Setback } from "../lib/pool/retry-policy.ts";
 import type { Lease, Need } from "../lib/pool/lease.ts";
-import type { Verdict } from "../lib/providers/verdict.ts";
+import type { Setback, Verdict } from "../lib/providers/verdict.ts";
 import { Pool } from "../proxy.ts";
 import { allKnowing, NaivePolicy, PlainPool } from "./pool-naive.ts";
 import type { PlainLease } from "./pool-naive.ts";
@@ -453,7 +452,7 @@ const RESTS: Verdict = {
 const MODEL_RESTS: Verdict = { ...RESTS, scope: "key+model" };
 
 function costsOfChoosing(): Cost[] {
-  const watch = new Watch();
+  const watch = new AttemptTimeouts();
   for (const strategy of ["round-robin", "sticky", "lru", "quota", "affinity"]) {
     const settings = { STRATEGY: strategy, DAILY_LIMIT: strategy === "quota" ? "1000000" : "off" };
     new Costing(`all ready, ${strategy}`, watch, settings).clocksRounds(WARM_UP_ROUNDS + ROUNDS);
@@ -482,7 +481,7 @@ function costsOfChoosing(): Cost[] {
 }
 
 /** Notes how long steps took. */
-class Watch {
+class AttemptTimeouts {
   readonly #samples = new Map<string, { state: string; step: string; ns: number[] }>();
 
   clocks(state: string, step: string, steps: number, action: () => void): void {
@@ -510,11 +509,11 @@ class Costing {
   readonly #time = new VirtualTime(Date.UTC(2026, 10, 20, 12));
   readonly #pool: Pool;
   readonly #state: string;
-  readonly #watch: Watch;
+  readonly #watch: AttemptTimeouts;
   #arrival = 0;
 
   /** `settings` as in the environment. */
-  constructor(state: string, watch: Watch, settings: Record<string, string> = {}) {
+  constructor(state: string, watch: AttemptTimeouts, settings: Record<string, string> = {}) {
     this.#state = state;
     this.#watch = watch;
     const chance = new Chance(state);
@@ -616,7 +615,7 @@ class Costing {
   }
 }
 
-function clocksDecisions(watch: Watch): void {
+function clocksDecisions(watch: AttemptTimeouts): void {
   const setbacks: Setback[] = [
     { kind: "rate_limited", scope: "key", pause: { kind: "unknown" }, reason: "rate_limit", said: "" },
     { kind: "overloaded", refusesAll: false, pauseMs: null, maybeBilled: false, said: "" },

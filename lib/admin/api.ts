@@ -22,20 +22,20 @@ import {
 } from "./views.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
 import { Live } from "./live.ts";
-import type { Log } from "../observability/log.ts";
-import { type Admitted, FOREIGN, isForeign, Login, mayKnock, type Presented } from "./auth.ts";
+import { type Admitted, FOREIGN, isForeign, AdminAuth, mayKnock, type Presented } from "./auth.ts";
 import { createPage } from "./dashboard.ts";
 import {
   notFound,
-  refuse,
-  type Refusal,
-  refusalResponse,
-  type RefusalType,
+  proxyError,
+  type ProxyError,
+  errorResponse,
+  type ProxyErrorType,
 } from "../http/error-responses.ts";
 import { redact, type Secret, unmask } from "../core/secret.ts";
 import { shown } from "../config/wording.ts";
 
 export type { Operator } from "./views.ts";
+import type { Log } from "../core/events.ts";
 
 export interface AdminOptions {
   operator: Operator;
@@ -51,7 +51,7 @@ export interface AdminOptions {
 }
 
 /** A request for `/admin` or something below it, as the server knows it. */
-export interface Call {
+export interface AdminRequest {
   request: Request;
   /** As resolved: `/admin/api/overview`. */
   path: string;
@@ -63,7 +63,7 @@ export interface Call {
 
 export interface Admin {
   /** Answers whatever is asked under `/admin`. */
-  handle(call: Call): Promise<Response>;
+  handle(call: AdminRequest): Promise<Response>;
   /** Whether a request for another path (`/metrics`, `/health`) carries the password. Ask after client keys. */
   isOperator(headers: Headers, peer: string | null): boolean;
   /** Ends the live streams: at drain, which would wait for them. */
@@ -72,7 +72,7 @@ export interface Admin {
 
 export function createAdmin(options: AdminOptions): Admin {
   const { operator, clock } = options;
-  const login = new Login(options);
+  const login = new AdminAuth(options);
   const live = new Live({
     clock,
     overview: () => JSON.stringify(shownOverview(operator.overview(), clock.now())),
@@ -87,7 +87,7 @@ export function createAdmin(options: AdminOptions): Admin {
 }
 
 interface Room extends AdminOptions {
-  login: Login;
+  login: AdminAuth;
   live: Live;
   page: (acceptEncoding: string) => Response;
 }
@@ -106,7 +106,7 @@ interface Visit {
   keyId: string;
 }
 
-type Answer = Response | Refusal;
+type Answer = Response | ProxyError;
 
 interface Endpoint {
   method: "GET" | "POST" | "PATCH" | "DELETE";
@@ -139,7 +139,7 @@ const ENDPOINTS: readonly Endpoint[] = [
   { method: "POST", path: `${KEY}/reset`, answer: (visit) => changeKey(visit, "reset") },
 ];
 
-async function answer(call: Call, room: Room): Promise<Response> {
+async function answer(call: AdminRequest, room: Room): Promise<Response> {
   const { request, path } = call;
   const { headers } = request;
   const from = { headers, peer: call.peer };
@@ -153,7 +153,7 @@ async function answer(call: Call, room: Room): Promise<Response> {
   return guarded(await answerApi(call, from, room));
 }
 
-async function answerApi(call: Call, from: Presented, room: Room): Promise<Answer> {
+async function answerApi(call: AdminRequest, from: Presented, room: Room): Promise<Answer> {
   const { request } = call;
   if (isForeign(request.headers)) return FOREIGN;
   const found = endpointFor(request.method, call.path);
@@ -216,7 +216,7 @@ function signOut({ room, from }: Visit): Answer {
 }
 
 /** As many lines as passwords are looked at: the waits bound them. */
-function refusedEntry(refusal: Refusal, { peer }: Presented, { log }: Room): Refusal {
+function refusedEntry(refusal: ProxyError, { peer }: Presented, { log }: Room): ProxyError {
   if (refusal.type === "wrong_password") log.line("warn", "admin_wrong_password", { peer });
   return refusal;
 }
@@ -246,7 +246,7 @@ function traffic({ room }: Visit): Answer {
 function watch({ room, operator }: Visit): Answer {
   const stream = room.live.open(() => operator?.isStillIn() ?? false);
   if (stream === null) {
-    return refuse(
+    return proxyError(
       503,
       "overloaded",
       "Too many pages watch this proxy. Close one, then reload this one.",
@@ -257,7 +257,7 @@ function watch({ room, operator }: Visit): Answer {
 }
 
 /** A whole number of the query, from 1 to `most`. */
-function countIn(query: URLSearchParams, name: string, unless: number, most: number): number | Refusal {
+function countIn(query: URLSearchParams, name: string, unless: number, most: number): number | ProxyError {
   const text = query.get(name);
   if (text === null) return unless;
   const count = /^\d{1,6}$/.test(text) ? Number(text) : 0;
@@ -276,7 +276,7 @@ async function addKey({ room, body, provider }: Visit): Promise<Answer> {
   if (known === undefined) return noProvider(provider);
   const { id } = key.secret;
   if (known.keys.some((other) => other.id === id)) {
-    return refuse(409, "conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
+    return proxyError(409, "conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
   }
   let remark = "";
   if (field(body, "force") !== true) {
@@ -284,7 +284,7 @@ async function addKey({ room, body, provider }: Visit): Promise<Answer> {
     const said = saidOf(trial, key.secret);
     if (trial.kind === "denied") {
       const message = `${provider} does not accept this key${said}. It was not saved; send "force": true to save it all the same.`;
-      return refuse(422, "key_refused", message);
+      return proxyError(422, "key_refused", message);
     }
     if (trial.kind === "unclear") remark = ` Whether it works could not be told${said}.`;
   }
@@ -344,7 +344,7 @@ async function reload({ room }: Visit): Promise<Answer> {
   room.log.line("info", "admin_change", { action: "reload", outcome: outcome.kind });
   if (outcome.kind === "refused") {
     const problems = outcome.problems.join("\n");
-    return refuse(422, "invalid_configuration", `Nothing was changed; first correct this:\n${problems}`);
+    return proxyError(422, "invalid_configuration", `Nothing was changed; first correct this:\n${problems}`);
   }
   const { changes } = outcome;
   const message = changes.length === 0 ? "Nothing has changed." : changes.join("\n");
@@ -363,16 +363,16 @@ function changed(
   return Response.json({ message: outcome.message + remark }, { status });
 }
 
-const STATUS: Record<Why, { status: number; type: RefusalType }> = {
+const STATUS: Record<Why, { status: number; type: ProxyErrorType }> = {
   not_found: { status: 404, type: "not_found" },
   conflict: { status: 409, type: "conflict" },
   invalid_value: { status: 422, type: "invalid_value" },
   not_writable: { status: 409, type: "not_writable" },
 };
 
-function refusedChange({ why, message }: Extract<Outcome, { kind: "refused" }>): Refusal {
+function refusedChange({ why, message }: Extract<Outcome, { kind: "refused" }>): ProxyError {
   const { status, type } = STATUS[why];
-  return refuse(status, type, message);
+  return proxyError(status, type, message);
 }
 
 /** What upstream said, as the end of a sentence; never with the key in it. */
@@ -381,8 +381,8 @@ function saidOf(trial: KeyTrial, ...secrets: Secret[]): string {
   return `: "${unmask(redact(trial.said, secrets))}"`;
 }
 
-function noProvider(provider: string): Refusal {
-  return refuse(404, "not_found", `There is no provider ${shown(provider)}.`);
+function noProvider(provider: string): ProxyError {
+  return proxyError(404, "not_found", `There is no provider ${shown(provider)}.`);
 }
 
 // What is sent
@@ -390,7 +390,7 @@ function noProvider(provider: string): Refusal {
 const LONGEST_KEY = 4096;
 
 /** `{"key", "account", "daily_limit"}`: read by the rules of the setting it will stand in. */
-function readNewKey(body: JsonObject): ConfiguredKey | Refusal {
+function readNewKey(body: JsonObject): ConfiguredKey | ProxyError {
   const text = field(body, "key");
   const account = field(body, "account") ?? "";
   const dailyLimit = field(body, "daily_limit") ?? "";
@@ -412,7 +412,7 @@ function readNewKey(body: JsonObject): ConfiguredKey | Refusal {
   return key ?? invalid(`${problems.join("\n").replace(/^The new key: key 1/, "The new key")}`);
 }
 
-function readChanges(body: JsonObject): SettingChanges | Refusal {
+function readChanges(body: JsonObject): SettingChanges | ProxyError {
   const changes = new Map<(typeof EDITABLE)[number], string | null>();
   for (const name of Object.keys(body)) {
     const setting = EDITABLE.find((known) => known === name);
@@ -436,7 +436,7 @@ const MOST_BODY_BYTES = 64 * 1024;
 const NOTHING: JsonObject = {};
 
 /** The body of a change: a JSON object, or nothing. */
-async function readBody(request: Request, operator: Admitted | null): Promise<JsonObject | Refusal> {
+async function readBody(request: Request, operator: Admitted | null): Promise<JsonObject | ProxyError> {
   const { headers } = request;
   const type = headers.get("content-type");
   const isJson = type !== null && /^application\/json\s*(?:;|$)/i.test(type);
@@ -451,7 +451,7 @@ async function readBody(request: Request, operator: Admitted | null): Promise<Js
   return isObject(body) ? body : badRequest("The body is not a JSON object.");
 }
 
-async function readText(request: Request): Promise<string | Refusal> {
+async function readText(request: Request): Promise<string | ProxyError> {
   if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) return TOO_LARGE;
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let text = "";
@@ -468,7 +468,7 @@ async function readText(request: Request): Promise<string | Refusal> {
   }
 }
 
-function isRefusal(value: object): value is Refusal {
+function isRefusal(value: object): value is ProxyError {
   return "kind" in value && value.kind === "refused" && "type" in value;
 }
 
@@ -484,29 +484,33 @@ const GUARDS = {
 
 /** No answer of the API is kept, framed, or read as something else by a browser. */
 function guarded(answer: Answer): Response {
-  const response = isRefusal(answer) ? refusalResponse(answer) : answer;
+  const response = isRefusal(answer) ? errorResponse(answer) : answer;
   for (const [name, value] of Object.entries(GUARDS)) response.headers.set(name, value);
   return response;
 }
 
 function wrongMethod(allowed: readonly string[]): Response {
   const list = allowed.join(", ");
-  const response = refusalResponse(refuse(405, "method_not_allowed", `Use ${list} here.`));
+  const response = errorResponse(proxyError(405, "method_not_allowed", `Use ${list} here.`));
   response.headers.set("allow", list);
   return guarded(response);
 }
 
-function badRequest(message: string): Refusal {
-  return refuse(400, "bad_request", message);
+function badRequest(message: string): ProxyError {
+  return proxyError(400, "bad_request", message);
 }
 
-function invalid(message: string): Refusal {
-  return refuse(422, "invalid_value", message);
+function invalid(message: string): ProxyError {
+  return proxyError(422, "invalid_value", message);
 }
 
-const WRONG_TYPE = refuse(415, "unsupported_media_type", "Send JSON, with content-type: application/json.");
+const WRONG_TYPE = proxyError(
+  415,
+  "unsupported_media_type",
+  "Send JSON, with content-type: application/json.",
+);
 
-const TOO_LARGE = refuse(
+const TOO_LARGE = proxyError(
   413,
   "body_too_large",
   `The request body is larger than ${MOST_BODY_BYTES / 1024} KB, which nothing here needs.`,

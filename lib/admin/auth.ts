@@ -6,9 +6,9 @@
  */
 import type { Clock } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
-import { Attempts } from "./login-throttle.ts";
+import { LoginThrottle } from "./login-throttle.ts";
 import { authorizeLocal } from "../http/client-auth.ts";
-import { refuse, type Refusal, refusalOf } from "../http/error-responses.ts";
+import { proxyError, type ProxyError, admissionError } from "../http/error-responses.ts";
 import { equalInConstantTime, type Secret } from "../core/secret.ts";
 
 /** A session ends when nothing was asked with it for so long. */
@@ -16,7 +16,7 @@ export const SESSION_IDLE_MS = 12 * 3_600_000;
 /** One a browser; beyond, the one that was used the longest ago ends. */
 const MOST_SESSIONS = 64;
 
-export interface LoginOptions {
+export interface AdminAuthOptions {
   clock: Clock;
   /** `ADMIN_PASSWORD` as it is now; null: not set. */
   password(): Secret | null;
@@ -47,20 +47,20 @@ export interface Admitted {
   isStillIn(): boolean;
 }
 
-export class Login {
-  readonly #options: LoginOptions;
-  readonly #attempts = new Attempts();
+export class AdminAuth {
+  readonly #options: AdminAuthOptions;
+  readonly #attempts = new LoginThrottle();
   /** For credentials on paths outside `/admin`: a monitor with an old key must not keep the operator out. */
-  readonly #attemptsElsewhere = new Attempts();
+  readonly #attemptsElsewhere = new LoginThrottle();
   /** By the hash of the token; the longest unused first. */
   readonly #sessions = new Map<string, Session>();
 
-  constructor(options: LoginOptions) {
+  constructor(options: AdminAuthOptions) {
     this.#options = options;
   }
 
   /** The `Set-Cookie` of a new session, or why there is none. */
-  signIn(password: string, from: Presented): string | Refusal {
+  signIn(password: string, from: Presented): string | ProxyError {
     const refusal = this.#judge(password, from.peer, this.#attempts);
     if (refusal !== null) return refusal;
     const token = this.#options.newToken();
@@ -80,7 +80,7 @@ export class Login {
   }
 
   /** By the password where one is sent, else by the session. */
-  recognise(from: Presented): Admitted | Refusal {
+  recognise(from: Presented): Admitted | ProxyError {
     const password = bearerOf(from.headers);
     if (password !== null) {
       const refusal = this.#judge(password, from.peer, this.#attempts);
@@ -106,7 +106,7 @@ export class Login {
   }
 
   /** Null: it is the password. */
-  #judge(presented: string, peer: string | null, attempts: Attempts): Refusal | null {
+  #judge(presented: string, peer: string | null, attempts: LoginThrottle): ProxyError | null {
     const now = this.#options.clock.now();
     const waitMs = attempts.waitMs(peer, now);
     // Not even the right one is looked at: else the wait would only slow down those who keep to it.
@@ -172,13 +172,13 @@ function bearerOf(headers: Headers): string | null {
  * `Host` will do: the operator may have given this machine any name; and a page that made its own name lead here (DNS
  * rebinding) has no session under that name, and can only guess passwords as everybody can.
  */
-export function mayKnock({ headers, peer }: Presented, access: Access, listen: Listen): Refusal | null {
+export function mayKnock({ headers, peer }: Presented, access: Access, listen: Listen): ProxyError | null {
   if (access.mode !== "protected") return null;
   const host = headers.get("host");
   // Only the Host: a link on another site may lead to the page. What it asks for then is looked at by `isForeign`.
-  const visitor = { peer, headers: new Headers(host === null ? {} : { host }), keyParameter: null };
-  const admission = authorizeLocal(visitor, listen, []);
-  return admission.kind === "refused" ? refusalOf(admission) : null;
+  const identity = { peer, headers: new Headers(host === null ? {} : { host }), keyParameter: null };
+  const admission = authorizeLocal(identity, listen, []);
+  return admission.kind === "refused" ? admissionError(admission) : null;
 }
 
 /**
@@ -194,26 +194,26 @@ export function isForeign(headers: Headers): boolean {
   return origin !== null && origin !== `http://${host}` && origin !== `https://${host}`;
 }
 
-export const FOREIGN = refuse(
+export const FOREIGN = proxyError(
   403,
   "forbidden_origin",
   "A web page of another origin asked, or a proxy in between does not pass the Host header on. Only the page under /admin may ask here.",
 );
 
-const SIGN_IN_REQUIRED = refuse(
+const SIGN_IN_REQUIRED = proxyError(
   401,
   "sign_in_required",
   "Sign in at /admin, or send the password as Authorization: Bearer.",
 );
 
-const WRONG_PASSWORD = refuse(
+const WRONG_PASSWORD = proxyError(
   401,
   "wrong_password",
   "This is not the password. It is the value of ADMIN_PASSWORD in keywheel's settings.",
 );
 
-function tooManyAttempts(waitMs: number): Refusal {
-  return refuse(
+function tooManyAttempts(waitMs: number): ProxyError {
+  return proxyError(
     429,
     "too_many_attempts",
     "Too many wrong passwords came from your network, or from many at once. Wait, then try again.",

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "bun:test";
-import { Attempts, networkOf } from "./login-throttle.ts";
+import { LoginThrottle, networkOf } from "./login-throttle.ts";
 
 const HERE = "198.51.100.7";
 const HOUR_MS = 3_600_000;
 
 /** The waits after each of `count` wrong passwords in a row, each sent as soon as it may be. */
-function waitsOf(attempts: Attempts, peer: string | null, count: number, from = 0): number[] {
+function waitsOf(attempts: LoginThrottle, peer: string | null, count: number, from = 0): number[] {
   const waits: number[] = [];
   let now = from;
   for (let attempt = 0; attempt < count; attempt += 1) {
@@ -18,12 +18,12 @@ function waitsOf(attempts: Attempts, peer: string | null, count: number, from = 
 
 describe("whoever sends wrong passwords", () => {
   test("waits ever longer, up to a minute (P30)", () => {
-    const sec = waitsOf(new Attempts(), HERE, 11).map((ms) => ms / 1000);
+    const sec = waitsOf(new LoginThrottle(), HERE, 11).map((ms) => ms / 1000);
     expect(sec).toEqual([0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
   });
 
   test("begins anew after the right one, and after an hour without trying", () => {
-    const attempts = new Attempts();
+    const attempts = new LoginThrottle();
     waitsOf(attempts, HERE, 8);
     attempts.succeeded(HERE);
     expect(waitsOf(attempts, HERE, 4)).toEqual([0, 0, 1000, 2000]);
@@ -31,7 +31,7 @@ describe("whoever sends wrong passwords", () => {
   });
 
   test("keeps nobody out who comes from elsewhere, however long it goes on (P30)", () => {
-    const attempts = new Attempts();
+    const attempts = new LoginThrottle();
     let now = 0;
     for (let attempt = 0; attempt < 500; attempt += 1) {
       attempts.failed(HERE, now);
@@ -42,7 +42,7 @@ describe("whoever sends wrong passwords", () => {
   });
 
   test("from everywhere at once is bounded in all, but not this machine and not who was right before (P30)", () => {
-    const attempts = new Attempts();
+    const attempts = new LoginThrottle();
     attempts.succeeded("203.0.113.9");
     const outcomes = { guessed: 0, held: 0 };
     for (let now = 0; now < HOUR_MS; now += 100) {
@@ -57,7 +57,7 @@ describe("whoever sends wrong passwords", () => {
   });
 
   test("cannot fill the memory", () => {
-    const attempts = new Attempts();
+    const attempts = new LoginThrottle();
     for (let peer = 0; peer < 5000; peer += 1) {
       attempts.failed(`10.0.${peer >> 8}.${peer & 255}`, peer);
       attempts.succeeded(`10.1.${peer >> 8}.${peer & 255}`);

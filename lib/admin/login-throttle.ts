@@ -30,7 +30,7 @@ interface Failures {
 }
 
 /** Wrong passwords, by where they came from. Its memory is bounded. */
-export class Attempts {
+export class LoginThrottle {
   /** The longest ago first. */
   readonly #failures = new Map<string, Failures>();
   /** Networks from which the right password came. */

@@ -7,10 +7,10 @@ import type { Proxy } from "../../proxy.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ConfiguredKey } from "../config/config.ts";
 import type { KeyTrial, KeyView, LiveEvent, Outcome } from "./views.ts";
-import { Desk } from "./service.ts";
+import { AdminService } from "./service.ts";
 import { chat, FalseClock, httpAnswer, startRawProvider } from "../testing/fixture.ts";
 import type { RawProvider } from "../testing/fixture.ts";
-import { Ledger } from "../observability/usage.ts";
+import { Usage } from "../observability/usage.ts";
 import { createLog } from "../observability/log.ts";
 import { Reloader } from "../config/reload.ts";
 import { fingerprint, Secret } from "../core/secret.ts";
@@ -23,11 +23,11 @@ const DEAD = httpAnswer(401, '{"error":{"code":"invalid_api_key","message":"Inco
 const LIMITED = httpAnswer(429, "{}", { "retry-after": "500" });
 
 interface Office {
-  desk: Desk;
+  desk: AdminService;
   clock: FalseClock;
   proxy: Proxy;
   provider: RawProvider;
-  ledger: Ledger;
+  ledger: Usage;
   /** The env file as it is now, without what all of these tests have in it. */
   written(): Promise<string>;
   write(lines: string): void;
@@ -63,11 +63,11 @@ async function office(
     log,
     apply,
   });
-  const ledger = new Ledger();
+  const ledger = new Usage();
   proxy.engine.observe(ledger);
   try {
     const options = { works: proxy.engine, reloader, places, ledger, version: "1.2.3", url: proxy.url };
-    const desk = new Desk(options);
+    const desk = new AdminService(options);
     await desk.look();
     proxy.engine.observe(desk);
     await body({
@@ -222,7 +222,7 @@ describe("a key at the desk", () => {
 });
 
 describe("a change at the desk", () => {
-  type Change = (desk: Desk) => Promise<Outcome>;
+  type Change = (desk: AdminService) => Promise<Outcome>;
   test.each<[sentence: string, change: Change, written: string, ids: string[]]>([
     [
       "adds a key, with its account and its limit",

@@ -21,10 +21,8 @@ import type {
   TrafficPoint,
   UsageRow,
 } from "./views.ts";
-import type { KeyReport } from "../observability/health.ts";
-import type { Key } from "../pool/key.ts";
-import { Ledger } from "../observability/usage.ts";
-import type { Log } from "../observability/log.ts";
+import type { Key, KeyReport } from "../pool/key.ts";
+import { Usage } from "../observability/usage.ts";
 import {
   keyPlaces,
   planAddKey,
@@ -34,7 +32,7 @@ import {
   settingsOf,
 } from "./settings-editor.ts";
 import type { Plan, Sources } from "./settings-editor.ts";
-import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+import type { KeyEvent, Log, Observer, RequestRecord } from "../core/events.ts";
 import type { Reloader } from "../config/reload.ts";
 import { SettingsFiles } from "./settings-files.ts";
 
@@ -61,19 +59,19 @@ interface WorksPool {
   revive(key: Key, now: number): void;
 }
 
-export interface DeskOptions {
+export interface AdminServiceOptions {
   works: Works;
   reloader: Reloader;
   places: Places;
-  ledger: Ledger;
+  ledger: Usage;
   version: string;
   /** `http://127.0.0.1:3000` */
   url: string;
 }
 
 /** Opens the desk: reads once where settings stand. */
-export async function openDesk(options: DeskOptions): Promise<Desk> {
-  const desk = new Desk(options);
+export async function openAdminService(options: AdminServiceOptions): Promise<AdminService> {
+  const desk = new AdminService(options);
   await desk.look();
   return desk;
 }
@@ -85,21 +83,21 @@ export interface WatchedWorks extends Works {
   onDrain: () => void;
 }
 
-export interface DoorOptions extends Omit<DeskOptions, "works" | "ledger"> {
+export interface OpenAdminOptions extends Omit<AdminServiceOptions, "works" | "ledger"> {
   works: WatchedWorks;
   /** null: nobody had asked for one before. */
-  ledger: Ledger | null;
+  ledger: Usage | null;
   /** Text from at least 32 random bytes, of characters that may stand in a cookie. */
   newToken(): string;
 }
 
 /** Opens the operator's door, with the desk behind it: when somebody first knocks. */
-export async function openDoor(options: DoorOptions): Promise<Admin> {
+export async function openAdmin(options: OpenAdminOptions): Promise<Admin> {
   const { works, newToken, ...others } = options;
   const { clock, log } = works;
-  const ledger = options.ledger ?? new Ledger();
+  const ledger = options.ledger ?? new Usage();
   if (options.ledger === null) works.observe(ledger);
-  const desk = await openDesk({ ...others, works, ledger });
+  const desk = await openAdminService({ ...others, works, ledger });
   works.observe(desk);
   const admin = createAdmin({
     operator: desk,
@@ -113,14 +111,14 @@ export async function openDoor(options: DoorOptions): Promise<Admin> {
   return admin;
 }
 
-export class Desk implements Operator, Observer {
-  readonly #options: DeskOptions;
+export class AdminService implements Operator, Observer {
+  readonly #options: AdminServiceOptions;
   readonly #files: SettingsFiles;
   readonly #listeners = new Set<(event: LiveEvent) => void>();
   /** By provider: where its keys and settings stand, as of the last look. No text of a file is kept. */
   #standing = new Map<string, Pick<ProviderView, "settings"> & { keys: ReturnType<typeof keyPlaces> }>();
 
-  constructor(options: DeskOptions) {
+  constructor(options: AdminServiceOptions) {
     const { places, reloader } = options;
     this.#options = options;
     this.#files = new SettingsFiles({

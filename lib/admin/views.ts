@@ -5,9 +5,9 @@
  * A key's text goes in here and never comes out: everything that is shown names a key by its id.
  */
 import { retryAfterSec } from "../core/clock.ts";
-import type { KeyReport } from "../observability/health.ts";
 import type { ConfiguredKey } from "../config/keys.ts";
 import type { KeyEvent, RequestRecord } from "../core/events.ts";
+import type { KeyReport } from "../pool/key.ts";
 
 /** The engine, as the operator's door needs it. Nothing here throws for what the operator got wrong. */
 export interface Operator {

@@ -5,13 +5,12 @@
 import { nextTurn } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Config } from "../config/config.ts";
-import { Ledger } from "../observability/usage.ts";
+import { Usage } from "../observability/usage.ts";
 import { createLog, logLine } from "../observability/log.ts";
-import type { Log } from "../observability/log.ts";
 import type { LogFiles } from "../observability/log-files.ts";
 import { createBoundedWriter, sendToStdout } from "../observability/output.ts";
 import { writesToTerminal } from "./process.ts";
-import type { Observer } from "../core/events.ts";
+import type { Log, Observer } from "../core/events.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Store } from "../observability/store.ts";
 
@@ -19,7 +18,7 @@ import type { Store } from "../observability/store.ts";
 export interface Books {
   readonly log: Log;
   /** null: nobody asks for it. */
-  readonly ledger: Ledger | null;
+  readonly ledger: Usage | null;
   /** null: nothing outlives the program. */
   readonly store: Store | null;
   readonly observers: readonly Observer[];
@@ -46,7 +45,7 @@ export async function openBooks(config: Config, shell: Shell): Promise<Books> {
   const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
   const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
   const { statePath, logDir, webhookUrl, adminPassword } = config;
-  const ledger = statePath === null && adminPassword === null ? null : new Ledger();
+  const ledger = statePath === null && adminPassword === null ? null : new Usage();
   const files = logDir === null ? null : await openLogFiles(logDir, config, log, shell);
   const notifier = webhookUrl === null ? null : await openNotifier(webhookUrl, log, shell);
   const store = statePath === null || ledger === null ? null : await openState(statePath, ledger, log, shell);
@@ -63,7 +62,7 @@ export async function openBooks(config: Config, shell: Shell): Promise<Books> {
   };
 }
 
-async function openState(path: string, ledger: Ledger, log: Log, { clock }: Shell): Promise<Store | null> {
+async function openState(path: string, ledger: Usage, log: Log, { clock }: Shell): Promise<Store | null> {
   const { openStore } = await import("../observability/store.ts");
   return openStore({ path, clock, log, ledger });
 }
@@ -79,6 +78,6 @@ async function openLogFiles(
 }
 
 async function openNotifier(url: Secret, log: Log, { clock, random }: Shell): Promise<Observer> {
-  const { Notifier } = await import("../observability/webhook.ts");
-  return new Notifier({ url, clock, random, fetch, log });
+  const { Webhook } = await import("../observability/webhook.ts");
+  return new Webhook({ url, clock, random, fetch, log });
 }

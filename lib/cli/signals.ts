@@ -4,7 +4,7 @@
 import { EXIT_FINE } from "./args.ts";
 import { formatDuration } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
-import type { Log } from "../observability/log.ts";
+import type { Log } from "../core/events.ts";
 
 /** What runs until a signal comes. */
 export interface Run {

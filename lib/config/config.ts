@@ -26,7 +26,7 @@ import {
   ORIGINS,
   parseBaseUrl,
   RPM,
-  type Rule,
+  type Parser,
   SECONDS,
   STATE,
   STATUS_LIST,
@@ -139,7 +139,7 @@ export function parseConfig(
   file: ReadonlyMap<string, string> = new Map(),
   fileOf: FileOf = () => ({ ok: false, reason: "no file can be read here" }),
 ): ParsedConfig {
-  const sheet = new Sheet(environment, file);
+  const sheet = new SettingsReader(environment, file);
   const listen = readListen(sheet);
   const { providers, known } = readProviders(sheet, listen, fileOf);
   const [first, ...others] = providers;
@@ -274,7 +274,7 @@ interface Providers {
 }
 
 /** The default provider, then the named ones in the order of environment and file. */
-function readProviders(sheet: Sheet, listen: Listen, fileOf: FileOf): Providers {
+function readProviders(sheet: SettingsReader, listen: Listen, fileOf: FileOf): Providers {
   const prefixes = new Set<string>();
   for (const name of sheet.values.keys()) {
     const prefix = providerPrefix(name);
@@ -305,13 +305,13 @@ function providerName(prefix: string | null): string {
   return prefix?.toLowerCase() ?? "default";
 }
 
-function isDisabled(sheet: Sheet, prefix: string | null): boolean {
+function isDisabled(sheet: SettingsReader, prefix: string | null): boolean {
   return prefix !== null && (sheet.readOwn(`${prefix}_DISABLED`, YES_OR_NO) ?? false);
 }
 
 /** The provider under this prefix; null: the default one. Answers null where it has no usable address. */
 function readProvider(
-  sheet: Sheet,
+  sheet: SettingsReader,
   prefix: string | null,
   listen: Listen,
   fileOf: FileOf,
@@ -332,7 +332,7 @@ function readProvider(
 }
 
 /** The keys of `API_KEYS` and `API_KEYS_FILE` (under the prefix) together, in this order. */
-function readKeys(sheet: Sheet, prefix: string | null, fileOf: FileOf): ConfiguredKey[] {
+function readKeys(sheet: SettingsReader, prefix: string | null, fileOf: FileOf): ConfiguredKey[] {
   const listName = under(prefix, "API_KEYS");
   const fileName = under(prefix, "API_KEYS_FILE");
   const items = splitKeys(listName, sheet.text(listName) ?? "");
@@ -356,7 +356,7 @@ function readKeys(sheet: Sheet, prefix: string | null, fileOf: FileOf): Configur
 
 /** Where the provider is and how it speaks; null where that cannot be told, which is then a problem. */
 function readUpstream(
-  sheet: Sheet,
+  sheet: SettingsReader,
   prefix: string | null,
   listen: Listen,
 ): { dialect: Dialect; baseUrl: URL } | null {
@@ -381,7 +381,7 @@ function readUpstream(
   return { dialect: chosen ?? (byHost === "generic" ? (named ?? byHost) : byHost), baseUrl };
 }
 
-function readBaseUrl(sheet: Sheet, name: string, text: string, listen: Listen): URL | null {
+function readBaseUrl(sheet: SettingsReader, name: string, text: string, listen: Listen): URL | null {
   const baseUrl = parseBaseUrl(text);
   if (typeof baseUrl === "string") {
     sheet.problems.add(`${name} ${baseUrl}.`);
@@ -413,14 +413,14 @@ function isOwnAddress(url: URL, listen: Listen): boolean {
   return port === listen.port && (local.includes(own) ? local : [own]).includes(url.hostname);
 }
 
-function readListen(sheet: Sheet): Listen {
+function readListen(sheet: SettingsReader): Listen {
   const host = sheet.read("HOST", HOST);
   const port = sheet.read("PORT", wholeNumber(0, 65_535));
   return host.kind === "unix" ? host : { ...host, port };
 }
 
 /** After the providers: their keys are what no client should know. */
-function readAccess(sheet: Sheet): Access {
+function readAccess(sheet: SettingsReader): Access {
   const text = sheet.text("PROXY_API_KEY");
   if (text === null) return { mode: "protected" };
   if (text.toLowerCase() === "off") return { mode: "open" };
@@ -436,7 +436,7 @@ function readAccess(sheet: Sheet): Access {
   return { mode: "keys", clients: list.keys };
 }
 
-function readBodyLimits(sheet: Sheet): Pick<Config, "maxBodyBytes" | "maxBufferedBytes"> {
+function readBodyLimits(sheet: SettingsReader): Pick<Config, "maxBodyBytes" | "maxBufferedBytes"> {
   const maxBodyBytes = sheet.read("MAX_BODY_MB", MEGABYTES);
   const maxBufferedBytes = sheet.read("MAX_BUFFERED_MB", MEGABYTES);
   if (maxBufferedBytes >= maxBodyBytes) return { maxBodyBytes, maxBufferedBytes };
@@ -449,7 +449,10 @@ function readBodyLimits(sheet: Sheet): Pick<Config, "maxBodyBytes" | "maxBuffere
 }
 
 /** After the providers, by whose names targets are found. */
-function readRoutes(sheet: Sheet, known: readonly KnownProvider[]): Pick<Config, "routes" | "fallback"> {
+function readRoutes(
+  sheet: SettingsReader,
+  known: readonly KnownProvider[],
+): Pick<Config, "routes" | "fallback"> {
   const routes = sheet.text("ROUTES");
   const fallback = sheet.text("FALLBACK");
   const routeList = routes === null ? null : parseRoutes(routes, known);
@@ -462,7 +465,7 @@ function readRoutes(sheet: Sheet, known: readonly KnownProvider[]): Pick<Config,
 }
 
 /** `directories`: what systemd says in `STATE_DIRECTORY`, several separated by `:`. */
-function readStatePath(sheet: Sheet, directories: string | undefined): string | null {
+function readStatePath(sheet: SettingsReader, directories: string | undefined): string | null {
   if (/^rediss?:/i.test(sheet.text("STATE") ?? "")) {
     sheet.problems.add(
       `STATE is the address of a Redis server, which is not supported yet. ${STATE.says}, or remove it for the default, ${SETTINGS.STATE}.`,
@@ -476,7 +479,7 @@ function readStatePath(sheet: Sheet, directories: string | undefined): string | 
 }
 
 /** After the keys: whoever holds one of them must not hold the password too. Never shown. */
-function readAdminPassword(sheet: Sheet): Secret | null {
+function readAdminPassword(sheet: SettingsReader): Secret | null {
   const text = sheet.text("ADMIN_PASSWORD");
   if (text === null) return null;
   const fault = faultOfPassword(text, sheet);
@@ -485,7 +488,7 @@ function readAdminPassword(sheet: Sheet): Secret | null {
 }
 
 /** Its address mostly holds a token, so it is never shown. */
-function readWebhookUrl(sheet: Sheet): Secret | null {
+function readWebhookUrl(sheet: SettingsReader): Secret | null {
   const text = sheet.text("WEBHOOK_URL");
   if (text === null) return null;
   const address = WEB_ADDRESS.read(text);
@@ -495,7 +498,7 @@ function readWebhookUrl(sheet: Sheet): Secret | null {
 }
 
 /** Warns of what is written but has no effect: not supported yet, or misspelt. */
-function warnOfNoEffect(sheet: Sheet): void {
+function warnOfNoEffect(sheet: SettingsReader): void {
   const prefixes = new Set([...sheet.values.keys()].map(providerPrefix).filter((prefix) => prefix !== null));
   const meantSetting = spellingOf(prefixes);
   for (const name of sheet.values.keys()) {
@@ -519,7 +522,7 @@ function under(prefix: string | null, setting: string): string {
 }
 
 /** The settings as they were written, and what was found wrong with them. The same line is kept once. */
-class Sheet {
+class SettingsReader {
   /** Trimmed, and only what is not empty; the environment before the file. */
   readonly values = new Map<string, string>();
   readonly fromFile = new Set<string>();
@@ -550,21 +553,21 @@ class Sheet {
   }
 
   /** A setting with a default. Under a prefix (`GROQ_RPM`), else without it (`RPM`), else the default. */
-  read<T>(name: DefaultedSetting, rule: Rule<T>, prefix: string | null = null): T {
+  read<T>(name: DefaultedSetting, rule: Parser<T>, prefix: string | null = null): T {
     const value = this.readOptional(name, rule, prefix) ?? rule.read(SETTINGS[name]);
     if (value === null) throw new Error(`the default of ${name} does not follow its own rule`);
     return value;
   }
 
   /** A setting that need not be there: null where it is not set, or not understood (then that is a problem). */
-  readOptional<T>(name: SettingName, rule: Rule<T>, prefix: string | null = null): T | null {
+  readOptional<T>(name: SettingName, rule: Parser<T>, prefix: string | null = null): T | null {
     const prefixed = `${prefix}_${name}`;
     const written = prefix !== null && this.has(prefixed) ? prefixed : name;
     return this.readOwn(written, rule, SETTINGS[name]);
   }
 
   /** A setting under exactly this name. */
-  readOwn<T>(name: string, rule: Rule<T>, fallback: string | null = null): T | null {
+  readOwn<T>(name: string, rule: Parser<T>, fallback: string | null = null): T | null {
     const text = this.text(name);
     if (text === null) return null;
     const value = rule.read(text);

@@ -16,7 +16,7 @@ const SERVED = httpAnswer(
 );
 const LIMITED = httpAnswer(429, "{}", { "retry-after": "500" });
 
-interface Desk {
+interface AdminService {
   readonly clock: FalseClock;
   readonly provider: RawProvider;
   readonly proxy: Proxy;
@@ -31,7 +31,7 @@ interface Desk {
 }
 
 /** A proxy with its settings in a file. Key key-cold is always refused, key-slow answers when the test does. */
-async function desk(body: (desk: Desk) => Promise<void>, keys = "key-cold,key-good"): Promise<void> {
+async function desk(body: (desk: AdminService) => Promise<void>, keys = "key-cold,key-good"): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "keywheel-reload-"));
   const path = join(folder, "kw.env");
   const clock = new FalseClock();

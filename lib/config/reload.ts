@@ -7,7 +7,7 @@ import type { Clock } from "../core/clock.ts";
 import { loadConfig } from "./config.ts";
 import type { Config, LoadedConfig, Places } from "./config.ts";
 import { FileWatch } from "./file-watch.ts";
-import type { Log } from "../observability/log.ts";
+import type { Log } from "../core/events.ts";
 
 /** An editor may write a file in several steps: it is read when it has been quiet for so long. */
 const QUIET_MS = 200;

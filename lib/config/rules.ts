@@ -4,7 +4,7 @@
 import { alternatives, looksLikeKey } from "./wording.ts";
 
 /** How one kind of setting is read. */
-export interface Rule<T> {
+export interface Parser<T> {
   /** What to write instead: completes a message, so it begins with a capital and has no full stop. */
   says: string;
   /** null: not understood. */
@@ -12,7 +12,7 @@ export interface Rule<T> {
 }
 
 /** `least` to `most`, both included. */
-export function wholeNumber(least: number, most: number): Rule<number> {
+export function wholeNumber(least: number, most: number): Parser<number> {
   return {
     says: `Use a whole number from ${least} ${most >= 10_000_000 ? "up" : `to ${most}`}`,
     read(text) {
@@ -26,7 +26,7 @@ export function wholeNumber(least: number, most: number): Rule<number> {
 const LONGEST_SEC = 315_360_000;
 
 /** Seconds as they are written, milliseconds as they are used. */
-export const SECONDS: Rule<number> = {
+export const SECONDS: Parser<number> = {
   says: "Use seconds from 0 up, such as 60 or 0.5, without a unit",
   read(text) {
     const sec = decimal(text);
@@ -37,7 +37,7 @@ export const SECONDS: Rule<number> = {
 const BYTES_PER_MB = 1024 * 1024;
 
 /** Megabytes (of 1024 × 1024) as they are written, bytes as they are used. */
-export const MEGABYTES: Rule<number> = {
+export const MEGABYTES: Parser<number> = {
   says: "Use megabytes, more than 0 and at most 65536, such as 32 or 0.5, without a unit",
   read(text) {
     const bytes = Math.round((decimal(text) ?? 0) * BYTES_PER_MB);
@@ -50,14 +50,14 @@ function decimal(text: string): number | null {
 }
 
 /** One of a few words, in any case. */
-export function oneOf<const Word extends string>(words: readonly Word[]): Rule<Word> {
+export function oneOf<const Word extends string>(words: readonly Word[]): Parser<Word> {
   return {
     says: `Use ${alternatives(words)}`,
     read: (text) => words.find((word) => word === text.toLowerCase()) ?? null,
   };
 }
 
-export const YES_OR_NO: Rule<boolean> = {
+export const YES_OR_NO: Parser<boolean> = {
   says: "Use true or false",
   read(text) {
     if (/^(?:true|yes|on|1)$/i.test(text)) return true;
@@ -69,18 +69,18 @@ export const YES_OR_NO: Rule<boolean> = {
 const MOST_RPM = 100_000;
 
 /** Requests per key in any 60 s. */
-export const RPM: Rule<number | "auto" | "off"> = {
+export const RPM: Parser<number | "auto" | "off"> = {
   says: `Use a whole number from 1 to ${MOST_RPM}, auto or off`,
   read: (text) => oneOf(["auto", "off"]).read(text) ?? wholeNumber(1, MOST_RPM).read(text),
 };
 
 /** Requests a day; `off` lifts, for one provider, a limit that is set for all. */
-export const DAILY_LIMIT: Rule<number | "off"> = {
+export const DAILY_LIMIT: Parser<number | "off"> = {
   says: "Use a whole number from 1 up, or off",
   read: (text) => oneOf(["off"]).read(text) ?? wholeNumber(1, Number.MAX_SAFE_INTEGER).read(text),
 };
 
-export const TIMEZONE: Rule<string> = {
+export const TIMEZONE: Parser<string> = {
   says: "Use the name of an IANA time zone, such as UTC or America/Los_Angeles",
   read(text) {
     try {
@@ -94,7 +94,7 @@ export const TIMEZONE: Rule<string> = {
 /** A client may send this list in a header, so what it costs is bounded. */
 const LONGEST_STATUS_LIST = 1000;
 
-export const STATUS_LIST: Rule<ReadonlySet<number>> = {
+export const STATUS_LIST: Parser<ReadonlySet<number>> = {
   says: "Use statuses and ranges between 100 and 599, separated by commas, such as 429,500,502-504",
   read: parseStatusList,
 };
@@ -114,7 +114,7 @@ export function parseStatusList(text: string): ReadonlySet<number> | null {
 }
 
 /** Browser origins, as browsers write them in `Origin`. */
-export const ORIGINS: Rule<string[]> = {
+export const ORIGINS: Parser<string[]> = {
   says: "Use origins (scheme://host or scheme://host:port, no path), separated by commas, or a single *",
   read(text) {
     const items = text.split(/[\s,]+/).filter((item) => item !== "");
@@ -138,7 +138,7 @@ const LONGEST_SOCKET_PATH_BYTES = 107;
 /** What `HOST` may say. */
 export type Host = { kind: "tcp"; hostname: string } | { kind: "unix"; path: string };
 
-export const HOST: Rule<Host> = {
+export const HOST: Parser<Host> = {
   says: "Use an address or a host name without scheme and port, such as 127.0.0.1, or unix:/path/of/socket",
   read(text) {
     if (text.startsWith("unix:")) {
@@ -177,12 +177,12 @@ export function parseBaseUrl(text: string): URL | string {
 }
 
 /** Where a file is to be, or `off`. */
-export const STATE: Rule<string> = {
+export const STATE: Parser<string> = {
   says: "Use the path of a file, such as ./keywheel.db, or off",
   read: (text) => oneOf(["off"]).read(text) ?? (isPath(text) && !text.endsWith("/") ? text : null),
 };
 
-export const DIRECTORY_PATH: Rule<string> = {
+export const DIRECTORY_PATH: Parser<string> = {
   says: "Use the path of a directory, such as /var/log/keywheel",
   read: (text) => (isPath(text) ? text : null),
 };
@@ -194,7 +194,7 @@ function isPath(text: string): boolean {
 }
 
 /** An address to which a message is posted. It mostly holds a token, so whoever reads it makes it a secret. */
-export const WEB_ADDRESS: Rule<string> = {
+export const WEB_ADDRESS: Parser<string> = {
   says: "Use an address that begins with https:// or http://",
   read(text) {
     const url = URL.parse(text);

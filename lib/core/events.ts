@@ -4,7 +4,16 @@
  * Log line, stored row, metrics and dashboard are readers of these and of nothing else. There is no key, no prompt
  * and no part of either in them.
  */
-import type { KeyReason } from "../pool/penalties.ts";
+/** Why a key rests, or why it is out. Shown in `/health`. */
+export type KeyReason =
+  | "rate_limit"
+  | "concurrency"
+  | "quota_day"
+  | "billing"
+  | "unconfirmed"
+  | "invalid_key"
+  | "no_access"
+  | "manual";
 
 /** One upstream request that was made for a client's request. */
 export interface AttemptRecord {
@@ -102,4 +111,21 @@ export function toAll(observers: readonly Observer[]): Required<Observer> {
       for (const observer of observers) observer.keyChanged?.(event);
     },
   };
+}
+
+export type LogLevel = "debug" | "info" | "warn" | "error";
+
+export type LogFields = Record<string, string | number | boolean | null | undefined>;
+
+export interface Log {
+  /** Whether a line of this level is written: ask before gathering costly fields. */
+  enabled(level: LogLevel): boolean;
+  /** `event` is a short stable word for machines; the fields say the rest. */
+  line(level: LogLevel, event: string, fields?: LogFields): void;
+  /** A line of level `info` for a finished request. */
+  request(record: RequestRecord): void;
+  /** Writes what is gathered. */
+  flush(): void;
+  /** From now on lines of this level and above are written: `LOG_LEVEL` may change while the proxy runs. */
+  setLevel(level: LogLevel): void;
 }

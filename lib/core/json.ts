@@ -25,7 +25,7 @@ const BACKSLASH = 0x5c;
  * Of a field that is there twice this is the first; most JSON parsers take the last.
  */
 export function findTopLevelString(body: Uint8Array, name: string): FoundString | null {
-  const fields = Members.ofObject(body, 0);
+  const fields = JsonCursor.ofObject(body, 0);
   while (fields?.next()) {
     if (fields.name() !== name) continue;
     const value = fields.text();
@@ -44,7 +44,7 @@ export function replaceTopLevelString(
   value: string,
 ): Uint8Array<ArrayBuffer> {
   const places = [{ start: found.start, end: found.end }];
-  const rest = new Members(body, found.end, OBJECT_END);
+  const rest = new JsonCursor(body, found.end, OBJECT_END);
   while (rest.next()) {
     const end = rest.name() === found.name ? rest.valueEnd() : -1;
     if (end >= 0) places.push({ start: rest.valueStart, end });
@@ -79,7 +79,7 @@ export function asBuffer(body: Uint8Array): Buffer {
  * Walks over the fields of an object or the elements of an array: `next()` until it is false. A value is looked
  * over only where somebody asks for its end, or for what comes after it.
  */
-export class Members {
+export class JsonCursor {
   readonly #bytes: Uint8Array;
   readonly #closing: number;
   #at: number;
@@ -98,15 +98,15 @@ export class Members {
   }
 
   /** The fields of the object that begins at `start` (white space aside), or null where none does. */
-  static ofObject(bytes: Uint8Array, start: number): Members | null {
+  static ofObject(bytes: Uint8Array, start: number): JsonCursor | null {
     const at = skipSpace(bytes, start);
-    return bytes[at] === OBJECT_START ? new Members(bytes, at + 1, OBJECT_END) : null;
+    return bytes[at] === OBJECT_START ? new JsonCursor(bytes, at + 1, OBJECT_END) : null;
   }
 
   /** The elements of the array that begins at `start` (white space aside), or null where none does. */
-  static ofArray(bytes: Uint8Array, start: number): Members | null {
+  static ofArray(bytes: Uint8Array, start: number): JsonCursor | null {
     const at = skipSpace(bytes, start);
-    return bytes[at] === ARRAY_START ? new Members(bytes, at + 1, ARRAY_END) : null;
+    return bytes[at] === ARRAY_START ? new JsonCursor(bytes, at + 1, ARRAY_END) : null;
   }
 
   /** Goes on to the next member; false at the end, and where the bytes are no JSON. */

@@ -6,7 +6,7 @@ import {
   hasCredentialField,
   isClientKey,
   isLoopback,
-  type Visitor,
+  type ClientIdentity,
 } from "./client-auth.ts";
 import { Secret } from "../core/secret.ts";
 
@@ -21,12 +21,17 @@ const PROTECTED: Access = { mode: "protected" };
 const EVERYWHERE: Listen = { kind: "tcp", hostname: "0.0.0.0", port: 3000 };
 const LOCAL = { host: "localhost:3000" };
 
-function visitor(headers: Record<string, string> = {}, peer: string | null = "127.0.0.1"): Visitor {
+function identity(headers: Record<string, string> = {}, peer: string | null = "127.0.0.1"): ClientIdentity {
   return { peer, headers: new Headers(headers), keyParameter: null };
 }
 
 /** What came of it, in a word: the client's name, or the refusal's type. */
-function outcome(who: Visitor, access: Access, listen: Listen = EVERYWHERE, origins: string[] = []): string {
+function outcome(
+  who: ClientIdentity,
+  access: Access,
+  listen: Listen = EVERYWHERE,
+  origins: string[] = [],
+): string {
   const admission = authorize(who, access, listen, origins);
   return admission.kind === "admitted"
     ? `in as ${admission.client ?? "nobody in particular"}`
@@ -71,11 +76,11 @@ describe("with client keys", () => {
     ["Basic", { authorization: `Basic ${btoa("x:client-key-one")}` }, null, NO_KEY],
   ];
   test.each(rows)("%s", (_, headers, keyParameter, expected) => {
-    expect(outcome({ ...visitor(headers, "192.0.2.1"), keyParameter }, KEYS)).toBe(expected);
+    expect(outcome({ ...identity(headers, "192.0.2.1"), keyParameter }, KEYS)).toBe(expected);
   });
 
   test("a key is asked for on loopback too", () => {
-    expect(outcome(visitor(LOCAL), KEYS)).toBe(NO_KEY);
+    expect(outcome(identity(LOCAL), KEYS)).toBe(NO_KEY);
   });
 
   test("whoever has the key may come from any page and under any name", () => {
@@ -84,11 +89,11 @@ describe("with client keys", () => {
       host: "a.example",
       origin: "https://b.example",
     };
-    expect(outcome(visitor(headers, "192.0.2.1"), KEYS)).toBe(IN);
+    expect(outcome(identity(headers, "192.0.2.1"), KEYS)).toBe(IN);
   });
 
   test("a refusal says what to do and does not repeat what was presented", () => {
-    const admission = authorize(visitor({ authorization: "Bearer sk-presented" }), KEYS, EVERYWHERE, []);
+    const admission = authorize(identity({ authorization: "Bearer sk-presented" }), KEYS, EVERYWHERE, []);
     if (admission.kind !== "refused") throw new Error("let in");
     expect(admission.message).toContain("PROXY_API_KEY");
     expect(admission.message).not.toContain("sk-presented");
@@ -116,20 +121,20 @@ describe("without client keys (P30)", () => {
   ];
   test.each(peers)("the address %p is this machine: %p", (peer, isLocal) => {
     expect(isLoopback(peer)).toBe(isLocal);
-    expect(outcome(visitor(LOCAL, peer), PROTECTED)).toBe(isLocal ? IN : "403 protected_mode");
+    expect(outcome(identity(LOCAL, peer), PROTECTED)).toBe(isLocal ? IN : "403 protected_mode");
   });
 
   test.each(["x-forwarded-for", "forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip"])(
     "%s does not make anybody local",
     (name) => {
       const headers = { ...LOCAL, [name]: name === "forwarded" ? "for=127.0.0.1" : "127.0.0.1" };
-      expect(outcome(visitor(headers, "192.0.2.1"), PROTECTED)).toBe("403 protected_mode");
+      expect(outcome(identity(headers, "192.0.2.1"), PROTECTED)).toBe("403 protected_mode");
     },
   );
 
   test("a key does not make anybody local", () => {
     const headers = { ...LOCAL, authorization: "Bearer anything" };
-    expect(outcome(visitor(headers, "192.0.2.1"), PROTECTED)).toBe("403 protected_mode");
+    expect(outcome(identity(headers, "192.0.2.1"), PROTECTED)).toBe("403 protected_mode");
   });
 
   const names: [says: string, host: string | null, listen: string, expected: string][] = [
@@ -153,12 +158,12 @@ describe("without client keys (P30)", () => {
   ];
   test.each(names)("under the name: %s", (_, host, hostname, expected) => {
     const headers: Record<string, string> = host === null ? {} : { host };
-    expect(outcome(visitor(headers), PROTECTED, { kind: "tcp", hostname, port: 3000 })).toBe(expected);
+    expect(outcome(identity(headers), PROTECTED, { kind: "tcp", hostname, port: 3000 })).toBe(expected);
   });
 
   test("a unix socket has no name to be bound to", () => {
     const listen: Listen = { kind: "unix", path: "/run/keywheel.sock" };
-    expect(outcome(visitor({ host: "anything" }, null), PROTECTED, listen)).toBe(IN);
+    expect(outcome(identity({ host: "anything" }, null), PROTECTED, listen)).toBe(IN);
   });
 
   const pages: [says: string, headers: Record<string, string>, origins: string[], expected: string][] = [
@@ -208,14 +213,14 @@ describe("without client keys (P30)", () => {
     ],
   ];
   test.each(pages)("asked by: %s", (_, headers, origins, expected) => {
-    expect(outcome(visitor({ ...LOCAL, ...headers }), PROTECTED, EVERYWHERE, origins)).toBe(expected);
+    expect(outcome(identity({ ...LOCAL, ...headers }), PROTECTED, EVERYWHERE, origins)).toBe(expected);
   });
 });
 
 describe("an open door", () => {
   test("lets everybody in who can connect", () => {
     expect(
-      outcome(visitor({ host: "a.example", origin: "https://b.example" }, "192.0.2.1"), { mode: "open" }),
+      outcome(identity({ host: "a.example", origin: "https://b.example" }, "192.0.2.1"), { mode: "open" }),
     ).toBe(IN);
   });
 });

@@ -8,7 +8,7 @@ import type { Access, Listen } from "../config/config.ts";
 import { equalInConstantTime } from "../core/secret.ts";
 
 /** What is known of a visitor. */
-export interface Visitor {
+export interface ClientIdentity {
   /** Address of the socket's other end; null for a unix socket, whose file mode is the guard. */
   peer: string | null;
   headers: Headers;
@@ -28,7 +28,7 @@ export type Admission =
 
 /** The rules of who gets in, for one request. */
 export function authorize(
-  visitor: Visitor,
+  identity: ClientIdentity,
   access: Access,
   listen: Listen,
   corsOrigins: readonly string[],
@@ -37,14 +37,17 @@ export function authorize(
     case "open":
       return { kind: "admitted", client: null };
     case "keys":
-      return authorizeByKey(visitor, access.clients);
+      return authorizeByKey(identity, access.clients);
     case "protected":
-      return authorizeLocal(visitor, listen, corsOrigins);
+      return authorizeLocal(identity, listen, corsOrigins);
   }
 }
 
-function authorizeByKey(visitor: Visitor, clients: Extract<Access, { mode: "keys" }>["clients"]): Admission {
-  const presented = presentedKeys(visitor);
+function authorizeByKey(
+  identity: ClientIdentity,
+  clients: Extract<Access, { mode: "keys" }>["clients"],
+): Admission {
+  const presented = presentedKeys(identity);
   let found: (typeof clients)[number] | null = null;
   // No early exit: how long this takes says nothing about which key came close.
   for (const credential of presented) {
@@ -66,13 +69,13 @@ function authorizeByKey(visitor: Visitor, clients: Extract<Access, { mode: "keys
 export const CREDENTIAL_FIELDS = ["authorization", "x-api-key", "api-key", "x-goog-api-key"] as const;
 
 /** Everything the visitor presented as a key, at most one per way of sending it. */
-function presentedKeys(visitor: Visitor): string[] {
+function presentedKeys(identity: ClientIdentity): string[] {
   const keys: string[] = [];
   for (const name of CREDENTIAL_FIELDS) {
-    const value = visitor.headers.get(name);
+    const value = identity.headers.get(name);
     if (value !== null && value !== "") keys.push(value.replace(/^bearer +/i, "").trim());
   }
-  if (visitor.keyParameter) keys.push(visitor.keyParameter);
+  if (identity.keyParameter) keys.push(identity.keyParameter);
   return keys;
 }
 
@@ -88,8 +91,12 @@ export function isClientKey(value: string, access: Access): boolean {
 }
 
 /** The rules of protected mode: a program on this machine, not a web page of another site. */
-export function authorizeLocal(visitor: Visitor, listen: Listen, corsOrigins: readonly string[]): Admission {
-  if (!isLoopback(visitor.peer)) {
+export function authorizeLocal(
+  identity: ClientIdentity,
+  listen: Listen,
+  corsOrigins: readonly string[],
+): Admission {
+  if (!isLoopback(identity.peer)) {
     return {
       kind: "refused",
       status: 403,
@@ -98,7 +105,7 @@ export function authorizeLocal(visitor: Visitor, listen: Listen, corsOrigins: re
         "This proxy answers only its own machine until PROXY_API_KEY is set: set it to a key of your choice (or to 'off' to let everyone in who can connect) and restart.",
     };
   }
-  if (listen.kind === "tcp" && !isOwnName(visitor.headers.get("host"), listen.hostname)) {
+  if (listen.kind === "tcp" && !isOwnName(identity.headers.get("host"), listen.hostname)) {
     return {
       kind: "refused",
       status: 403,
@@ -107,7 +114,7 @@ export function authorizeLocal(visitor: Visitor, listen: Listen, corsOrigins: re
         "The Host header is not a loopback name. Use http://127.0.0.1 or http://localhost, or set PROXY_API_KEY so that other names are safe.",
     };
   }
-  if (isCrossSite(visitor.headers) && !allowsOrigin(corsOrigins, visitor.headers.get("origin"))) {
+  if (isCrossSite(identity.headers) && !allowsOrigin(corsOrigins, identity.headers.get("origin"))) {
     return {
       kind: "refused",
       status: 403,

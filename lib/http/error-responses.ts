@@ -3,11 +3,10 @@
  * what to do about it.
  */
 import { formatDuration, retryAfterSec } from "../core/clock.ts";
-import type { NoKey, Unreachable } from "../pool/retry-policy.ts";
-import type { KeyReport } from "../observability/health.ts";
+import type { NoKey, Unreachable } from "../providers/verdict.ts";
 
 /** `type` and `code` of the proxy's own errors, those of the operator's door included. */
-export type RefusalType =
+export type ProxyErrorType =
   | "all_keys_cooling"
   | "bad_request"
   | "conflict"
@@ -38,30 +37,34 @@ export type RefusalType =
   | "upstream_protocol_error"
   | "upstream_unreachable";
 
-export interface Refusal {
+export interface ProxyError {
   kind: "refused";
   status: number;
-  type: RefusalType;
+  type: ProxyErrorType;
   message: string;
   /** When asking again can help; null: not known, or never. */
   retryAfterMs: number | null;
 }
 
-export function refuse(
+export function proxyError(
   status: number,
-  type: RefusalType,
+  type: ProxyErrorType,
   message: string,
   retryAfterMs: number | null = null,
-): Refusal {
+): ProxyError {
   return { kind: "refused", status, type, message, retryAfterMs };
 }
 
 /** What the door refused. */
-export function refusalOf({ status, type, message }: Pick<Refusal, "status" | "type" | "message">): Refusal {
-  return refuse(status, type, message);
+export function admissionError({
+  status,
+  type,
+  message,
+}: Pick<ProxyError, "status" | "type" | "message">): ProxyError {
+  return proxyError(status, type, message);
 }
 
-export function refusalResponse({ status, type, message, retryAfterMs }: Refusal): Response {
+export function errorResponse({ status, type, message, retryAfterMs }: ProxyError): Response {
   const error: Record<string, unknown> = { type, code: type, message, param: null };
   const response = Response.json({ type: "error", error }, { status });
   if (retryAfterMs === null) return response;
@@ -71,8 +74,8 @@ export function refusalResponse({ status, type, message, retryAfterMs }: Refusal
 }
 
 /** Our answer when upstream gave none. */
-export function refuseUnreachable({ type, message }: Unreachable): Refusal {
-  return refuse(STATUS_OF_UNREACHABLE[type], type, message);
+export function unreachableError({ type, message }: Unreachable): ProxyError {
+  return proxyError(STATUS_OF_UNREACHABLE[type], type, message);
 }
 
 const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
@@ -91,7 +94,7 @@ export interface KeyTrouble {
   /** Upstream requests that were spent. */
   attempts: number;
   provider: string;
-  keys: readonly Pick<KeyReport, "index" | "state" | "reason">[];
+  keys: readonly { readonly index: number; readonly state: string; readonly reason: string | null }[];
   /** What upstream said last; empty where nothing. */
   said: string;
   settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
@@ -99,7 +102,7 @@ export interface KeyTrouble {
 }
 
 /** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
-export function refuseForKeys(trouble: KeyTrouble): Refusal {
+export function noKeyError(trouble: KeyTrouble): ProxyError {
   const { none, keys, said, now } = trouble;
   const { maxWaitMs, exhaustedStatus } = trouble.settings;
   const provider = trouble.provider === "default" ? "the provider" : trouble.provider;
@@ -108,21 +111,21 @@ export function refuseForKeys(trouble: KeyTrouble): Refusal {
   const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
   switch (none.why) {
     case "unsuited":
-      return refuse(
+      return proxyError(
         503,
         "no_usable_keys",
         `No key of ${provider} may serve this request.${quote} Check the keys and what they are allowed to do; GET /health shows each.`,
       );
     case "none_usable": {
       const list = keys.map(({ index, reason }) => `[${index}] ${reason}`).join(", ");
-      return refuse(
+      return proxyError(
         503,
         "no_usable_keys",
         `${allKeys(keys.length, provider)} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each.`,
       );
     }
     case "paused":
-      return refuse(
+      return proxyError(
         503,
         "provider_paused",
         `${provider} failed several times in a row and is left alone for ${inTime}.${quote} Try again then.`,
@@ -130,14 +133,14 @@ export function refuseForKeys(trouble: KeyTrouble): Refusal {
       );
     case "cooling":
       if (waitMs === 0) {
-        return refuse(
+        return proxyError(
           exhaustedStatus,
           "all_keys_cooling",
           `Upstream refused all ${trouble.attempts} attempts that one request may take (MAX_ATTEMPTS), each with the key it was made with.${quote} Try again in ${inTime}.`,
           waitMs,
         );
       }
-      return refuse(
+      return proxyError(
         exhaustedStatus,
         "all_keys_cooling",
         `${coolingKeys(keys, provider)}; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
@@ -156,63 +159,68 @@ function coolingKeys(keys: KeyTrouble["keys"], provider: string): string {
   return `No key of ${provider} is free: ${keys.length - outOfUse} cooling down, ${outOfUse} out of use`;
 }
 
-export const UNREADABLE_TARGET = refuse(
+export const UNREADABLE_TARGET = proxyError(
   400,
   "bad_request",
   "The path or the Host header cannot be read safely. Send a plain path, without '..' behind percent signs.",
 );
 
-export const BODY_BROKE_OFF = refuse(400, "bad_request", "The request body broke off.");
+export const BODY_BROKE_OFF = proxyError(400, "bad_request", "The request body broke off.");
 
-export const NO_TUNNELS = refuse(
+export const NO_TUNNELS = proxyError(
   400,
   "bad_request",
   "CONNECT and TRACE are not served: this is no proxy for other hosts, and an answer to TRACE would repeat the key.",
 );
 
-export const NO_WEBSOCKETS = refuse(
+export const NO_WEBSOCKETS = proxyError(
   426,
   "upgrade_required",
   "WebSocket connections are not served. Send the request over plain HTTP.",
 );
 
-export const DRAINING = refuse(503, "draining", "This proxy is shutting down. Try again in a moment.", 1000);
+export const DRAINING = proxyError(
+  503,
+  "draining",
+  "This proxy is shutting down. Try again in a moment.",
+  1000,
+);
 
-export const INTERNAL_ERROR = refuse(
+export const INTERNAL_ERROR = proxyError(
   500,
   "internal_error",
   "keywheel failed on this request; its log says why.",
 );
 
-export const NO_ROOM = refuse(
+export const NO_ROOM = proxyError(
   503,
   "overloaded",
   "Too many requests, or too many bytes of their bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
   1000,
 );
 
-export function bodyTooLarge(maxBodyBytes: number): Refusal {
-  return refuse(
+export function bodyTooLarge(maxBodyBytes: number): ProxyError {
+  return proxyError(
     413,
     "body_too_large",
     `The request body is larger than ${maxBodyBytes / 2 ** 20} MB (MAX_BODY_MB).`,
   );
 }
 
-export function notFound(path: string): Refusal {
-  return refuse(404, "not_found", `${path} is not served by this version of keywheel.`);
+export function notFound(path: string): ProxyError {
+  return proxyError(404, "not_found", `${path} is not served by this version of keywheel.`);
 }
 
-export function providerDisabled(name: string): Refusal {
-  return refuse(
+export function providerDisabled(name: string): ProxyError {
+  return proxyError(
     503,
     "provider_disabled",
     `Provider ${name} is switched off. Remove ${name.toUpperCase().replaceAll("-", "_")}_DISABLED to use it.`,
   );
 }
 
-export function unreadableRetryStatus(field: string): Refusal {
-  return refuse(
+export function unreadableRetryStatus(field: string): ProxyError {
+  return proxyError(
     400,
     "bad_request",
     `The header ${field} cannot be read. Write statuses and ranges, like 404-409,418.`,

@@ -8,7 +8,7 @@
 import { bytesOf, joined } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import { bodyTooLarge, BODY_BROKE_OFF, NO_ROOM } from "./error-responses.ts";
-import type { Refusal } from "./error-responses.ts";
+import type { ProxyError } from "./error-responses.ts";
 
 /** What all requests together take up at this moment. */
 export interface Capacity {
@@ -45,7 +45,7 @@ export async function receive(
   delivery: Delivery,
   capacity: Capacity,
   limits: IntakeLimits,
-): Promise<Refusal | null> {
+): Promise<ProxyError | null> {
   const { headers } = delivery;
   const length = headers.get("content-length");
   const announced = length === null ? 0 : Number(length);
@@ -81,7 +81,7 @@ async function receiveChunked(
   { body }: Request,
   capacity: Capacity,
   { maxBodyBytes, maxBufferedBytes }: IntakeLimits,
-): Promise<Bytes | Refusal> {
+): Promise<Bytes | ProxyError> {
   const chunks: Bytes[] = [];
   let length = 0;
   let isTaken = false;

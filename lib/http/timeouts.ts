@@ -7,7 +7,7 @@
  * tick, so a quick answer never pays for it.
  */
 import type { Clock, CancelTimer } from "../core/clock.ts";
-import type { Abandoned, Unreachable } from "../pool/retry-policy.ts";
+import type { Abandoned, Unreachable } from "../providers/verdict.ts";
 
 export interface ClockLimits {
   /** Milliseconds; 0 turns a clock off. */
@@ -40,10 +40,10 @@ const PROBE_MS = 2000;
 const MOST_SPARE = 64;
 
 /** All attempts under way. */
-export class Clocks {
+export class TimeoutTicker {
   #limits: ClockLimits;
   readonly #clock: Clock;
-  readonly #watches = new Set<Watch>();
+  readonly #watches = new Set<AttemptTimeouts>();
   /** Never fired, and of attempts that are over: to make one costs more than all the rest of a watch. */
   readonly #spare: AbortController[] = [];
   #ticking = false;
@@ -66,10 +66,10 @@ export class Clocks {
     return this.#watches.size;
   }
 
-  start(client: Client, upstream: Reachable): Watch {
+  start(client: Client, upstream: Reachable): AttemptTimeouts {
     this.now = this.#clock.now();
     const controller = this.#spare.pop() ?? new AbortController();
-    const watch = new Watch(this, this.#limits, client, upstream, controller);
+    const watch = new AttemptTimeouts(this, this.#limits, client, upstream, controller);
     this.#watches.add(watch);
     if (!this.#ticking) this.#scheduleTick();
     return watch;
@@ -81,7 +81,7 @@ export class Clocks {
   }
 
   /** The attempt is over. `controller`: what it may leave to another one. */
-  forget(watch: Watch, controller: AbortController): void {
+  forget(watch: AttemptTimeouts, controller: AbortController): void {
     this.#watches.delete(watch);
     if (!controller.signal.aborted && this.#spare.length < MOST_SPARE) this.#spare.push(controller);
   }
@@ -108,8 +108,8 @@ export class Clocks {
 type Phase = "first_byte" | "streaming" | "resting";
 
 /** The clocks of one attempt. Its signal ends the fetch; `explain` says why. */
-export class Watch {
-  readonly #clocks: Clocks;
+export class AttemptTimeouts {
+  readonly #clocks: TimeoutTicker;
   readonly #limits: ClockLimits;
   readonly #client: Client;
   readonly #upstream: Reachable;
@@ -126,7 +126,7 @@ export class Watch {
   onLeave: (() => void) | null = null;
 
   constructor(
-    clocks: Clocks,
+    clocks: TimeoutTicker,
     limits: ClockLimits,
     client: Client,
     upstream: Reachable,

@@ -7,7 +7,6 @@
  */
 import { withoutSecret } from "./cleaning.ts";
 import type { Clock } from "../core/clock.ts";
-import type { Failure, Unreachable } from "../pool/retry-policy.ts";
 import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } from "./body.ts";
 import type { ByteReader, Bytes, ReadResult } from "./body.ts";
 import { FirstEvent } from "./first-event.ts";
@@ -19,9 +18,10 @@ import { isStream } from "./sse.ts";
 import type { StreamDialect } from "./sse.ts";
 import { encodingsOf, unpack, unpackedAlready, Unpacker } from "./unpack.ts";
 import type { Unpacked } from "./unpack.ts";
+import type { Failure, Unreachable } from "../providers/verdict.ts";
 
 /** A whole answer in memory. */
-export interface WholeAnswer {
+export interface BufferedResponse {
   readonly kind: "whole";
   readonly status: number;
   readonly headers: Headers;
@@ -31,7 +31,7 @@ export interface WholeAnswer {
 }
 
 /** An answer whose beginning has been read, and where the rest of it comes from. */
-export interface OpenAnswer {
+export interface StreamedResponse {
   readonly kind: "open";
   readonly status: number;
   readonly headers: Headers;
@@ -48,12 +48,12 @@ export interface OpenAnswer {
 export interface Failed {
   readonly kind: "failed";
   readonly setback: Failure;
-  readonly answer: WholeAnswer | null;
+  readonly answer: BufferedResponse | null;
   /** What the pool is told, where that is something else: a status that only the client wants retried. */
   readonly verdict: Verdict | null;
 }
 
-export type Attempted = WholeAnswer | OpenAnswer | Failed;
+export type Attempted = BufferedResponse | StreamedResponse | Failed;
 
 /** What is known of the request when its answer comes. */
 export interface Asked {
@@ -186,7 +186,7 @@ function judgeInPlace(
   unpacked: Unpacked,
   { call, provider: { dialect }, secret, clock }: Asked,
   event = unpacked.plain,
-): WholeAnswer | Failed | null {
+): BufferedResponse | Failed | null {
   // What is fetched may be anything: a file, or a piece of work that failed. Only what is asked for is answered by it.
   if (call.method !== "POST") return null;
   const text = textOf(event);
@@ -383,7 +383,7 @@ function setbackOf(verdict: Verdict, wish: RetryWish): Failure | null {
 
 export function failed(
   setback: Failure,
-  answer: WholeAnswer | null = null,
+  answer: BufferedResponse | null = null,
   verdict: Verdict | null = null,
 ): Failed {
   return { kind: "failed", setback, answer, verdict };
@@ -394,13 +394,13 @@ export function protocolError(what: string): Unreachable {
   return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
 }
 
-function whole({ status, headers }: Response, body: Bytes | null, outcome = SERVED): WholeAnswer {
+function whole({ status, headers }: Response, body: Bytes | null, outcome = SERVED): BufferedResponse {
   return { kind: "whole", status, headers, body, outcome };
 }
 
 function open(
   { status, headers }: Response,
-  opening: Pick<OpenAnswer, "first" | "reader" | "pending" | "begun">,
-): OpenAnswer {
+  opening: Pick<StreamedResponse, "first" | "reader" | "pending" | "begun">,
+): StreamedResponse {
   return { kind: "open", status, headers, outcome: SERVED, ...opening };
 }

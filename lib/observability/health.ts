@@ -2,29 +2,7 @@
  * `GET /health`: what a person or a monitor sees. Pure; there is no key and no part of one in it.
  */
 import { retryAfterSec } from "../core/clock.ts";
-import type { KeyReason } from "../pool/penalties.ts";
-
-/** A key as it is shown. */
-export interface KeyReport {
-  index: number;
-  id: string;
-  account: string | null;
-  state: "ready" | "cooling" | "disabled" | "paused";
-  reason: KeyReason | null;
-  coolingMs: number;
-  models: Record<string, { coolingMs: number; reason: KeyReason }>;
-  requests: number;
-  rateLimited: number;
-  errors: number;
-  today: number;
-  dailyLimit: number | null;
-  rpmLimit: number | null;
-  inFlight: number;
-  /** Epoch ms; 0: never. */
-  lastUsedAt: number;
-  /** What upstream said of a key that is out of use; empty: nothing, or it is in use. */
-  said: string;
-}
+import type { KeyReport } from "../pool/key.ts";
 
 /** A provider as it is shown. */
 export interface ProviderReport {
@@ -42,11 +20,11 @@ export interface HealthReport {
   /** The default one first. */
   providers: readonly [ProviderReport, ...ProviderReport[]];
   /** Whether the visitor may see more than the default provider's summary. */
-  isKnownVisitor: boolean;
+  isKnownClient: boolean;
 }
 
 /** 200 while a key of the default provider can serve now or after a cooldown, else 503. */
-export function healthResponse({ version, uptimeMs, providers, isKnownVisitor }: HealthReport): Response {
+export function healthResponse({ version, uptimeMs, providers, isKnownClient }: HealthReport): Response {
   const { keys } = providers[0];
   const isReady = (key: KeyReport) => key.state === "ready";
   const isAlive = (key: KeyReport) => key.state === "ready" || key.state === "cooling";
@@ -57,7 +35,7 @@ export function healthResponse({ version, uptimeMs, providers, isKnownVisitor }:
     uptime_sec: Math.floor(uptimeMs / 1000),
     keys: keys.length,
     pool: keys.map(poolWord).join(" "),
-    ...(isKnownVisitor ? { providers: providers.map(shownProvider) } : {}),
+    ...(isKnownClient ? { providers: providers.map(shownProvider) } : {}),
   };
   const headers = { "cache-control": "no-store" };
   return Response.json(body, { status: status === "down" ? 503 : 200, headers });

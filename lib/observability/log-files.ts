@@ -7,8 +7,9 @@
  */
 import type { FileHandle } from "node:fs/promises";
 import { type CancelTimer, type Clock, nextMidnight } from "../core/clock.ts";
-import { jsonLine, keyEventFields, type Log, requestFields, requestLine } from "./log.ts";
+import { jsonLine, keyEventFields, requestFields, requestLine } from "./log.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+import { type Log } from "../core/events.ts";
 
 /** How long a line may wait for others. */
 const GATHER_MS = 1000;

@@ -1,14 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { FalseClock } from "../testing/fixture.ts";
-import {
-  createLog,
-  keyEventFields,
-  type LogFields,
-  type LogLevel,
-  logObserver,
-  requestFields,
-} from "./log.ts";
+import { createLog, keyEventFields, logObserver, requestFields } from "./log.ts";
 import type { AttemptRecord, KeyEvent, RequestRecord } from "../core/events.ts";
+import { type LogFields, type LogLevel } from "../core/events.ts";
 
 const NOON = Date.UTC(2026, 10, 20, 12, 0, 7, 250);
 

@@ -5,30 +5,21 @@
  * than the request. Nothing here is ever handed a key or a prompt.
  */
 import { type CancelTimer, type Clock, formatDuration } from "../core/clock.ts";
-import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
-
-export type LogLevel = "debug" | "info" | "warn" | "error";
+import type {
+  AttemptRecord,
+  KeyEvent,
+  Log,
+  LogFields,
+  LogLevel,
+  Observer,
+  RequestRecord,
+} from "../core/events.ts";
 
 const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
 
 /** How long a line may wait for others before all are written, and how much may wait: much costs the collector. */
 const FLUSH_AFTER_MS = 200;
 const MOST_GATHERED = 64 * 1024;
-
-export type LogFields = Record<string, string | number | boolean | null | undefined>;
-
-export interface Log {
-  /** Whether a line of this level is written: ask before gathering costly fields. */
-  enabled(level: LogLevel): boolean;
-  /** `event` is a short stable word for machines; the fields say the rest. */
-  line(level: LogLevel, event: string, fields?: LogFields): void;
-  /** A line of level `info` for a finished request. */
-  request(record: RequestRecord): void;
-  /** Writes what is gathered. */
-  flush(): void;
-  /** From now on lines of this level and above are written: `LOG_LEVEL` may change while the proxy runs. */
-  setLevel(level: LogLevel): void;
-}
 
 export type LogFormat = "text" | "json";
 

@@ -1,8 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import type { KeyReport, ProviderReport } from "./health.ts";
+import type { ProviderReport } from "./health.ts";
 import { Metrics, type Snapshot } from "./metrics.ts";
 import type { AttemptRecord, RequestRecord } from "../core/events.ts";
 import { readVitals } from "./vitals.ts";
+import type { KeyReport } from "../pool/key.ts";
 
 const attempt = (key: number, verdict: string): AttemptRecord => ({
   provider: "groq",

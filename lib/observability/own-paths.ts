@@ -4,19 +4,19 @@
  * How the pool is doing may be seen by who has a client key, who sits at this machine, or who knows the operator's
  * password; a summary of the default provider by everybody.
  */
-import type { Admin } from "../admin/api.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Config, ProviderConfig } from "../config/config.ts";
 import { authorizeLocal } from "../http/client-auth.ts";
-import type { Admission, Visitor } from "../http/client-auth.ts";
+import type { Admission, ClientIdentity } from "../http/client-auth.ts";
 import { addCors } from "../http/fields.ts";
 import { healthResponse } from "./health.ts";
-import type { KeyReport, ProviderReport } from "./health.ts";
+import type { ProviderReport } from "./health.ts";
 import { METRICS_TYPE } from "./metrics.ts";
 import type { Metrics } from "./metrics.ts";
 import { withoutPrefix } from "../http/request.ts";
 import type { Target } from "../http/request.ts";
-import { refusalOf, refusalResponse } from "../http/error-responses.ts";
+import { admissionError, errorResponse } from "../http/error-responses.ts";
+import type { KeyReport } from "../pool/key.ts";
 
 /** A provider whose state can be shown. */
 export interface Reporting {
@@ -39,7 +39,7 @@ export interface House {
   readonly upstreams: readonly [Reporting, ...Reporting[]];
   readonly metrics: Metrics;
   /** Opens the operator's door; null: there is none. */
-  readonly openAdmin: (() => Promise<Admin>) | null;
+  readonly openAdmin: (() => Promise<{ isOperator(headers: Headers, peer: string | null): boolean }>) | null;
 }
 
 /** Whether a path leads to the operator's door, and there is one. */
@@ -50,33 +50,33 @@ export function leadsToAdmin(path: string, { openAdmin, config }: House): boolea
 /** The answer to `/health` or `/metrics`; null: the path is another. */
 export function ownAnswer(
   { path }: Target,
-  visitor: Visitor,
+  identity: ClientIdentity,
   admission: Admission,
   house: House,
 ): Promise<Response> | null {
   switch (path) {
     case "/health":
-      return health(visitor, admission, house);
+      return health(identity, admission, house);
     case "/metrics":
-      return metrics(visitor, admission, house);
+      return metrics(identity, admission, house);
     default:
       return null;
   }
 }
 
-async function health(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
-  const isKnownVisitor = (await whyNotShown(visitor, admission, house)) === null;
+async function health(identity: ClientIdentity, admission: Admission, house: House): Promise<Response> {
+  const isKnownClient = (await whyNotShown(identity, admission, house)) === null;
   const { version, clock, startedAt, upstreams, config } = house;
   const now = clock.now();
   const providers = reportsOf(upstreams, now);
-  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownVisitor });
-  addCors(response.headers, visitor.headers, config.corsOrigins);
+  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownClient });
+  addCors(response.headers, identity.headers, config.corsOrigins);
   return response;
 }
 
-async function metrics(visitor: Visitor, admission: Admission, house: House): Promise<Response> {
-  const refused = await whyNotShown(visitor, admission, house);
-  if (refused !== null) return refusalResponse(refusalOf(refused));
+async function metrics(identity: ClientIdentity, admission: Admission, house: House): Promise<Response> {
+  const refused = await whyNotShown(identity, admission, house);
+  if (refused !== null) return errorResponse(admissionError(refused));
   const { readVitals } = await import("./vitals.ts");
   const vitals = await readVitals();
   const { version, clock, startedAt, inFlight, upstreams } = house;
@@ -89,15 +89,15 @@ type Refused = Extract<Admission, { kind: "refused" }>;
 
 /** Why a visitor may not see how the pool is doing; null: it may. */
 async function whyNotShown(
-  visitor: Visitor,
+  identity: ClientIdentity,
   admission: Admission,
   { config, openAdmin }: House,
 ): Promise<Refused | null> {
   const { access, listen, corsOrigins, adminPassword } = config;
   if (access.mode === "keys" && admission.kind === "admitted") return null;
-  const locally = authorizeLocal(visitor, listen, corsOrigins);
+  const locally = authorizeLocal(identity, listen, corsOrigins);
   if (locally.kind === "admitted") return null;
-  const { headers, peer } = visitor;
+  const { headers, peer } = identity;
   const mayBeOperator = openAdmin !== null && adminPassword !== null && headers.has("authorization");
   if (mayBeOperator && (await openAdmin()).isOperator(headers, peer)) return null;
   return admission.kind === "refused" ? admission : locally;

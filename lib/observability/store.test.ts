@@ -3,7 +3,7 @@ import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FalseClock } from "../testing/fixture.ts";
-import { Ledger } from "./usage.ts";
+import { Usage } from "./usage.ts";
 import { createLog } from "./log.ts";
 import type { RequestRecord } from "../core/events.ts";
 import { openStore, type Store } from "./store.ts";
@@ -12,10 +12,10 @@ interface Shelf {
   readonly clock: FalseClock;
   readonly path: string;
   readonly folder: string;
-  readonly ledger: Ledger;
+  readonly ledger: Usage;
   readonly store: Store | null;
   /** Opens the file once more, as the next start of the program does. */
-  again(): Promise<{ store: Store | null; ledger: Ledger }>;
+  again(): Promise<{ store: Store | null; ledger: Usage }>;
   said(): string;
 }
 
@@ -30,7 +30,7 @@ async function shelf(
   const log = createLog({ level: "info", format: "json", clock, write: (line) => (text += line) });
   const opened: (Store | null)[] = [];
   const open = async () => {
-    const ledger = new Ledger();
+    const ledger = new Usage();
     const store = await openStore({ path, clock, log, ledger });
     opened.push(store);
     return { store, ledger };
@@ -166,7 +166,7 @@ describe("the state file", () => {
     let text = "";
     const log = createLog({ level: "info", format: "json", clock, write: (line) => (text += line) });
     const path = join(tmpdir(), "there-is-no-such-folder", "keywheel.db");
-    expect(await openStore({ path, clock, log, ledger: new Ledger() })).toBeNull();
+    expect(await openStore({ path, clock, log, ledger: new Usage() })).toBeNull();
     log.flush();
     expect(text).toContain("state_not_kept");
   });
@@ -195,10 +195,10 @@ describe("the state file", () => {
       store?.close();
       const script = `
         import { openStore } from ${JSON.stringify(join(import.meta.dir, "store.ts"))};
-        import { Ledger } from ${JSON.stringify(join(import.meta.dir, "usage.ts"))};
+        import { Usage } from ${JSON.stringify(join(import.meta.dir, "usage.ts"))};
         import { systemClock } from ${JSON.stringify(join(import.meta.dir, "../core/clock.ts"))};
         const log = { enabled: () => false, line() {}, request() {}, flush() {}, setLevel() {} };
-        const store = await openStore({ path: ${JSON.stringify(path)}, clock: systemClock, log, ledger: new Ledger() });
+        const store = await openStore({ path: ${JSON.stringify(path)}, clock: systemClock, log, ledger: new Usage() });
         let count = 0;
         const tick = () => {
           count += 1;

@@ -7,9 +7,8 @@
  */
 import type { Database } from "bun:sqlite";
 import type { CancelTimer, Clock } from "../core/clock.ts";
-import { KEPT_REQUESTS, type Ledger } from "./usage.ts";
-import type { Log } from "./log.ts";
-import type { Observer, RequestRecord } from "../core/events.ts";
+import { KEPT_REQUESTS, type Usage } from "./usage.ts";
+import type { Log, Observer, RequestRecord } from "../core/events.ts";
 
 /** At most one writing in this time: SD cards wear out. */
 const WRITE_EVERY_MS = 1000;
@@ -35,7 +34,7 @@ export interface StoreOptions {
   clock: Clock;
   log: Log;
   /** Filled with what is stored, and read when it is written. */
-  ledger: Ledger;
+  ledger: Usage;
 }
 
 const LAYOUT = `
@@ -144,7 +143,7 @@ export class Store implements Observer {
   readonly #database: Database;
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #ledger: Ledger;
+  readonly #ledger: Usage;
   /** By provider and key. */
   readonly #keys = new Map<string, Map<string, () => unknown>>();
   readonly #resources = new Map<string, ResourceRow | { provider: string; id: string; account: null }>();

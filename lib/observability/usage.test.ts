@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { dayName, KEPT_REQUESTS, Ledger } from "./usage.ts";
+import { dayName, KEPT_REQUESTS, Usage } from "./usage.ts";
 import type { AttemptRecord, RequestRecord } from "../core/events.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -35,8 +35,8 @@ function record(fields: Partial<RequestRecord> = {}): RequestRecord {
 }
 
 /** A ledger in which these requests have finished, in this order. */
-function ledgerOf(...records: RequestRecord[]): Ledger {
-  const ledger = new Ledger();
+function ledgerOf(...records: RequestRecord[]): Usage {
+  const ledger = new Usage();
   for (const finished of records) ledger.finished(finished);
   return ledger;
 }
@@ -45,7 +45,7 @@ const upTo = (count: number) => Array.from({ length: count }, (_, index) => inde
 
 describe("the last requests", () => {
   const after = (count: number) => ledgerOf(...upTo(count).map((id) => record({ id })));
-  const ids = (ledger: Ledger, limit: number) => ledger.recent(limit).map(({ id }) => id);
+  const ids = (ledger: Usage, limit: number) => ledger.recent(limit).map(({ id }) => id);
 
   test.each<[sentence: string, finished: number, limit: number, first: number, last: number, count: number]>([
     ["are as many as are asked for", 10, 3, 9, 7, 3],
@@ -61,11 +61,11 @@ describe("the last requests", () => {
   });
 
   test("are none at first, and none where none are asked for", () => {
-    expect([ids(new Ledger(), 9), ids(after(5), 0)]).toEqual([[], []]);
+    expect([ids(new Usage(), 9), ids(after(5), 0)]).toEqual([[], []]);
   });
 
   test("P33 are those of an earlier run too, which are not counted again", () => {
-    const ledger = new Ledger();
+    const ledger = new Usage();
     ledger.keep(record({ id: 7 }));
     ledger.finished(record({ id: 0 }));
     expect(ids(ledger, 9)).toEqual([0, 7]);
@@ -189,7 +189,7 @@ describe("the usage", () => {
   });
 
   test("has 20,000 rows at most, as models are named by clients, and goes on counting in those", () => {
-    const ledger = new Ledger();
+    const ledger = new Usage();
     for (const index of upTo(20_000)) ledger.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
     expect(ledger.rowOf("2026-11-20", "default", "aaaa", "one-more")).toBeNull();
     ledger.finished(record({ model: "one-more" }));
@@ -201,7 +201,7 @@ describe("the usage", () => {
   // What 20,000 names of models had filled on one day was never emptied: from then on nothing new was counted, on no
   // later day either.
   test("is counted on a new day, although an earlier one has filled it", () => {
-    const ledger = new Ledger();
+    const ledger = new Usage();
     for (const index of upTo(20_000)) ledger.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
     ledger.finished(record({ at: NOW + DAY }));
     expect(ledger.usage(1, NOW + DAY).length).toBe(1);

@@ -35,7 +35,7 @@ export interface TrafficPoint {
   errors: number;
 }
 
-export class Ledger implements Observer {
+export class Usage implements Observer {
   readonly #requests: RequestRecord[] = [];
   /** Where the next one goes once the ring is full. */
   #next = 0;

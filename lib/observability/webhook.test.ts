@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { FalseClock, until } from "../testing/fixture.ts";
 import { createLog } from "./log.ts";
 import { combined, noticeOf, webhookRequest } from "./notices.ts";
-import { Notifier } from "./webhook.ts";
+import { Webhook } from "./webhook.ts";
 import type { KeyEvent } from "../core/events.ts";
 import { Secret } from "../core/secret.ts";
 
@@ -42,7 +42,7 @@ function open(answer: (nth: number) => Response | Promise<Response> = () => new 
   let said = "";
   const log = createLog({ level: "debug", format: "json", clock, write: (text) => (said += text) });
   const url = new Secret("https://chat.example.com/hook/canary0123456789");
-  const notifier = new Notifier({ url, clock, random: () => 0.5, fetch: post, log });
+  const notifier = new Webhook({ url, clock, random: () => 0.5, fetch: post, log });
   return {
     clock,
     posted,
@@ -264,7 +264,7 @@ describe("the notifier", () => {
       },
     });
     const url = new Secret(`http://127.0.0.1:${server.port}/hook/canary0123456789`);
-    const notifier = new Notifier({ url, clock, random: () => 0.5, fetch, log });
+    const notifier = new Webhook({ url, clock, random: () => 0.5, fetch, log });
     notifier.keyChanged(change());
     await clock.advance(1000);
     await until("the message is there", () => received.length === 1);

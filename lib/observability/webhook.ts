@@ -8,9 +8,8 @@
  */
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import { waitUntilMs } from "../providers/retry-hints.ts";
-import type { Log } from "./log.ts";
 import { combined, type Notice, noticeOf, webhookRequest } from "./notices.ts";
-import type { KeyEvent, Observer } from "../core/events.ts";
+import type { KeyEvent, Log, Observer } from "../core/events.ts";
 import type { Secret } from "../core/secret.ts";
 
 /** How long a shortage may last before it is told. */
@@ -31,7 +30,7 @@ const TIMEOUT_MS = 10_000;
 /** Names that are remembered for `SAME_AGAIN_MS`. */
 const MOST_REMEMBERED = 1000;
 
-export interface NotifierOptions {
+export interface WebhookOptions {
   /** `WEBHOOK_URL`: whoever knows it can post, so it is never shown. */
   url: Secret;
   clock: Clock;
@@ -48,8 +47,8 @@ type Delivery =
   /** `pauseMs`: how long the service asks to be left alone; null: it does not say. */
   | { kind: "failed"; why: string; canRetry: boolean; pauseMs: number | null };
 
-export class Notifier implements Observer {
-  readonly #options: NotifierOptions;
+export class Webhook implements Observer {
+  readonly #options: WebhookOptions;
   /** What is wrong and not told yet: it has not lasted long enough, or was told not long ago. */
   readonly #held = new Map<string, { event: KeyEvent; cancel: CancelTimer }>();
   /** What was told to be wrong and is not well yet. */
@@ -64,7 +63,7 @@ export class Notifier implements Observer {
   #nextMessageAt = 0;
   readonly #closing = new AbortController();
 
-  constructor(options: NotifierOptions) {
+  constructor(options: WebhookOptions) {
     this.#options = options;
   }
 

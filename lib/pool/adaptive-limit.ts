@@ -28,7 +28,7 @@ const ESTIMATE_SHARE = 0.9;
 const STEP_FACTOR = 3;
 
 /** What is kept of a bound over a restart. Instants are epoch ms. */
-export interface BoundState {
+export interface AdaptiveLimitState {
   value: number;
   /** null: none. */
   ceiling: number | null;
@@ -36,7 +36,7 @@ export interface BoundState {
   patienceMs: number;
 }
 
-export class Bound {
+export class AdaptiveLimit {
   /** How many may be; Infinity: nothing is known. */
   value = Infinity;
   /** Epoch ms of the last change. */
@@ -177,14 +177,14 @@ export class Bound {
   }
 
   /** null: nothing is known. */
-  state(): BoundState | null {
+  state(): AdaptiveLimitState | null {
     if (this.value === Infinity) return null;
     const { proven: value } = this;
     const ceiling = this.#ceiling === Infinity ? null : this.#ceiling;
     return { value, ceiling, retryAt: this.#retryAt, patienceMs: this.#patienceMs };
   }
 
-  restore({ value, ceiling, retryAt, patienceMs }: BoundState): void {
+  restore({ value, ceiling, retryAt, patienceMs }: AdaptiveLimitState): void {
     this.value = value;
     this.#proven = value;
     this.#ceiling = ceiling ?? Infinity;

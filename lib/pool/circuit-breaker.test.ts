@@ -1,17 +1,17 @@
 import { describe, expect, test } from "bun:test";
-import { Breaker } from "./circuit-breaker.ts";
+import { CircuitBreaker } from "./circuit-breaker.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 
 /** A breaker that has seen so many failures in a row at `NOW`. */
-function failedTimes(count: number): Breaker {
-  const breaker = new Breaker();
+function failedTimes(count: number): CircuitBreaker {
+  const breaker = new CircuitBreaker();
   for (let failure = 0; failure < count; failure++) breaker.failed(NOW, false);
   return breaker;
 }
 
 describe("a breaker", () => {
-  test.each<[sentence: string, failures: number, sinceMs: number, ReturnType<Breaker["state"]>]>([
+  test.each<[sentence: string, failures: number, sinceMs: number, ReturnType<CircuitBreaker["state"]>]>([
     ["P10 is closed at first", 0, 0, "closed"],
     ["P10 stays closed after four failures", 4, 0, "closed"],
     ["P10 opens after the fifth in a row", 5, 0, "open"],

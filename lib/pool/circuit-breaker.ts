@@ -22,7 +22,7 @@ export const REFUSES_ALL: BreakerRules = { opensAfter: 1, firstOpenMs: 5000, lon
 /** An upstream that is still down mostly says so within this time. */
 const PROBE_DECIDES_WITHIN_MS = 3000;
 
-export class Breaker {
+export class CircuitBreaker {
   readonly #rules: BreakerRules;
   #failuresInRow = 0;
   #openMs = 0;

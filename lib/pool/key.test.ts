@@ -1,10 +1,20 @@
 import { describe, expect, test } from "bun:test";
 import { parseConfig } from "../config/config.ts";
 import { cooldownAfter } from "./penalties.ts";
-import type { Cooldown, KeyReason } from "./penalties.ts";
+import type { Cooldown } from "./penalties.ts";
 import { healthResponse } from "../observability/health.ts";
-import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf, Trust } from "./key.ts";
+import {
+  Account,
+  keyReadyAt,
+  ModelLimits,
+  newKey,
+  readKeyState,
+  reportOf,
+  stateOf,
+  SlowStart,
+} from "./key.ts";
 import type { Key, KeyState } from "./key.ts";
+import type { KeyReason } from "../core/events.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const SEC = 1000;
@@ -25,11 +35,11 @@ function restUntil(until: number, reason: KeyReason = "rate_limit"): Cooldown {
 const ROW: KeyState = {
   cooldown: restUntil(NOW + 9 * SEC),
   models: {
-    big: { cooldown: restUntil(NOW + 5 * SEC, "quota_day"), deniedUntil: NOW + 8 * SEC, pacer: null },
+    big: { cooldown: restUntil(NOW + 5 * SEC, "quota_day"), deniedUntil: NOW + 8 * SEC, limiter: null },
     small: {
       cooldown: null,
       deniedUntil: 0,
-      pacer: {
+      limiter: {
         rate: { value: 12, ceiling: 20, retryAt: NOW + SEC, patienceMs: 2 * SEC },
         windowMs: 60_000,
         concurrency: { value: 3, ceiling: null, retryAt: 0, patienceMs: SEC },
@@ -46,7 +56,7 @@ const ROW: KeyState = {
   rateLimited: 3,
   errors: 2,
   lastUsedAt: NOW - 2 * SEC,
-  pacer: { rate: null, windowMs: 60_000, concurrency: null, intervalMs: 750, burst: 3 },
+  limiter: { rate: null, windowMs: 60_000, concurrency: null, intervalMs: 750, burst: 3 },
 };
 
 /** What is read where nothing can be believed. */
@@ -61,7 +71,7 @@ const NOTHING: KeyState = {
   rateLimited: 0,
   errors: 0,
   lastUsedAt: 0,
-  pacer: null,
+  limiter: null,
 };
 
 describe("a stored key state", () => {
@@ -106,7 +116,7 @@ describe("a stored key state", () => {
     ["a key that is paused by a number", { isPaused: 1 }],
     ["models as a list", { models: ["big"] }],
     ["models that are texts", { models: { big: "denied", small: null, tiny: [] } }],
-    ["a pace that is a number", { pacer: 12 }],
+    ["a pace that is a number", { limiter: 12 }],
   ])("P33 that is %s says nothing", (_, stored) => {
     expect(readKeyState(stored)).toEqual(NOTHING);
   });
@@ -129,14 +139,14 @@ describe("a stored key state", () => {
     ],
     [
       "a model of which half is broken",
-      { models: { big: { cooldown: "soon", deniedUntil: NOW, pacer: [] } } },
-      { models: { big: { cooldown: null, deniedUntil: NOW, pacer: null } } },
+      { models: { big: { cooldown: "soon", deniedUntil: NOW, limiter: [] } } },
+      { models: { big: { cooldown: null, deniedUntil: NOW, limiter: null } } },
     ],
     [
       "a rate without a window",
-      { pacer: { rate: { value: 12 }, concurrency: { value: 2 } } },
+      { limiter: { rate: { value: 12 }, concurrency: { value: 2 } } },
       {
-        pacer: {
+        limiter: {
           rate: null,
           windowMs: 0,
           concurrency: { value: 2, ceiling: null, retryAt: 0, patienceMs: 0 },
@@ -147,9 +157,9 @@ describe("a stored key state", () => {
     ],
     [
       "a rate that lets nothing pass, and a ceiling below its floor",
-      { pacer: { rate: { value: 0.5 }, windowMs: SEC, concurrency: { value: 4, ceiling: 4 }, burst: 2.9 } },
+      { limiter: { rate: { value: 0.5 }, windowMs: SEC, concurrency: { value: 4, ceiling: 4 }, burst: 2.9 } },
       {
-        pacer: {
+        limiter: {
           rate: null,
           windowMs: SEC,
           concurrency: { value: 4, ceiling: null, retryAt: 0, patienceMs: 0 },
@@ -218,7 +228,7 @@ describe("a stored key state", () => {
       waiting: 0,
       keys: [report],
     };
-    const health = { version: "", uptimeMs: 0, isKnownVisitor: true };
+    const health = { version: "", uptimeMs: 0, isKnownClient: true };
     expect(healthResponse({ ...health, providers: [provider] }).status).toBe(200);
   });
 
@@ -260,7 +270,7 @@ describe("what is stored of a key", () => {
     Object.assign(key, { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt });
     key.owner.cooldown = cooldown;
     const row = stateOf(key, [], DAY_ENDS_AT, NOW);
-    expect(row).toEqual({ ...ROW, models: {}, pacer: key.owner.pacer.state() });
+    expect(row).toEqual({ ...ROW, models: {}, limiter: key.owner.limiter.state() });
     expect(readKeyState(JSON.parse(JSON.stringify(row)))).toEqual(row);
   });
 
@@ -361,13 +371,13 @@ describe("a key", () => {
     expect(account.readyAt(NOW)).toBeLessThanOrEqual(NOW);
     account.cooldown = restUntil(NOW + SEC);
     expect(account.readyAt(NOW)).toBe(NOW + SEC);
-    account.trust.isLost();
-    account.trust.sends(NOW);
+    account.slowStart.isLost();
+    account.slowStart.sends(NOW);
     expect(account.readyAt(NOW)).toBe(NOW + 3 * SEC);
     const limits = new ModelLimits();
     limits.cooldown = restUntil(NOW + 5 * SEC);
-    limits.trust.isLost();
-    limits.trust.sends(NOW);
+    limits.slowStart.isLost();
+    limits.slowStart.sends(NOW);
     expect(limits.readyAt(NOW)).toBe(NOW + 5 * SEC);
     limits.cooldown = null;
     expect(limits.readyAt(NOW)).toBe(NOW + 3 * SEC);
@@ -375,47 +385,47 @@ describe("a key", () => {
 });
 
 /** How many may go out at once, at `now`. */
-function goesOut(trust: Trust, now: number): number {
+function goesOut(slowStart: SlowStart, now: number): number {
   let count = 0;
-  while (count < 1000 && trust.readyAt <= now) {
-    trust.sends(now);
+  while (count < 1000 && slowStart.readyAt <= now) {
+    slowStart.sends(now);
     count += 1;
   }
   return count;
 }
 
-describe("the trust in what was refused", () => {
+describe("the slowStart in what was refused", () => {
   test("P25 is whole at first: any number may go out", () => {
-    expect(goesOut(new Trust(), NOW)).toBe(1000);
+    expect(goesOut(new SlowStart(), NOW)).toBe(1000);
   });
 
   test("P25 doubles from one, and is whole again at 64", () => {
-    const trust = new Trust();
-    trust.isLost();
+    const slowStart = new SlowStart();
+    slowStart.isLost();
     const rounds: number[] = [];
     for (let now = NOW; rounds.length < 8; now += 10 * SEC) {
-      const sent = goesOut(trust, now);
+      const sent = goesOut(slowStart, now);
       rounds.push(sent);
       for (let answer = 0; answer < sent; answer++) {
-        trust.decided();
-        trust.grows();
+        slowStart.decided();
+        slowStart.grows();
       }
     }
     expect(rounds).toEqual([1, 2, 4, 8, 16, 32, 1000, 1000]);
   });
 
   test("P25 does not wait for an answer for more than three seconds: one more may go then", () => {
-    const trust = new Trust();
-    trust.isLost();
-    expect([goesOut(trust, NOW), trust.readyAt]).toEqual([1, NOW + 3 * SEC]);
-    expect([goesOut(trust, NOW + 3 * SEC), trust.readyAt]).toEqual([1, NOW + 6 * SEC]);
+    const slowStart = new SlowStart();
+    slowStart.isLost();
+    expect([goesOut(slowStart, NOW), slowStart.readyAt]).toEqual([1, NOW + 3 * SEC]);
+    expect([goesOut(slowStart, NOW + 3 * SEC), slowStart.readyAt]).toEqual([1, NOW + 6 * SEC]);
   });
 
   test("P25 gives the place back of one that was refused, and grows by none", () => {
-    const trust = new Trust();
-    trust.isLost();
-    trust.sends(NOW);
-    trust.decided();
-    expect(goesOut(trust, NOW)).toBe(1);
+    const slowStart = new SlowStart();
+    slowStart.isLost();
+    slowStart.sends(NOW);
+    slowStart.decided();
+    expect(goesOut(slowStart, NOW)).toBe(1);
   });
 });

@@ -6,10 +6,10 @@
  * and the day's count belong to the key.
  */
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
-import type { Cooldown, KeyReason } from "./penalties.ts";
-import type { KeyReport } from "../observability/health.ts";
-import { AFTER_AN_EVENT, Pacer } from "./rate-limiter.ts";
-import type { PacerState, RateRule } from "./rate-limiter.ts";
+import type { Cooldown } from "./penalties.ts";
+import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
+import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
+import type { KeyReason } from "../core/events.ts";
 
 /** Everything that is known of one key. Instants are epoch milliseconds; 0 means never. */
 export interface Key extends ConfiguredKey {
@@ -40,31 +40,31 @@ export class Account {
   /** Place among the accounts of the pool. */
   index = 0;
   cooldown: Cooldown | null = null;
-  pacer: Pacer;
+  limiter: RateLimiter;
   /** When an answer last began. */
   admittedAt = 0;
-  readonly trust = new Trust();
+  readonly slowStart = new SlowStart();
 
   constructor(rule: RateRule) {
-    this.pacer = new Pacer(rule);
+    this.limiter = new RateLimiter(rule);
   }
 
   /** Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
   readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer.nextAt(now));
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.nextAt(now));
   }
 }
 
 /** What holds for one model with one account. */
 export class ModelLimits {
   cooldown: Cooldown | null = null;
-  pacer: Pacer | null = null;
+  limiter: RateLimiter | null = null;
   /** Until when it is known that the account may not use the model (P16): others are asked first. */
   deniedUntil = 0;
-  readonly trust = new Trust();
+  readonly slowStart = new SlowStart();
 
   readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.trust.readyAt, this.pacer?.nextAt(now) ?? 0);
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter?.nextAt(now) ?? 0);
   }
 }
 
@@ -77,7 +77,7 @@ const PROBATION_ENDS_AT = 64;
  * What wakes after a refusal is asked once, then twice, then four times: else all who waited for it would get it
  * refused again at once.
  */
-export class Trust {
+export class SlowStart {
   /** How many attempts may be undecided at once; 0: any number. */
   #allowed = 0;
   #lastAt = 0;
@@ -141,6 +141,28 @@ function isSpent(key: Key): boolean {
   return key.dailyLimit !== null && key.today >= key.dailyLimit;
 }
 
+/** A key as it is shown. */
+export interface KeyReport {
+  index: number;
+  id: string;
+  account: string | null;
+  state: "ready" | "cooling" | "disabled" | "paused";
+  reason: KeyReason | null;
+  coolingMs: number;
+  models: Record<string, { coolingMs: number; reason: KeyReason }>;
+  requests: number;
+  rateLimited: number;
+  errors: number;
+  today: number;
+  dailyLimit: number | null;
+  rpmLimit: number | null;
+  inFlight: number;
+  /** Epoch ms; 0: never. */
+  lastUsedAt: number;
+  /** What upstream said of a key that is out of use; empty: nothing, or it is in use. */
+  said: string;
+}
+
 /** The key as `/health` shows it. `models`: what is known of single models with its account. */
 export function reportOf(
   key: Key,
@@ -156,8 +178,8 @@ export function reportOf(
   const resting = spentMs > restMs ? "quota_day" : (owner.cooldown?.reason ?? null);
   const shown: KeyReport["models"] = {};
   let modelRpm: number | null = null;
-  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
-    const perMinute = pacer?.perMinute ?? null;
+  for (const [model, { cooldown, deniedUntil, limiter }] of models) {
+    const perMinute = limiter?.perMinute ?? null;
     if (perMinute !== null) modelRpm = Math.min(modelRpm ?? Infinity, perMinute);
     if (cooldown !== null && cooldown.until > now)
       shown[model] = { coolingMs: cooldown.until - now, reason: cooldown.reason };
@@ -176,7 +198,7 @@ export function reportOf(
     errors: key.errors,
     today: key.today,
     dailyLimit: key.dailyLimit,
-    rpmLimit: owner.pacer.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
+    rpmLimit: owner.limiter.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
     inFlight: key.inFlight,
     lastUsedAt: key.lastUsedAt,
     said: key.disabled?.said ?? "",
@@ -186,7 +208,10 @@ export function reportOf(
 /** What of a key survives a restart: the stored row, and the only second shape of it. */
 export interface KeyState {
   cooldown: Cooldown | null;
-  models: Record<string, { cooldown: Cooldown | null; deniedUntil: number; pacer: PacerState | null }>;
+  models: Record<
+    string,
+    { cooldown: Cooldown | null; deniedUntil: number; limiter: RateLimiterState | null }
+  >;
   disabled: Disabled | null;
   isPaused: boolean;
   today: number;
@@ -196,7 +221,7 @@ export interface KeyState {
   rateLimited: number;
   errors: number;
   lastUsedAt: number;
-  pacer: PacerState | null;
+  limiter: RateLimiterState | null;
 }
 
 export function stateOf(
@@ -206,14 +231,14 @@ export function stateOf(
   now: number,
 ): KeyState {
   const kept: KeyState["models"] = {};
-  for (const [model, { cooldown, deniedUntil, pacer }] of models) {
+  for (const [model, { cooldown, deniedUntil, limiter }] of models) {
     const running = cooldown !== null && cooldown.until > now ? cooldown : null;
-    const learnt = pacer?.state() ?? null;
+    const learnt = limiter?.state() ?? null;
     if (running !== null || deniedUntil > now || learnt !== null)
-      kept[model] = { cooldown: running, deniedUntil, pacer: learnt };
+      kept[model] = { cooldown: running, deniedUntil, limiter: learnt };
   }
   const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, owner } = key;
-  const pacer = owner.pacer.state();
+  const limiter = owner.limiter.state();
   return {
     cooldown: owner.cooldown,
     models: kept,
@@ -225,7 +250,7 @@ export function stateOf(
     rateLimited,
     errors,
     lastUsedAt,
-    pacer,
+    limiter,
   };
 }
 
@@ -238,7 +263,7 @@ export function readKeyState(stored: unknown): KeyState | null {
     models[model] = {
       cooldown: readCooldown(limits["cooldown"]),
       deniedUntil: readNumber(limits["deniedUntil"]),
-      pacer: readPacer(limits["pacer"]),
+      limiter: readPacer(limits["limiter"]),
     };
   }
   const disabled = stored["disabled"];
@@ -257,7 +282,7 @@ export function readKeyState(stored: unknown): KeyState | null {
     rateLimited: readNumber(stored["rateLimited"]),
     errors: readNumber(stored["errors"]),
     lastUsedAt: readNumber(stored["lastUsedAt"]),
-    pacer: readPacer(stored["pacer"]),
+    limiter: readPacer(stored["limiter"]),
   };
 }
 
@@ -289,7 +314,7 @@ function readReason(stored: unknown): KeyReason | null {
   return Object.keys(REASONS).find((reason): reason is KeyReason => reason === stored) ?? null;
 }
 
-function readPacer(stored: unknown): PacerState | null {
+function readPacer(stored: unknown): RateLimiterState | null {
   if (!isObject(stored)) return null;
   const windowMs = readNumber(stored["windowMs"]);
   const rate = windowMs > 0 ? readBound(stored["rate"]) : null;
@@ -298,7 +323,7 @@ function readPacer(stored: unknown): PacerState | null {
   return { rate, windowMs, concurrency, intervalMs, burst: Math.floor(readNumber(stored["burst"])) };
 }
 
-function readBound(stored: unknown): PacerState["rate"] {
+function readBound(stored: unknown): RateLimiterState["rate"] {
   if (!isObject(stored)) return null;
   const value = readNumber(stored["value"]);
   if (value < 1) return null;

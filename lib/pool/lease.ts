@@ -2,8 +2,8 @@
  * What passes between a request and the pool: what the request needs, the right to use a key, and how that ended.
  */
 import type { KeyNeed } from "./selection.ts";
-import type { NoKey, Outcome } from "./retry-policy.ts";
 import type { Key, ModelLimits } from "./key.ts";
+import type { NoKey, Outcome } from "../providers/verdict.ts";
 
 /** The right to use a key for one attempt. It ends once, by `Pool.settle`. */
 export interface Lease {

@@ -7,7 +7,7 @@
  * limit may have been idle in between, or may have been raised: so a little more than what was measured is tried
  * whenever it has held for a while, and likewise with how many go out together. Each try costs a short rest at most.
  */
-import type { Drip } from "./token-bucket.ts";
+import type { TokenBucket } from "./token-bucket.ts";
 
 /** Rests are rounded to this. */
 const ROUNDING_MS = 1000;
@@ -41,8 +41,8 @@ const MARKS = 8;
 /** A time of which more was idle tells nothing of a pace. */
 const MOST_IDLE = 0.15;
 
-export class Meter {
-  readonly #drip: Drip;
+export class PaceEstimator {
+  readonly #drip: TokenBucket;
   /** What went out before is not counted. */
   #begunAt = Infinity;
   /** Earlier refusals, from which on is measured: the oldest, and the last few. */
@@ -64,7 +64,7 @@ export class Meter {
   #burstTrialAt = 0;
   #burstPatienceMs = FIRST_PATIENCE_MS;
 
-  constructor(drip: Drip) {
+  constructor(drip: TokenBucket) {
     this.#drip = drip;
   }
 

@@ -5,18 +5,8 @@
  * reason: each refusal in a row without a success in between is one rung.
  */
 import { nextMidnight } from "../core/clock.ts";
+import type { KeyReason } from "../core/events.ts";
 import type { Verdict } from "../providers/classify.ts";
-
-/** Why a key rests, or why it is out. Shown in `/health`. */
-export type KeyReason =
-  | "rate_limit"
-  | "concurrency"
-  | "quota_day"
-  | "billing"
-  | "unconfirmed"
-  | "invalid_key"
-  | "no_access"
-  | "manual";
 
 /** A key, or a model on a key, that may not be asked before `until`. Instants are epoch milliseconds. */
 export interface Cooldown {

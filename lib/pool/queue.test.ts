@@ -1,9 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { getEventListeners } from "node:events";
-import { ModelLane } from "./selection.ts";
+import { ModelState } from "./selection.ts";
 import { nextTurn } from "../core/clock.ts";
 import { parseConfig } from "../config/config.ts";
-import type { NoKey } from "./retry-policy.ts";
 import { FalseClock, seeded } from "../testing/fixture.ts";
 import { Account, newKey } from "./key.ts";
 import type { Key } from "./key.ts";
@@ -11,6 +10,7 @@ import type { Lease, Need } from "./lease.ts";
 import { Line, Place } from "./line.ts";
 import { Queue } from "./queue.ts";
 import type { Counter } from "./queue.ts";
+import type { NoKey } from "../providers/verdict.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const SEC = 1000;
@@ -32,7 +32,7 @@ class Supply {
 class Stock implements Counter {
   readonly supply = new Supply();
   /** Of models that have limits of their own. */
-  readonly models = new Map<string, { lane: ModelLane; supply: Supply }>();
+  readonly models = new Map<string, { modelState: ModelState; supply: Supply }>();
   /** Until when (epoch ms) its own history keeps a request from every key, by arrival. */
   readonly hinderedUntil = new Map<number, number>();
   /** Arrivals in the order in which they got a key, or went without. */
@@ -56,8 +56,8 @@ class Stock implements Counter {
     return leaseFor(need, now);
   }
 
-  laneOf({ model }: Need): ModelLane | null {
-    return this.models.get(model ?? "")?.lane ?? null;
+  modelStateOf({ model }: Need): ModelState | null {
+    return this.models.get(model ?? "")?.modelState ?? null;
   }
 
   othersReadyAt(): number {
@@ -71,7 +71,7 @@ class Stock implements Counter {
   /** From now on this model has limits of its own. */
   limit(model: string): Supply {
     const supply = new Supply();
-    this.models.set(model, { lane: new ModelLane(), supply });
+    this.models.set(model, { modelState: new ModelState(), supply });
     return supply;
   }
 }

@@ -5,18 +5,18 @@
  * in a line of their own, and one whose own history keeps it from the keys that are ready stands aside. One timer
  * looks after all of them.
  */
-import type { ModelLane } from "./selection.ts";
+import type { ModelState } from "./selection.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
-import type { NoKey } from "./retry-policy.ts";
 import { isHopeless } from "./lease.ts";
 import type { Lease, Need } from "./lease.ts";
 import { Line, Place } from "./line.ts";
+import type { NoKey } from "../providers/verdict.ts";
 
 /** What hands out keys, as the queue needs it. */
 export interface Counter {
   lease(need: Need, now: number): Lease | NoKey;
   /** The line of its own that a request belongs to; null: that of all. */
-  laneOf(need: Need): ModelLane | null;
+  modelStateOf(need: Need): ModelState | null;
   /** After a request got none: from when on another one for the same model may get one; epoch ms. */
   othersReadyAt(): number;
   /** A request goes without a key. */
@@ -28,7 +28,7 @@ export class Queue {
   readonly #counter: Counter;
   /** Who waits for any key, for one that may serve a model, and for something of their own. */
   readonly #line = new Line<Waiter>();
-  readonly #lines = new Map<ModelLane, Line<Waiter>>();
+  readonly #lines = new Map<ModelState, Line<Waiter>>();
   readonly #aside = new Line<Waiter>();
   /** How many wait. */
   size = 0;
@@ -80,10 +80,10 @@ export class Queue {
 
   /** Requests for a model with limits of its own wait in a line of its own: they must not stand before others. */
   #lineFor(need: Need): Line<Waiter> {
-    const lane = this.#counter.laneOf(need);
-    if (lane === null) return this.#line;
-    const line = this.#lines.get(lane) ?? new Line<Waiter>();
-    this.#lines.set(lane, line);
+    const modelState = this.#counter.modelStateOf(need);
+    if (modelState === null) return this.#line;
+    const line = this.#lines.get(modelState) ?? new Line<Waiter>();
+    this.#lines.set(modelState, line);
     return line;
   }
 
@@ -114,7 +114,7 @@ export class Queue {
       if (!isOwnTrouble) blocked.push(line);
       else this.#moves(waiter, this.#aside);
     }
-    for (const [lane, line] of this.#lines) if (line.size === 0) this.#lines.delete(lane);
+    for (const [modelState, line] of this.#lines) if (line.size === 0) this.#lines.delete(modelState);
     this.#wakeAt = Infinity;
     this.#cancelWake();
     this.#wakeBy(wakeAt, now);

@@ -3,17 +3,17 @@
  * it has used of them.
  *
  * Known are, from four sources: a rate that is set (`RPM=n`); a budget that the provider announces in the headers of
- * its answers; what the rests tell that it names with refusals (`Meter` for a limit that fills up within seconds,
- * `Squeeze` for a long window); and where it names none, what had passed when it refused, raised from there by trial
- * (`Bound`): of how many go out in a window, or of how many are under way at once.
+ * its answers; what the rests tell that it names with refusals (`PaceEstimator` for a limit that fills up within seconds,
+ * `WindowTrial` for a long window); and where it names none, what had passed when it refused, raised from there by trial
+ * (`AdaptiveLimit`): of how many go out in a window, or of how many are under way at once.
  */
-import { Bound } from "./adaptive-limit.ts";
-import type { BoundState } from "./adaptive-limit.ts";
+import { AdaptiveLimit } from "./adaptive-limit.ts";
+import type { AdaptiveLimitState } from "./adaptive-limit.ts";
 import type { Budget } from "../providers/rate-limit-headers.ts";
-import { Drip } from "./token-bucket.ts";
-import { History, LONGEST_HISTORY } from "./sliding-log.ts";
-import { Meter } from "./pace-estimator.ts";
-import { Squeeze } from "./window-trial.ts";
+import { TokenBucket } from "./token-bucket.ts";
+import { SlidingLog, LONGEST_HISTORY } from "./sliding-log.ts";
+import { PaceEstimator } from "./pace-estimator.ts";
+import { WindowTrial } from "./window-trial.ts";
 
 /** Nothing but the end of an attempt under way makes the key ready. */
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
@@ -58,11 +58,11 @@ const AT_ONCE_MS = 1500;
 export type RateRule = { kind: "fixed"; perMinute: number } | { kind: "learnt" } | { kind: "none" };
 
 /** What is kept over a restart. */
-export interface PacerState {
-  rate: BoundState | null;
+export interface RateLimiterState {
+  rate: AdaptiveLimitState | null;
   /** Length of the window that `rate` counts in, in ms. */
   windowMs: number;
-  concurrency: BoundState | null;
+  concurrency: AdaptiveLimitState | null;
   /** Ms between two requests at a pace that was measured; 0: none was. And how many may go out together. */
   intervalMs: number;
   burst: number;
@@ -79,15 +79,15 @@ export interface RateRefusal {
   reason: "rate_limit" | "concurrency";
 }
 
-export class Pacer {
-  readonly rate = new Bound();
-  readonly concurrency = new Bound();
-  readonly #drip = new Drip();
-  readonly #meter = new Meter(this.#drip);
-  readonly #squeeze = new Squeeze();
+export class RateLimiter {
+  readonly rate = new AdaptiveLimit();
+  readonly concurrency = new AdaptiveLimit();
+  readonly #drip = new TokenBucket();
+  readonly #meter = new PaceEstimator(this.#drip);
+  readonly #squeeze = new WindowTrial();
   #rule: RateRule;
   /** Requests sent and not refused. */
-  #sent: History;
+  #sent: SlidingLog;
   /** `rate` is how many of them may be in any window of this length. */
   #windowMs = MINUTE_MS;
   inFlight = 0;
@@ -95,7 +95,7 @@ export class Pacer {
   #bearing = 0;
   #borne = 0;
   #borneAt = 0;
-  readonly #ended = new History(ENDS);
+  readonly #ended = new SlidingLog(ENDS);
   /** That the number under way is limited was said, or shown more than once. */
   #isDepthCertain = false;
   /** When it was found out how many may go out together, where no rest is named. */
@@ -469,12 +469,12 @@ export class Pacer {
   }
 
   /** What was used of the key so far holds for the model too, whose limit shows itself only now. */
-  copyUsage(other: Pacer): void {
+  copyUsage(other: RateLimiter): void {
     this.#sent.copyFrom(other.#sent);
     this.inFlight = other.inFlight;
   }
 
-  state(): PacerState {
+  state(): RateLimiterState {
     const rate = this.#rule.kind === "learnt" ? this.rate.state() : null;
     const { intervalMs, burst } = this.#drip;
     return {
@@ -486,7 +486,7 @@ export class Pacer {
     };
   }
 
-  restore({ rate, windowMs, concurrency, intervalMs, burst }: PacerState, now: number): void {
+  restore({ rate, windowMs, concurrency, intervalMs, burst }: RateLimiterState, now: number): void {
     if (concurrency !== null) this.concurrency.restore(concurrency);
     if (this.#rule.kind !== "learnt") return;
     if (intervalMs > 0)
@@ -498,6 +498,6 @@ export class Pacer {
 }
 
 /** Of a number that is set no more than so many need be remembered. */
-function historyFor(rule: RateRule): History {
-  return new History(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
+function historyFor(rule: RateRule): SlidingLog {
+  return new SlidingLog(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
 }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { decide } from "./retry-policy.ts";
-import type { Decision, Policy, Progress, Setback } from "./retry-policy.ts";
+import type { Decision, Policy, Progress } from "./retry-policy.ts";
+import type { Setback } from "../providers/verdict.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const said = "";

@@ -1,46 +1,7 @@
 /**
  * What to do about a setback: the whole retry policy, as one pure function.
  */
-import type { Verdict } from "../providers/classify.ts";
-
-/** An attempt that brought no answer at all. */
-export interface Unreachable {
-  readonly kind: "unreachable";
-  readonly type:
-    | "upstream_unreachable"
-    | "upstream_protocol_error"
-    | "connect_timeout"
-    | "first_byte_timeout"
-    | "stream_idle_timeout"
-    /** Ours: the time to finish after SIGTERM is over. */
-    | "draining";
-  /** One or two sentences for the client; never an error's own text, which may hold a URL. */
-  readonly message: string;
-  /** The provider may have done the work: the request had been sent. */
-  readonly maybeBilled: boolean;
-}
-
-/** The client left. Nobody is blamed. */
-export interface Abandoned {
-  readonly kind: "abandoned";
-}
-
-/** No key, and until when. */
-export interface NoKey {
-  readonly kind: "no_key";
-  /** Epoch ms when the first one may be free; `now` where attempts under way decide that; Infinity: never. */
-  readonly readyAt: number;
-  readonly why: "cooling" | "paused" | "none_usable" | "unsuited";
-}
-
-/** How an attempt ended, as the pool is told. */
-export type Outcome = Verdict | Unreachable | Abandoned;
-
-/** An attempt's outcome that is no answer. */
-export type Failure = Exclude<Outcome, { kind: "served" | "rejected" }>;
-
-/** Why there is no answer yet. */
-export type Setback = Failure | NoKey;
+import type { Setback } from "../providers/verdict.ts";
 
 /** What was spent on a request so far. */
 export interface Progress {

@@ -1,10 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { seeded } from "../testing/fixture.ts";
-import { accountName, accountNames, Choice } from "./selection.ts";
-import type { KeyNeed, ModelLane } from "./selection.ts";
+import { KeySelector, accountName, accountNames, rendezvous, seedOf } from "./selection.ts";
+import type { KeyNeed, ModelState } from "./selection.ts";
 import { parseConfig } from "../config/config.ts";
 import type { ProviderConfig, Strategy } from "../config/config.ts";
-import { rendezvous, seedOf } from "../routing/affinity.ts";
 import type { Cooldown } from "./penalties.ts";
 import { Account, AFTER_AN_EVENT, keyReadyAt, ModelLimits, newKey } from "./key.ts";
 import type { Key } from "./key.ts";
@@ -57,7 +56,7 @@ function restUntil(until: number): Cooldown {
 
 /** A choice among keys, and what the pool does around it. */
 class Stand {
-  readonly choice: Choice;
+  readonly choice: KeySelector;
   readonly keys: Key[];
   readonly strategy: Strategy;
   now = NOW;
@@ -65,12 +64,12 @@ class Stand {
   constructor(strategy: Strategy, list: string) {
     this.strategy = strategy;
     this.keys = keysOf(list);
-    this.choice = new Choice(strategy);
+    this.choice = new KeySelector(strategy);
     this.choice.arrange(this.keys, DAY_ENDS_AT, NOW);
   }
 
   next(need: KeyNeed): Key | null {
-    return this.choice.next(need, this.choice.laneOf(need), this.now);
+    return this.choice.next(need, this.choice.modelStateOf(need), this.now);
   }
 
   /** Chooses a key and uses it; its name is its letter, and a dot stands for none. */
@@ -100,13 +99,13 @@ class Stand {
   }
 
   /** What is known of a model with the key's account, to be changed by `change`. */
-  limits(model: string, key: Key, change: (limits: ModelLimits) => void): ModelLane {
-    const lane = this.choice.openLane(model, this.now);
-    const limits = lane.limits.get(key.owner) ?? new ModelLimits();
-    lane.limits.set(key.owner, limits);
+  limits(model: string, key: Key, change: (limits: ModelLimits) => void): ModelState {
+    const modelState = this.choice.openModelState(model, this.now);
+    const limits = modelState.limits.get(key.owner) ?? new ModelLimits();
+    modelState.limits.set(key.owner, limits);
     change(limits);
-    this.choice.refresh(key.owner, lane, this.now);
-    return lane;
+    this.choice.refresh(key.owner, modelState, this.now);
+    return modelState;
   }
 
   get told() {
@@ -320,9 +319,13 @@ describe("a choice", () => {
   test("knows keys that are gone no more, nor limits of their accounts", () => {
     const stand = new Stand("lru", FOUR);
     const [gone, ...others] = stand.keys;
-    const lane = stand.limits("big", gone!, (limits) => (limits.deniedUntil = NOW + SEC));
+    const modelState = stand.limits("big", gone!, (limits) => (limits.deniedUntil = NOW + SEC));
     stand.choice.arrange(others, DAY_ENDS_AT, NOW);
-    expect([gone!.index, others.map(({ index }) => index), lane.limits.size]).toEqual([-1, [0, 1, 2], 0]);
+    expect([gone!.index, others.map(({ index }) => index), modelState.limits.size]).toEqual([
+      -1,
+      [0, 1, 2],
+      0,
+    ]);
     stand.uses(gone!);
     expect(stand.choice.accounts).not.toContain(gone!.owner);
     expect(new Set([1, 2, 3].map(() => stand.next(needOf())))).toEqual(new Set(others));
@@ -334,14 +337,14 @@ describe("a choice", () => {
     stand.limits("other", stand.keys[1]!, () => {});
     const models = [...stand.choice.limitsOf(stand.keys[0]!.owner)].map(([model]) => model);
     expect(models).toEqual(["big", "small"]);
-    expect(stand.choice.laneOf(needOf({ model: "tiny" }))).toBeNull();
+    expect(stand.choice.modelStateOf(needOf({ model: "tiny" }))).toBeNull();
   });
 
   test("keeps 256 models at most: first those go that are over, then the oldest", () => {
     const stand = new Stand("lru", "key-a");
     const rests = (model: string, until: number) =>
       stand.limits(model, stand.keys[0]!, (limits) => (limits.cooldown = restUntil(until)));
-    const names = () => [...stand.choice.lanes].map(([model]) => model);
+    const names = () => [...stand.choice.modelStates].map(([model]) => model);
     for (let index = 0; index < 256; index++) rests(`model-${index}`, NOW + (index < 3 ? SEC : 60 * SEC));
     expect(names().length).toBe(256);
     stand.now = NOW + SEC;
@@ -354,9 +357,9 @@ describe("a choice", () => {
   test("P16 keeps a model that an account may not have, while that is known", () => {
     const stand = new Stand("lru", "key-a");
     stand.limits("denied", stand.keys[0]!, (limits) => (limits.deniedUntil = NOW + SEC));
-    for (let index = 0; index < 255; index++) stand.choice.openLane(`model-${index}`, NOW);
-    stand.choice.openLane("late", NOW);
-    expect([...stand.choice.lanes].map(([model]) => model)).toEqual(["denied", "late"]);
+    for (let index = 0; index < 255; index++) stand.choice.openModelState(`model-${index}`, NOW);
+    stand.choice.openModelState("late", NOW);
+    expect([...stand.choice.modelStates].map(([model]) => model)).toEqual(["denied", "late"]);
   });
 
   test("names the accounts of keys in use", () => {
@@ -382,7 +385,7 @@ interface Chosen {
 /** Looks at every key in turn, from `cursor` on, and remembers nothing. */
 function naively(stand: Stand, keys: readonly Key[], cursor: number, need: KeyNeed): Chosen {
   const { now, strategy, choice } = stand;
-  const limitsOf = (key: Key) => choice.laneOf(need)?.limits.get(key.owner);
+  const limitsOf = (key: Key) => choice.modelStateOf(need)?.limits.get(key.owner);
   const everFrom = (key: Key) =>
     Math.max(keyReadyAt(key, DAY_ENDS_AT), key.owner.readyAt(now), limitsOf(key)?.readyAt(now) ?? 0);
   const wasTried = (key: Key) => need.tried.has(key);

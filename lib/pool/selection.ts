@@ -6,7 +6,6 @@
  * that none is ready.
  */
 import type { Strategy } from "../config/config.ts";
-import { rendezvous, seedOf } from "../routing/affinity.ts";
 import { AFTER_AN_EVENT, keyReadyAt } from "./key.ts";
 import type { Account, Key, ModelLimits } from "./key.ts";
 
@@ -37,7 +36,7 @@ interface InVain {
 }
 
 /** What is known of one model with the accounts of a pool. */
-export class ModelLane {
+export class ModelState {
   readonly inVain: InVain = { before: 0, version: 0, depends: false, anyUsable: false };
   readonly limits = new Map<Account, ModelLimits>();
   /** By account: epoch ms from which the model may be asked for. */
@@ -50,11 +49,11 @@ export class ModelLane {
 /** Models with limits of their own that are kept at most: names come from clients. */
 const LANES = 256;
 
-export class Choice {
+export class KeySelector {
   keys: readonly Key[] = [];
   accounts: readonly Account[] = [];
   strategy: Strategy;
-  readonly #lanes = new Map<string, ModelLane>();
+  readonly #modelStates = new Map<string, ModelState>();
   #accountOf = new Uint32Array(0);
   #seeds = new Uint32Array(0);
   #keyAt = new Float64Array(0);
@@ -94,11 +93,12 @@ export class Choice {
     for (const key of keys) this.ranked(key);
     this.#accountAt = new Float64Array(accounts.length);
     this.#cursor = 0;
-    for (const lane of this.#lanes.values()) {
-      for (const account of lane.limits.keys()) if (!accounts.includes(account)) lane.limits.delete(account);
-      lane.readyAt = new Float64Array(accounts.length);
-      lane.deniedUntil = new Float64Array(accounts.length);
-      for (const account of lane.limits.keys()) this.#refreshLane(lane, account, now);
+    for (const modelState of this.#modelStates.values()) {
+      for (const account of modelState.limits.keys())
+        if (!accounts.includes(account)) modelState.limits.delete(account);
+      modelState.readyAt = new Float64Array(accounts.length);
+      modelState.deniedUntil = new Float64Array(accounts.length);
+      for (const account of modelState.limits.keys()) this.#refreshLane(modelState, account, now);
     }
     for (const key of keys) this.refreshKey(key, dayEndsAt);
     for (const account of accounts) this.refresh(account, null, now);
@@ -113,67 +113,68 @@ export class Choice {
   }
 
   /** Something about an account has changed, and about the model with it. */
-  refresh(account: Account, lane: ModelLane | null, now: number): void {
+  refresh(account: Account, modelState: ModelState | null, now: number): void {
     if (this.accounts[account.index] !== account) return;
     const readyAt = account.readyAt(now);
     // Earlier than was known, or put off: what a walk in vain found holds no more.
     const knownAt = this.#accountAt[account.index]!;
     if (readyAt < knownAt || (knownAt > now && readyAt > knownAt)) this.#version += 1;
     this.#accountAt[account.index] = readyAt;
-    if (lane !== null) this.#refreshLane(lane, account, now);
+    if (modelState !== null) this.#refreshLane(modelState, account, now);
   }
 
-  #refreshLane(lane: ModelLane, account: Account, now: number): void {
-    const limits = lane.limits.get(account);
+  #refreshLane(modelState: ModelState, account: Account, now: number): void {
+    const limits = modelState.limits.get(account);
     const readyAt = limits?.readyAt(now) ?? 0;
-    const knownAt = lane.readyAt[account.index]!;
-    if (readyAt < knownAt || (knownAt > now && readyAt > knownAt)) lane.inVain.before = 0;
-    lane.readyAt[account.index] = readyAt;
-    lane.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
-    if (limits !== undefined && limits.deniedUntil > now) lane.hasDenied = true;
+    const knownAt = modelState.readyAt[account.index]!;
+    if (readyAt < knownAt || (knownAt > now && readyAt > knownAt)) modelState.inVain.before = 0;
+    modelState.readyAt[account.index] = readyAt;
+    modelState.deniedUntil[account.index] = limits?.deniedUntil ?? 0;
+    if (limits !== undefined && limits.deniedUntil > now) modelState.hasDenied = true;
   }
 
   /** What is known of the model that a request asks for; null: nothing is known of it, or of any. */
-  laneOf(need: Pick<KeyNeed, "model">): ModelLane | null {
-    if (this.#lanes.size === 0 || need.model === null) return null;
-    return this.#lanes.get(need.model) ?? null;
+  modelStateOf(need: Pick<KeyNeed, "model">): ModelState | null {
+    if (this.#modelStates.size === 0 || need.model === null) return null;
+    return this.#modelStates.get(need.model) ?? null;
   }
 
-  get lanes(): Iterable<readonly [model: string, lane: ModelLane]> {
-    return this.#lanes;
+  get modelStates(): Iterable<readonly [model: string, modelState: ModelState]> {
+    return this.#modelStates;
   }
 
   /** The lane of a model, made where there is none. What is over is forgotten, and beyond the bound the oldest. */
-  openLane(model: string, now: number): ModelLane {
-    const known = this.#lanes.get(model);
+  openModelState(model: string, now: number): ModelState {
+    const known = this.#modelStates.get(model);
     if (known !== undefined) return known;
-    if (this.#lanes.size >= LANES) this.#forgetLanes(now);
-    const lane = new ModelLane();
-    lane.readyAt = new Float64Array(this.accounts.length);
-    lane.deniedUntil = new Float64Array(this.accounts.length);
-    this.#lanes.set(model, lane);
-    return lane;
+    if (this.#modelStates.size >= LANES) this.#forgetLanes(now);
+    const modelState = new ModelState();
+    modelState.readyAt = new Float64Array(this.accounts.length);
+    modelState.deniedUntil = new Float64Array(this.accounts.length);
+    this.#modelStates.set(model, modelState);
+    return modelState;
   }
 
   #forgetLanes(now: number): void {
-    const isOver = (lane: ModelLane) =>
-      lane.readyAt.every((at) => at <= now) && lane.deniedUntil.every((at) => at <= now);
-    for (const [model, lane] of this.#lanes) if (isOver(lane)) this.#lanes.delete(model);
-    const [oldest] = this.#lanes.keys();
-    if (this.#lanes.size >= LANES && oldest !== undefined) this.#lanes.delete(oldest);
+    const isOver = (modelState: ModelState) =>
+      modelState.readyAt.every((at) => at <= now) && modelState.deniedUntil.every((at) => at <= now);
+    for (const [model, modelState] of this.#modelStates)
+      if (isOver(modelState)) this.#modelStates.delete(model);
+    const [oldest] = this.#modelStates.keys();
+    if (this.#modelStates.size >= LANES && oldest !== undefined) this.#modelStates.delete(oldest);
   }
 
   /** The limits that a model has with an account of its own, as long as there are any. */
   *limitsOf(account: Account): Generator<readonly [model: string, limits: ModelLimits]> {
-    for (const [model, lane] of this.#lanes) {
-      const limits = lane.limits.get(account);
+    for (const [model, modelState] of this.#modelStates) {
+      const limits = modelState.limits.get(account);
       if (limits !== undefined) yield [model, limits];
     }
   }
 
   /** The key that serves this now, or null: then the fields above tell why, and when. */
-  next(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
-    const { before, version, depends, anyUsable } = lane?.inVain ?? this.#inVain;
+  next(need: KeyNeed, modelState: ModelState | null, now: number): Key | null {
+    const { before, version, depends, anyUsable } = modelState?.inVain ?? this.#inVain;
     if (now < before && version === this.#version && need.boundTo === null && need.unsuited.size === 0) {
       this.readyAt = before < AFTER_AN_EVENT ? before : Infinity;
       this.dependsOnOthers = depends;
@@ -182,8 +183,8 @@ export class Choice {
       return null;
     }
     const isPlain = need.boundTo === null && need.tried.size === 0 && need.unsuited.size === 0;
-    const quick = isPlain && !(lane?.hasDenied ?? false) ? this.#quick(need, lane, now) : -1;
-    if (quick < 0) return this.#walk(need, lane, now);
+    const quick = isPlain && !(modelState?.hasDenied ?? false) ? this.#quick(need, modelState, now) : -1;
+    if (quick < 0) return this.#walk(need, modelState, now);
     this.#cursor = this.strategy === "sticky" ? quick : (quick + 1) % this.keys.length;
     return this.keys[quick] ?? null;
   }
@@ -195,28 +196,28 @@ export class Choice {
   }
 
   /** The index of the key for a request that any key may serve, by numbers alone; -1: none is ready. */
-  #quick(need: KeyNeed, lane: ModelLane | null, now: number): number {
+  #quick(need: KeyNeed, modelState: ModelState | null, now: number): number {
     switch (this.strategy) {
       case "round-robin":
       case "sticky":
-        return this.#firstReady(lane, now);
+        return this.#firstReady(modelState, now);
       case "lru":
       case "quota":
-        return this.#bestReady(this.#ranks, lane, now);
+        return this.#bestReady(this.#ranks, modelState, now);
       case "affinity":
-        if (need.conversation === null) return this.#firstReady(lane, now);
+        if (need.conversation === null) return this.#firstReady(modelState, now);
         for (let index = 0; index < this.keys.length; index++)
           this.#ranks[index] = rendezvous(need.conversation, this.#seeds[index]!);
-        return this.#bestReady(this.#ranks, lane, now);
+        return this.#bestReady(this.#ranks, modelState, now);
     }
   }
 
-  #firstReady(lane: ModelLane | null, now: number): number {
+  #firstReady(modelState: ModelState | null, now: number): number {
     const count = this.keys.length;
     const keyAt = this.#keyAt;
     const accountOf = this.#accountOf;
     const accountAt = this.#accountAt;
-    const laneAt = lane?.readyAt ?? accountAt;
+    const laneAt = modelState?.readyAt ?? accountAt;
     const cursor = this.#cursor;
     for (let index = cursor; index < count; index++) {
       const account = accountOf[index]!;
@@ -230,12 +231,12 @@ export class Choice {
   }
 
   /** Of the ready keys the one with the highest rank; of equals the next in turn. */
-  #bestReady(ranks: Float64Array, lane: ModelLane | null, now: number): number {
+  #bestReady(ranks: Float64Array, modelState: ModelState | null, now: number): number {
     const count = this.keys.length;
     const keyAt = this.#keyAt;
     const accountOf = this.#accountOf;
     const accountAt = this.#accountAt;
-    const laneAt = lane?.readyAt ?? accountAt;
+    const laneAt = modelState?.readyAt ?? accountAt;
     const cursor = this.#cursor;
     let best = -1;
     let bestRank = -Infinity;
@@ -259,13 +260,13 @@ export class Choice {
       this.#ranks[key.index] = key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
   }
 
-  #walk(need: KeyNeed, lane: ModelLane | null, now: number): Key | null {
+  #walk(need: KeyNeed, modelState: ModelState | null, now: number): Key | null {
     const { keys } = this;
     const count = keys.length;
     const { strategy } = this;
     const isAffine = strategy === "affinity" && need.conversation !== null;
     const takesFirst = !isAffine && strategy !== "lru" && strategy !== "quota";
-    const laneAt = lane?.readyAt ?? this.#accountAt;
+    const laneAt = modelState?.readyAt ?? this.#accountAt;
     let best: Key | null = null;
     let bestRank = -Infinity;
     let second: Key | null = null;
@@ -297,7 +298,7 @@ export class Choice {
         else if (at < earliest) earliest = at;
         continue;
       }
-      const isDenied = lane !== null && lane.deniedUntil[account]! > now;
+      const isDenied = modelState !== null && modelState.deniedUntil[account]! > now;
       if (wasTried || isDenied) {
         // What may not have the model is asked last of all, to learn whether that is still so.
         if (second === null || (secondIsDenied && !isDenied)) {
@@ -325,7 +326,7 @@ export class Choice {
     this.dependsOnOthers = isEvent;
     this.hasSuited = hasSuited;
     this.othersReadyAt = anyEarliest;
-    const inVain = lane?.inVain ?? this.#inVain;
+    const inVain = modelState?.inVain ?? this.#inVain;
     inVain.before = anyEarliest;
     inVain.version = this.#version;
     inVain.depends = anyDepends;
@@ -347,4 +348,18 @@ export function accountNames(keys: readonly Key[]): string[] {
 /** What an account is called where resources are remembered: its label, or its only key. */
 export function accountName(key: Key): string {
   return key.account ?? key.secret.id;
+}
+
+/** How well `conversation` goes with the key of this seed: it belongs to the key where this is highest. */
+export function rendezvous(conversation: number, keySeed: number): number {
+  // MurmurHash3's finalizer: every bit of both numbers reaches every bit of the result.
+  let mixed = conversation ^ Math.imul(keySeed, 0x9e3779b1);
+  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+  return (mixed ^ (mixed >>> 16)) >>> 0;
+}
+
+/** The number that stands for a key in `rendezvous`. `id` names it, and is the same after a restart. */
+export function seedOf(id: string): number {
+  return Bun.hash.xxHash32(id);
 }

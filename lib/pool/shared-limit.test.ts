@@ -1,18 +1,18 @@
 import { describe, expect, test } from "bun:test";
-import { CommonCause } from "./shared-limit.ts";
+import { SharedLimit } from "./shared-limit.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const SEC = 1000;
 const HOUR = 3_600_000;
 
-interface Refusal {
+interface ProxyError {
   account: string;
   /** Ms after `NOW`. */
   atMs: number;
 }
 
 /** Refusals as `account@seconds`, in order. */
-function refusalsOf(text: string): Refusal[] {
+function refusalsOf(text: string): ProxyError[] {
   return text.split(" ").map((item) => {
     const [account = "", sec = "0"] = item.split("@");
     return { account, atMs: Number(sec) * SEC };
@@ -24,7 +24,7 @@ const accountOf = (name: string) => ACCOUNTS.get(name) ?? {};
 
 /** What was taken back by the end, and whether the last refusal was for a common cause. */
 function suspected(refusals: string, accounts: number): { isCommon: boolean; undone: string[] } {
-  const cause = new CommonCause();
+  const cause = new SharedLimit();
   const undone: string[] = [];
   let isCommon = false;
   for (const { account, atMs } of refusalsOf(refusals)) {
@@ -40,14 +40,14 @@ function suspected(refusals: string, accounts: number): { isCommon: boolean; und
 }
 
 /** A limit that all keys share, known since `NOW`. */
-function knownCause(): CommonCause {
-  const cause = new CommonCause();
+function knownCause(): SharedLimit {
+  const cause = new SharedLimit();
   cause.refused(NOW - SEC, NOW);
   return cause;
 }
 
 /** How many may be sent at once, as they come. */
-function sendsAtOnce(cause: CommonCause, now: number): number {
+function sendsAtOnce(cause: SharedLimit, now: number): number {
   let count = 0;
   while (count < 100 && cause.readyAt(now) <= now) {
     cause.sends(now);
@@ -89,7 +89,7 @@ describe("a common cause", () => {
   });
 
   test("P11 is seen in a single refusal once a limit is known and used up, with that one taken back", () => {
-    const cause = new CommonCause();
+    const cause = new SharedLimit();
     cause.refused(NOW - 2000, NOW - 1000);
     let undone = 0;
     const suspicion = { account: {}, request: {}, isNear: false, undo: () => undone++, at: NOW };
@@ -106,7 +106,7 @@ describe("a common cause", () => {
   });
 
   test("P11 is seen where one request is refused by three keys, however near their limits they were", () => {
-    const cause = new CommonCause();
+    const cause = new SharedLimit();
     const request = {};
     const refuse = (account: object, of: object) =>
       cause.suspects({ account, request: of, isNear: true, undo() {}, at: NOW }, 5);
@@ -119,7 +119,7 @@ describe("a common cause", () => {
   });
 
   test("stands in nobody's way while there is none", () => {
-    const cause = new CommonCause();
+    const cause = new SharedLimit();
     cause.bears(NOW, NOW);
     cause.ends(NOW, { hadBegun: true, isCounted: false }, NOW);
     expect([cause.isKnown, sendsAtOnce(cause, NOW), cause.readyAt(NOW)]).toEqual([false, 100, 0]);

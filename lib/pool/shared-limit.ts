@@ -6,8 +6,8 @@
  * near a limit of its own, it is not about keys: the rest of the pool is not walked into it, and what the three were
  * charged with is taken back. From then on all keys share what such a limit lets through, as if they were one.
  */
-import { Trust } from "./key.ts";
-import { Pacer } from "./rate-limiter.ts";
+import { SlowStart } from "./key.ts";
+import { RateLimiter } from "./rate-limiter.ts";
 
 const WITHIN_MS = 10_000;
 /** So many keys of a pool, where it has so many. */
@@ -30,10 +30,10 @@ export interface Suspicion {
   readonly undo: () => void;
 }
 
-export class CommonCause {
+export class SharedLimit {
   #suspicions: Suspicion[] = [];
-  #pacer: Pacer | null = null;
-  #trust = new Trust();
+  #limiter: RateLimiter | null = null;
+  #slowStart = new SlowStart();
   /** What was sent before counts for nothing here; epoch ms. */
   #since = 0;
   /** When somebody last was refused for it, or had to wait; epoch ms. */
@@ -41,32 +41,32 @@ export class CommonCause {
 
   /** Whether all keys together have shown a limit. */
   get isKnown(): boolean {
-    return this.#pacer !== null;
+    return this.#limiter !== null;
   }
 
   /** Epoch ms from which one more may be sent with any key; 0 where there is no common limit. */
   readyAt(now: number): number {
-    if (this.#pacer === null) return 0;
-    const readyAt = Math.max(this.#pacer.nextAt(now), this.#trust.readyAt);
+    if (this.#limiter === null) return 0;
+    const readyAt = Math.max(this.#limiter.nextAt(now), this.#slowStart.readyAt);
     if (readyAt > now) this.#metAt = now;
     if (now <= this.#metAt + FORGOTTEN_AFTER_MS) return readyAt;
-    this.#pacer = null;
-    this.#trust = new Trust();
+    this.#limiter = null;
+    this.#slowStart = new SlowStart();
     return 0;
   }
 
   sends(now: number): void {
-    if (this.#pacer === null) return;
-    this.#pacer.sends(now);
-    this.#trust.sends(now);
+    if (this.#limiter === null) return;
+    this.#limiter.sends(now);
+    this.#slowStart.sends(now);
   }
 
   /** The answer to a request that was sent at `sentAt` has begun. */
   bears(sentAt: number, now: number): void {
-    if (this.#pacer === null || sentAt < this.#since) return;
-    this.#pacer.bears(now);
-    this.#trust.decided();
-    this.#trust.grows();
+    if (this.#limiter === null || sentAt < this.#since) return;
+    this.#limiter.bears(now);
+    this.#slowStart.decided();
+    this.#slowStart.grows();
   }
 
   /** A request that was sent at `sentAt` is over. */
@@ -75,10 +75,10 @@ export class CommonCause {
     { hadBegun, isCounted }: { hadBegun: boolean; isCounted: boolean },
     now: number,
   ): void {
-    if (this.#pacer === null || sentAt < this.#since) return;
-    this.#pacer.ends({ hadBegun }, now);
-    if (!hadBegun) this.#trust.decided();
-    if (!isCounted) this.#pacer.uncounts(sentAt);
+    if (this.#limiter === null || sentAt < this.#since) return;
+    this.#limiter.ends({ hadBegun }, now);
+    if (!hadBegun) this.#slowStart.decided();
+    if (!isCounted) this.#limiter.uncounts(sentAt);
   }
 
   /**
@@ -96,7 +96,7 @@ export class CommonCause {
     const surprising = distinct(this.#suspicions.filter((other) => !other.isNear));
     const ofRequest = distinct(this.#suspicions.filter((other) => other.request === request));
     const several = Math.min(DISTINCT_KEYS, accounts);
-    const enough = !isNear && this.#pacer?.isNearlyUsedUp(at) ? 1 : several;
+    const enough = !isNear && this.#limiter?.isNearlyUsedUp(at) ? 1 : several;
     if (accounts < 2 || (surprising < enough && ofRequest < several)) return false;
     for (const { isNear, undo } of this.#suspicions.toReversed()) if (!isNear) undo();
     this.#suspicions = [];
@@ -105,13 +105,13 @@ export class CommonCause {
 
   /** Everybody was refused: a request that was sent at `sentAt`, which has ended. */
   refused(sentAt: number, now: number): void {
-    if (this.#pacer === null) {
-      this.#pacer = new Pacer({ kind: "learnt" });
+    if (this.#limiter === null) {
+      this.#limiter = new RateLimiter({ kind: "learnt" });
       this.#since = now;
     }
     this.#metAt = now;
-    this.#trust.isLost();
+    this.#slowStart.isLost();
     if (sentAt < this.#since) return;
-    this.#pacer.refused({ sentAt, namedMs: null, restMs: WINDOW_MS, reason: "rate_limit" }, now);
+    this.#limiter.refused({ sentAt, namedMs: null, restMs: WINDOW_MS, reason: "rate_limit" }, now);
   }
 }

@@ -1,19 +1,19 @@
 import { describe, expect, test } from "bun:test";
 import { seeded } from "../testing/fixture.ts";
-import { History, LONGEST_HISTORY } from "./sliding-log.ts";
+import { SlidingLog, LONGEST_HISTORY } from "./sliding-log.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const MINUTE = 60_000;
 
 /** What went out at these times (ms after `NOW`), all of which is to be remembered. */
-function historyOf(times: readonly number[], longest?: number): History {
-  const history = new History(longest);
+function historyOf(times: readonly number[], longest?: number): SlidingLog {
+  const history = new SlidingLog(longest);
   for (const time of times) history.add(NOW + time, 0);
   return history;
 }
 
 /** All that is remembered, oldest first, in ms after `NOW`. */
-function remembered(history: History): number[] {
+function remembered(history: SlidingLog): number[] {
   return Array.from({ length: history.size }, (_, index) => history.last(history.size - index) - NOW);
 }
 
@@ -39,7 +39,7 @@ describe("a history", () => {
   });
 
   test("does not grow for what need not be remembered", () => {
-    const history = new History();
+    const history = new SlidingLog();
     for (const index of upTo(1000)) history.add(NOW + index * 10_000, NOW + index * 10_000 - MINUTE);
     expect(history.size).toBe(16);
   });
@@ -53,7 +53,7 @@ describe("a history", () => {
   test("knows of none that were before the first", () => {
     const history = historyOf([1, 2]);
     expect([0, -1, 3, 99].map((nth) => history.last(nth))).toEqual(Array(4).fill(-Infinity));
-    expect(new History().last(1)).toBe(-Infinity);
+    expect(new SlidingLog().last(1)).toBe(-Infinity);
   });
 
   test.each<[sentence: string, at: number, count: number]>([
@@ -83,7 +83,7 @@ describe("a history", () => {
 
   test("goes on by itself after it was copied", () => {
     const original = historyOf(upTo(20));
-    const copy = new History();
+    const copy = new SlidingLog();
     copy.copyFrom(original);
     copy.add(NOW + 30, 0);
     original.remove(NOW);
@@ -94,7 +94,7 @@ describe("a history", () => {
   // RPM=3000 was changed to auto by a reload: what had been sent was copied into a history that holds less, and from
   // the next growth on what was sent was not remembered.
   test("goes on after it was copied from one that holds more than it may", () => {
-    const copy = new History(8);
+    const copy = new SlidingLog(8);
     copy.copyFrom(historyOf(upTo(20)));
     for (const time of upTo(20)) copy.add(NOW + 100 + time, 0);
     expect(remembered(copy)).toEqual([112, 113, 114, 115, 116, 117, 118, 119]);
@@ -104,7 +104,7 @@ describe("a history", () => {
     const random = seeded(longest);
     const below = (bound: number) => Math.floor(random() * bound);
     for (let run = 0; run < 9; run++) {
-      const history = new History(longest);
+      const history = new SlidingLog(longest);
       const list: number[] = [];
       const wrong: object[] = [];
       let [now, keptFromAt] = [NOW, 0];

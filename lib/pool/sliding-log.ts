@@ -6,7 +6,7 @@ const FIRST_LENGTH = 16;
 /** What went out before the last so many is not remembered. */
 export const LONGEST_HISTORY = 2048;
 
-export class History {
+export class SlidingLog {
   #times = new Float64Array(0);
   /** Where the next one goes. */
   #next = 0;
@@ -68,7 +68,7 @@ export class History {
     this.size -= 1;
   }
 
-  copyFrom(other: History): void {
+  copyFrom(other: SlidingLog): void {
     this.#times = new Float64Array(0);
     this.#next = 0;
     this.size = 0;

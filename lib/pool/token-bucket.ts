@@ -2,7 +2,7 @@
  * A steady pace, with some requests together where there was a pause before: the generic cell rate algorithm
  * (ITU-T I.371), which is a bucket of tokens seen from outside.
  */
-export class Drip {
+export class TokenBucket {
   /** Between two requests at the steady pace; 0: there is no pace to keep. */
   intervalMs = 0;
   /** How many may go out together after a pause. */

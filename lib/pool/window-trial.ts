@@ -12,7 +12,7 @@ const LEAST_SQUEEZE = 0.02;
 const MOST_SQUEEZE = 0.4;
 
 /** A measured window on trial. */
-export class Squeeze {
+export class WindowTrial {
   /** The window that held; 0: none was measured. */
   provenMs = 0;
   /** Epoch ms of the last change that a refusal made. */

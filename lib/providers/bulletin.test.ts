@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { Bulletin } from "./bulletin.ts";
+import { HeaderSampler } from "./bulletin.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Dialect } from "./verdict.ts";
 
@@ -7,7 +7,7 @@ const NOW = Date.UTC(2026, 10, 20, 12);
 
 /** Answers as they come, and whether each was looked at: only for that the time is asked. */
 class Listener {
-  readonly #bulletin = new Bulletin();
+  readonly #headerSampler = new HeaderSampler();
   looks = 0;
   readonly #clock: Clock = {
     now: () => {
@@ -23,7 +23,7 @@ class Listener {
     dialect: Dialect = "openai",
     rpm: "auto" | "off" = "auto",
   ) {
-    return this.#bulletin.read({ dialect, rpm }, new Response(null, { status, headers }), this.#clock);
+    return this.#headerSampler.read({ dialect, rpm }, new Response(null, { status, headers }), this.#clock);
   }
 
   /** How many of so many such answers were looked at. */

@@ -5,17 +5,20 @@
 import { announcesPlenty, readBudgets } from "./rate-limit-headers.ts";
 import type { Budgets } from "./rate-limit-headers.ts";
 import type { Clock } from "../core/clock.ts";
-import type { ProviderConfig } from "../config/config.ts";
+import type { Dialect } from "./verdict.ts";
 
 /** A provider that announced nothing so many times in a row is only asked now and then. */
 const SILENT_AFTER = 8;
 const LOOK_EVERY = 32;
 
 /** What of a provider's settings tells how its answers are read. */
-type Listener = Pick<ProviderConfig, "dialect" | "rpm">;
+interface Listener {
+  readonly dialect: Dialect;
+  readonly rpm: number | "auto" | "off";
+}
 
 /** The announcements of one provider. */
-export class Bulletin {
+export class HeaderSampler {
   #silent = 0;
   #seen = 0;
 

@@ -55,7 +55,7 @@ export type Ruling =
 export type Wait = (namedMs: number | null, now: number, resetZone: string) => Pause;
 
 /** One thing known. Every condition that is written must hold; the first rule that holds decides. */
-export interface Rule {
+export interface RefusalRule {
   readonly status?: number | readonly number[];
   /** One of the answer's code-like words, which are in lower case. */
   readonly code?: RegExp;
@@ -87,7 +87,7 @@ export interface Provider {
   /** What to make of the time a rate limit names, where that is not simply believed. */
   readonly limitWait?: Wait;
   /** A function: patterns cost memory, and most processes never meet most providers' refusals. */
-  readonly rules: () => readonly Rule[];
+  readonly rules: () => readonly RefusalRule[];
 }
 
 const SECOND_MS = 1000;
@@ -175,14 +175,14 @@ const UNSUITED_KEY: Ruling = { kind: "unsuited", scope: "key" };
 // ------------------------------------------------- rules several providers share
 
 /** "…does not exist or you do not have access to it": absent or gated, another account may have it. */
-const GATED_MODEL: Rule = {
+const GATED_MODEL: RefusalRule = {
   status: 404,
   text: /\bmodel\b.{0,160}\b(?:access|permission denied|inaccessible)\b/i,
   then: UNSUITED_MODEL,
 };
 
 /** Google's error model, the same at AI Studio, Vertex and Code Assist. */
-const googleRules = (): readonly Rule[] => [
+const googleRules = (): readonly RefusalRule[] => [
   // A bad key is 400 INVALID_ARGUMENT (zeroclaw#194); the words are for the variants without details.
   { status: 400, code: /^api_key_invalid$/, then: DEAD },
   { status: 400, text: /^API key (?:not valid|not found|expired)\b/im, then: DEAD },
@@ -750,7 +750,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
 // ------------------------------------------------------------ rules for all
 
 /** After the provider's own rules, the same for all; where none of these holds either, the status decides. */
-export const sharedRules = (): readonly Rule[] => [
+export const sharedRules = (): readonly RefusalRule[] => [
   // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
   { status: 429, page: true, then: TOO_FAST_FOR_ALL },
   // The same in words: "Too many requests from this IP, please try again later".

@@ -20,7 +20,7 @@ import {
   PROVIDERS,
   type Proof,
   type Provider,
-  type Rule,
+  type RefusalRule,
   type Ruling,
   type Wait,
   asNamed,
@@ -208,7 +208,7 @@ const STATUS_OF_TEXT: readonly (readonly [RegExp, number])[] = [
 function judge(dialect: Dialect, answer: Answer, now: number): Verdict {
   const provider = PROVIDERS[dialect];
   const namedMs = namedWaitMs(answer, provider.clockOffset, now);
-  const holdsHere = (rule: Rule) => holds(rule, answer, namedMs);
+  const holdsHere = (rule: RefusalRule) => holds(rule, answer, namedMs);
   const rule = provider.rules().find(holdsHere) ?? sharedRules().find(holdsHere);
   return verdictOf(rule?.then ?? byStatus(answer.status), provider, answer, namedMs, now);
 }
@@ -217,7 +217,7 @@ function byStatus(status: number): Ruling {
   return status >= 500 ? { kind: "overloaded" } : { kind: "rejected" };
 }
 
-function holds(rule: Rule, answer: Answer, namedMs: number | null): boolean {
+function holds(rule: RefusalRule, answer: Answer, namedMs: number | null): boolean {
   const { status, code, text, field: wanted, header, page, namedAtLeastMs } = rule;
   if (status !== undefined && ![status].flat().includes(answer.status)) return false;
   if (page !== undefined && !answer.isPage) return false;

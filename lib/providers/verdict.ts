@@ -86,3 +86,42 @@ export interface Evidence {
   /** The answer's body, decompressed, as text: at most its first 64 KiB. Empty for a 2xx that was not read. */
   body: string;
 }
+
+/** An attempt that brought no answer at all. */
+export interface Unreachable {
+  readonly kind: "unreachable";
+  readonly type:
+    | "upstream_unreachable"
+    | "upstream_protocol_error"
+    | "connect_timeout"
+    | "first_byte_timeout"
+    | "stream_idle_timeout"
+    /** Ours: the time to finish after SIGTERM is over. */
+    | "draining";
+  /** One or two sentences for the client; never an error's own text, which may hold a URL. */
+  readonly message: string;
+  /** The provider may have done the work: the request had been sent. */
+  readonly maybeBilled: boolean;
+}
+
+/** The client left. Nobody is blamed. */
+export interface Abandoned {
+  readonly kind: "abandoned";
+}
+
+/** No key, and until when. */
+export interface NoKey {
+  readonly kind: "no_key";
+  /** Epoch ms when the first one may be free; `now` where attempts under way decide that; Infinity: never. */
+  readonly readyAt: number;
+  readonly why: "cooling" | "paused" | "none_usable" | "unsuited";
+}
+
+/** How an attempt ended, as the pool is told. */
+export type Outcome = Verdict | Unreachable | Abandoned;
+
+/** An attempt's outcome that is no answer. */
+export type Failure = Exclude<Outcome, { kind: "served" | "rejected" }>;
+
+/** Why there is no answer yet. */
+export type Setback = Failure | NoKey;

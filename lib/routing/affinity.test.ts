@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { conversationOf, rendezvous, seedOf } from "./affinity.ts";
+import { conversationOf } from "./affinity.ts";
+import { rendezvous, seedOf } from "../pool/selection.ts";
 
 interface Asked {
   path?: string;

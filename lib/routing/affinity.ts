@@ -7,7 +7,7 @@
  * is parsed: the bytes of those texts are hashed as they stand, and what stands behind them is not looked at, save
  * for an id. Two conversations with the same hash share a key, and nothing worse.
  */
-import { asBuffer, Members, QUOTE, stringEnd } from "../core/json.ts";
+import { asBuffer, JsonCursor, QUOTE, stringEnd } from "../core/json.ts";
 
 /**
  * A number of 32 bits, the same for each turn of a conversation; null: there is nothing to tell by.
@@ -22,20 +22,6 @@ export function conversationOf(path: string, headers: Headers, body: Uint8Array 
 /** Elsewhere (embeddings, images, files) one request has nothing to do with the next. */
 const TALKS =
   /\/(?:chat|completions|responses|messages|generate)(?:\/|$)|:(?:stream)?generateContent$|:(?:stream)?rawPredict$/i;
-
-/** How well `conversation` goes with the key of this seed: it belongs to the key where this is highest. */
-export function rendezvous(conversation: number, keySeed: number): number {
-  // MurmurHash3's finalizer: every bit of both numbers reaches every bit of the result.
-  let mixed = conversation ^ Math.imul(keySeed, 0x9e3779b1);
-  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
-  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
-  return (mixed ^ (mixed >>> 16)) >>> 0;
-}
-
-/** The number that stands for a key in `rendezvous`. `id` names it, and is the same after a restart. */
-export function seedOf(id: string): number {
-  return Bun.hash.xxHash32(id);
-}
 
 // ------------------------------------------------------------------ the client's own name for it
 
@@ -110,7 +96,7 @@ const PROMPT_BYTES = 512;
 
 function beginningOf(path: string, body: Buffer): number | null {
   const bytes = body.subarray(0, FRONT_BYTES);
-  const fields = Members.ofObject(bytes, 0);
+  const fields = JsonCursor.ofObject(bytes, 0);
   const modelInPath = /\/(?:models|deployments)\/([^/:]+)/.exec(path)?.[1] ?? "";
   let hash = Bun.hash.xxHash32(modelInPath);
   while (fields?.next()) {
@@ -140,7 +126,7 @@ const MOST_MESSAGES = 16;
 
 /** The hash with the system's messages and the user's first one in it; null: the user says nothing in words. */
 function withMessages(before: number, bytes: Buffer, start: number): number | null {
-  const messages = Members.ofArray(bytes, start);
+  const messages = JsonCursor.ofArray(bytes, start);
   if (messages === null)
     return firstText(bytes, start) < 0 ? null : withTexts(before, bytes, start, TEXT_BYTES);
   let hash = before;
@@ -177,7 +163,7 @@ interface MessagePlace {
 }
 
 function readMessage(bytes: Buffer, start: number): MessagePlace {
-  const fields = Members.ofObject(bytes, start);
+  const fields = JsonCursor.ofObject(bytes, start);
   if (fields === null) return { speaker: "user", contentStart: start };
   let role: string | null = null;
   let type: string | null = null;
@@ -249,9 +235,9 @@ const DEEPEST = 4;
 function forEachText(bytes: Buffer, start: number, depth: number, visit: (quote: number) => void): void {
   if (bytes[start] === QUOTE) return visit(start);
   if (depth === DEEPEST) return;
-  const parts = Members.ofArray(bytes, start);
+  const parts = JsonCursor.ofArray(bytes, start);
   while (parts?.next()) forEachText(bytes, parts.valueStart, depth + 1, visit);
-  const fields = parts === null ? Members.ofObject(bytes, start) : null;
+  const fields = parts === null ? JsonCursor.ofObject(bytes, start) : null;
   while (fields?.next()) {
     const name = fields.name();
     if (name === "text" || name === "parts" || name === "content") {

@@ -6,9 +6,9 @@
  * entries stays as it is.
  */
 import { field, fieldText, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
-import { asBuffer, Members } from "../core/json.ts";
+import { asBuffer, JsonCursor } from "../core/json.ts";
 import { readUpTo } from "../http/body.ts";
-import type { OpenAnswer, WholeAnswer } from "../http/upstream-response.ts";
+import type { StreamedResponse, BufferedResponse } from "../http/upstream-response.ts";
 
 /** How a dialect lists its models. */
 interface Shape {
@@ -58,9 +58,9 @@ const LONGEST_LIST_BYTES = 8 * 2 ** 20;
 
 /** An answer to `GET /v1/models` with our routes in it, read to its end. What is no such list goes on as it is. */
 export async function listingRoutes(
-  answer: WholeAnswer | OpenAnswer,
+  answer: BufferedResponse | StreamedResponse,
   routes: readonly { readonly name: string }[],
-): Promise<WholeAnswer | OpenAnswer> {
+): Promise<BufferedResponse | StreamedResponse> {
   const { status, headers, outcome } = answer;
   if (status !== 200 || headers.has("content-encoding")) return answer;
   let body = answer.kind === "whole" ? answer.body : null;
@@ -135,7 +135,7 @@ function isLastPage(page: unknown): boolean {
 /** Offset behind the opening bracket of the list. Of a field that is there twice the last is what parsers take. */
 function startOfList(bytes: Buffer, name: string | null): number | null {
   if (name === null) return bytes.indexOf("[") + 1;
-  const fields = Members.ofObject(bytes, 0);
+  const fields = JsonCursor.ofObject(bytes, 0);
   let start: number | null = null;
   while (fields?.next()) if (fields.name() === name) start = fields.valueStart + 1;
   return start;

@@ -5,7 +5,7 @@
  * names of such fields. What is found are candidates: only an id that an answer has told of before binds a request
  * to an account, so that a field which merely has such a name does no harm.
  */
-import { asBuffer, Members } from "../core/json.ts";
+import { asBuffer, JsonCursor } from "../core/json.ts";
 import {
   addId,
   collectionOf,
@@ -106,21 +106,21 @@ function addIdsOfField(found: Set<string>, bytes: Buffer, name: string): void {
 }
 
 /** An id, a list of ids, or something that has one. */
-function addIdsOfValue(found: Set<string>, bytes: Buffer, value: Members): void {
+function addIdsOfValue(found: Set<string>, bytes: Buffer, value: JsonCursor): void {
   addId(found, idOfText(bytes, value));
-  const items = Members.ofArray(bytes, value.valueStart);
+  const items = JsonCursor.ofArray(bytes, value.valueStart);
   while (items?.next() && found.size < MOST_CANDIDATES) addId(found, idOfText(bytes, items));
   addIdOfObject(found, bytes, value.valueStart);
 }
 
 /** The `id` of the object that begins at `start`, where one does. */
 function addIdOfObject(found: Set<string>, bytes: Buffer, start: number): void {
-  const fields = Members.ofObject(bytes, start);
+  const fields = JsonCursor.ofObject(bytes, start);
   while (fields?.next()) if (fields.name() === "id") return addId(found, idOfText(bytes, fields));
 }
 
 /** The id that a value is; null where it is no text, or none that could be an id. */
-function idOfText(bytes: Buffer, value: Members): string | null {
+function idOfText(bytes: Buffer, value: JsonCursor): string | null {
   const start = value.valueStart;
   if (bytes[start] !== 0x22 /* " */ || value.valueEnd() - start > LONGEST_ID) return null;
   return idOf(value.text() ?? "");

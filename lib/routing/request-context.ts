@@ -2,25 +2,26 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import { belongingsOf, refersTo } from "./resource-binding.ts";
-import type { Belongings } from "./resource-binding.ts";
+import { bindingOf, refersTo } from "./resource-binding.ts";
+import type { ResourceBinding } from "./resource-binding.ts";
 import type { Budgets } from "../providers/rate-limit-headers.ts";
 import { accountName, accountNames } from "../pool/selection.ts";
 import type { Clock } from "../core/clock.ts";
 import { conversationOf } from "./affinity.ts";
-import type { Failure, Progress } from "../pool/retry-policy.ts";
+import type { Progress } from "../pool/retry-policy.ts";
 import type { Bytes } from "../http/body.ts";
 import type { Key } from "../pool/key.ts";
 import { saidBy } from "../pool/lease.ts";
 import type { Lease, Need } from "../pool/lease.ts";
 import { bodyWithModel, modelOf, pathWithModel } from "./model-name.ts";
-import type { Attempted, Failed, OpenAnswer, WholeAnswer } from "../http/upstream-response.ts";
-import type { Owners } from "./resource-owners.ts";
+import type { Attempted, Failed, StreamedResponse, BufferedResponse } from "../http/upstream-response.ts";
+import type { ResourceOwners } from "./resource-owners.ts";
 import type { Target } from "../http/request.ts";
 import type { AttemptRecord, Observer } from "../core/events.ts";
 import { streamDialectOf } from "../http/sse.ts";
 import type { StreamDialect } from "../http/sse.ts";
-import type { Client, Watch } from "../http/timeouts.ts";
+import type { Client, AttemptTimeouts } from "../http/timeouts.ts";
+import type { Failure } from "../providers/verdict.ts";
 
 /** Where it is handled: what all requests share. */
 export interface House {
@@ -48,7 +49,7 @@ export const IDLE_SEC = 30;
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
-export class Call implements Need, Client {
+export class RequestContext implements Need, Client {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
@@ -61,13 +62,13 @@ export class Call implements Need, Client {
   reuseAt = 0;
   boundTo: string | null = null;
   /** What it has to do with things of single accounts; null: nothing. */
-  belongings: Belongings | null = null;
+  binding: ResourceBinding | null = null;
   /** The first answer that said that such a thing is not with that account. */
-  notHere: WholeAnswer | null = null;
+  notHere: BufferedResponse | null = null;
   /** It asks for the models there are: routes are some, too. */
   listsModels = false;
   /** The clocks of the attempt under way, and what its answer announced of limits. */
-  watch: Watch | null = null;
+  watch: AttemptTimeouts | null = null;
   budgets: Budgets | null = null;
   /** The best answer of upstream so far that was not passed on. */
   kept: KeptAnswer | null = null;
@@ -161,21 +162,21 @@ export class Call implements Need, Client {
   }
 
   /** Finds out whether it has to do with what one account of this provider alone has (P35). */
-  bind({ config, pool }: Asked, owners: Owners, isOnlyTarget: boolean): void {
-    this.belongings = null; // of the provider before
+  bind({ config, pool }: Asked, owners: ResourceOwners, isOnlyTarget: boolean): void {
+    this.binding = null; // of the provider before
     if (pool.keys.length > 1 || !isOnlyTarget) {
       const { path, query } = this.target;
       const { method, body } = this;
       const names = () => accountNames(pool.keys);
       const least = isOnlyTarget ? 2 : 1;
-      this.belongings = belongingsOf({ path, query, method, body }, config.name, names, owners, least);
+      this.binding = bindingOf({ path, query, method, body }, config.name, names, owners, least);
     }
-    this.boundTo = this.belongings?.boundTo ?? null;
-    if (this.belongings?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
+    this.boundTo = this.binding?.boundTo ?? null;
+    if (this.binding?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
   }
 
   /** Whether it refers to what an account of this provider is known to have. */
-  refersTo({ config, pool }: Asked, owners: Owners): boolean {
+  refersTo({ config, pool }: Asked, owners: ResourceOwners): boolean {
     const { path, query } = this.target;
     const { method, body } = this;
     return refersTo({ path, query, method, body }, config.name, () => accountNames(pool.keys), owners);
@@ -207,15 +208,15 @@ export class Call implements Need, Client {
   }
 
   /** An answer that says that the account has not what the request refers to; null: it is another one. */
-  notHereIn(result: Attempted): WholeAnswer | null {
+  notHereIn(result: Attempted): BufferedResponse | null {
     const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
-    if (this.belongings === null || answer === null) return null;
-    const isNotHere = this.belongings.isNotHere(answer.status, answer.body, this.house.clock.now());
+    if (this.binding === null || answer === null) return null;
+    const isNotHere = this.binding.isNotHere(answer.status, answer.body, this.house.clock.now());
     return isNotHere ? answer : null;
   }
 
   /** Remembers such an answer: nobody is blamed, and none of the account's keys asked again. */
-  noteNotHere(answer: WholeAnswer, upstream: Asked, lease: Lease): void {
+  noteNotHere(answer: BufferedResponse, upstream: Asked, lease: Lease): void {
     const account = accountName(lease.key);
     const unsuited = (this.#unsuited ??= new Set());
     for (const key of upstream.pool.keys) if (accountName(key) === account) unsuited.add(key);
@@ -225,7 +226,12 @@ export class Call implements Need, Client {
   }
 
   /** The answer is here. The body is not needed any more, and a stream may go on for long. */
-  begins({ status, outcome }: WholeAnswer | OpenAnswer, upstream: Asked, lease: Lease, now: number): void {
+  begins(
+    { status, outcome }: BufferedResponse | StreamedResponse,
+    upstream: Asked,
+    lease: Lease,
+    now: number,
+  ): void {
     this.#begunAt = now;
     this.#used(upstream, lease.key);
     this.#record(outcome.kind, status, "", upstream, lease, now);
@@ -308,7 +314,7 @@ function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
 
 /** An answer of upstream that was not passed on, in case nothing better comes. */
 export interface KeptAnswer {
-  readonly answer: WholeAnswer;
+  readonly answer: BufferedResponse;
   /** Which key it came with. */
   readonly keyLabel: string | null;
   readonly said: string;

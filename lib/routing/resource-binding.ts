@@ -3,7 +3,7 @@
  * knows, and what its answer tells of whose things are. Only where a provider has several accounts.
  */
 import { textOf } from "../http/body.ts";
-import type { Owners } from "./resource-owners.ts";
+import type { ResourceOwners } from "./resource-owners.ts";
 import { idsIn, idsProvenBy, saysNotHere } from "./references.ts";
 import {
   asksToKeep,
@@ -30,7 +30,7 @@ export function refersTo(
   { path, query, method, body }: Referring,
   provider: string,
   accounts: () => readonly string[],
-  owners: Owners,
+  owners: ResourceOwners,
 ): boolean {
   if (owners.count(provider) === 0) return false;
   const names = accounts();
@@ -43,21 +43,21 @@ export function refersTo(
  * What a request has to do with things of the accounts of a provider; null: nothing. Runs for every request. `least`:
  * how many accounts there must be for it to matter, or, where other providers stand beside this one, 1.
  */
-export function belongingsOf(
+export function bindingOf(
   request: Referring,
   provider: string,
   accounts: () => readonly string[],
-  owners: Owners,
+  owners: ResourceOwners,
   least: 1 | 2 = 2,
-): Belongings | null {
+): ResourceBinding | null {
   const { path, body } = request;
   const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null;
   if (!mayRefer && !asksToKeep(path, body)) return null;
   const names = accounts();
-  return names.length < least ? null : new Belongings(request, provider, names, owners);
+  return names.length < least ? null : new ResourceBinding(request, provider, names, owners);
 }
 
-export class Belongings {
+export class ResourceBinding {
   /** The account that it has to go to; null: any. */
   readonly boundTo: string | null;
   /** Where it is better sent, if that can be had now; null: anywhere. */
@@ -66,10 +66,10 @@ export class Belongings {
   readonly teaches: boolean;
   readonly #request: Omit<Referring, "body">;
   readonly #provider: string;
-  readonly #owners: Owners;
+  readonly #owners: ResourceOwners;
   readonly #ids: readonly string[];
 
-  constructor(request: Referring, provider: string, accounts: readonly string[], owners: Owners) {
+  constructor(request: Referring, provider: string, accounts: readonly string[], owners: ResourceOwners) {
     const { path, query, method, body } = request;
     this.#request = { path, query, method }; // the body is let go as soon as it is sent
     this.#provider = provider;

@@ -40,7 +40,7 @@ interface Shelves {
   readonly holdings: Map<string, number>;
 }
 
-export class Owners {
+export class ResourceOwners {
   readonly #keeper: OwnerKeeper | null;
   readonly #shelfSize: number;
   readonly #providers = new Map<string, Shelves>();

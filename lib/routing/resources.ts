@@ -3,7 +3,7 @@
  * theirs, and of which ones an answer tells. What a request refers to is read in lib/routing/references.ts, whose they are is
  * remembered in lib/routing/resource-owners.ts.
  */
-import { asBuffer, Members } from "../core/json.ts";
+import { asBuffer, JsonCursor } from "../core/json.ts";
 
 /** What paths call the collections that belong to an account. Behind the name comes an id, a verb, or nothing. */
 const COLLECTIONS = [
@@ -298,9 +298,9 @@ export function* placesOf(bytes: Buffer, text: string): Generator<number> {
  * The field whose name begins at `at` with its quotation mark, its value at hand; null: there is none (or `at` is no
  * place). A quotation mark within a JSON text is escaped: what is found so is no word of a prompt.
  */
-export function fieldAt(bytes: Buffer, at: number): Members | null {
+export function fieldAt(bytes: Buffer, at: number): JsonCursor | null {
   if (at < 0) return null;
-  const field = new Members(bytes, at, 0x7d /* } */);
+  const field = new JsonCursor(bytes, at, 0x7d /* } */);
   return field.next() ? field : null;
 }
 

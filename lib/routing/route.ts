@@ -15,7 +15,7 @@ import {
   providerDisabled,
   unreadableRetryStatus,
 } from "../http/error-responses.ts";
-import type { Refusal } from "../http/error-responses.ts";
+import type { ProxyError } from "../http/error-responses.ts";
 
 /** A provider, as far as a path can name it. */
 export interface Destination {
@@ -54,7 +54,7 @@ export function planRoute<D extends Destination>(
   { method, headers }: Request,
   { path, query }: Target,
   { upstreams, draining, config }: Destinations<D>,
-): Route<D> | Refusal {
+): Route<D> | ProxyError {
   if (draining) return DRAINING;
   if (isReserved(path)) return notFound(path);
   if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
