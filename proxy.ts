@@ -13,12 +13,11 @@ import { openBooks } from "./lib/cli/bookkeeping.ts";
 import type { Books } from "./lib/cli/bookkeeping.ts";
 import { CircuitBreaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
-import { HeaderSampler } from "./lib/providers/bulletin.ts";
 import { RequestContext, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-context.ts";
 import { accountName, KeySelector, isBoundTo } from "./lib/pool/selection.ts";
 import type { ModelState } from "./lib/pool/selection.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli/args.ts";
-import { nextMidnight, nextTurn, pause, systemClock } from "./lib/core/clock.ts";
+import { HOUR_MS, nextMidnight, nextTurn, pause, systemClock } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import { SharedLimit, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
 import { loadConfig, parseConfig } from "./lib/config/config.ts";
@@ -62,8 +61,6 @@ import type { Base } from "./lib/http/request.ts";
 import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
 import { Prober } from "./lib/pool/prober.ts";
 import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
-import { authHeader, resetZone } from "./lib/providers/classify.ts";
-import type { Verdict } from "./lib/providers/classify.ts";
 import { Queue } from "./lib/pool/queue.ts";
 import { toAll } from "./lib/core/events.ts";
 import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
@@ -84,7 +81,9 @@ import type { StreamFollower } from "./lib/http/sse.ts";
 import { canConnect, TimeoutTicker, cutByDrain } from "./lib/http/timeouts.ts";
 import type { Reachable, AttemptTimeouts } from "./lib/http/timeouts.ts";
 import packageFile from "./package.json";
-import type { Abandoned, NoKey, Outcome, Setback, Unreachable } from "./lib/providers/verdict.ts";
+import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
+import { HeaderSampler } from "./lib/providers/rate-limit-headers.ts";
+import { authHeader, resetZone } from "./lib/providers/catalog.ts";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +104,7 @@ export interface PoolDependencies {
 }
 
 /** A provider whose model one account may not use is asked again after this long. */
-const DENIED_FOR_MS = 6 * 3_600_000;
+const DENIED_FOR_MS = 6 * HOUR_MS;
 /** A request that several keys refused waits so long for others to find out whether everybody is refused. */
 const OTHERS_FIRST_MS = 3000;
 /** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */

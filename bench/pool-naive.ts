@@ -6,8 +6,9 @@
  * all, and that the limits of the bench are what they say.
  */
 import type { Clock } from "../lib/core/clock.ts";
-import { MINUTE_MS, type LimitPlan } from "./pool-upstream.ts";
+import { type LimitPlan } from "./pool-upstream.ts";
 import type { NoKey } from "../lib/providers/verdict.ts";
+import { MINUTE_MS } from "../lib/core/clock.ts";
 
 /** The right to use a key for one attempt. */
 export interface PlainLease {

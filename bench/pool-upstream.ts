@@ -9,15 +9,12 @@
  */
 import type { Budget, Budgets } from "../lib/providers/rate-limit-headers.ts";
 import type { KeyNeed } from "../lib/pool/selection.ts";
+import { MINUTE_MS, SECOND_MS } from "../lib/core/clock.ts";
 import type { CancelTimer, Clock } from "../lib/core/clock.ts";
 import { decide } from "../lib/pool/retry-policy.ts";
 import type { Progress } from "../lib/pool/retry-policy.ts";
 import type { Key } from "../lib/pool/key.ts";
 import type { NoKey, Setback, Verdict } from "../lib/providers/verdict.ts";
-
-export const SECOND_MS = 1000;
-export const MINUTE_MS = 60 * SECOND_MS;
-export const HOUR_MS = 60 * MINUTE_MS;
 
 // ---- time
 

@@ -30,16 +30,14 @@ import type { PlainLease } from "./pool-naive.ts";
 import {
   capacityUnderFire,
   Chance,
-  HOUR_MS,
-  MINUTE_MS,
   NO_KEYS,
   poolCapacity,
-  SECOND_MS,
   Traffic,
   VirtualTime,
   WAY_MS,
 } from "./pool-upstream.ts";
 import type { Contender, Hint, LimitPlan, Load, Measured } from "./pool-upstream.ts";
+import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../lib/core/clock.ts";
 
 /** What of the capacity has to be served, and of the calls be refused at most, under three times the load. */
 interface Aim {

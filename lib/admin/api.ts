@@ -5,7 +5,6 @@
  * is it the operator. Only then its body is read. A key's text comes in here and never goes out; every change is
  * logged, by the id of the key. Loaded only where `ADMIN_PASSWORD` is set.
  */
-import { field, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
 import {
@@ -36,6 +35,7 @@ import { shown } from "../config/wording.ts";
 
 export type { Operator } from "./views.ts";
 import type { Log } from "../core/events.ts";
+import { field, isObject, type JsonObject, parseJson } from "../core/json.ts";
 
 export interface AdminOptions {
   operator: Operator;

@@ -4,6 +4,7 @@
  * A session is 32 random bytes in a cookie that scripts cannot read and other sites cannot send; only its hash is
  * kept, in memory, so a restart ends it. No header is trusted to say where a request came from.
  */
+import { HOUR_MS } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
 import { LoginThrottle } from "./login-throttle.ts";
@@ -12,7 +13,7 @@ import { proxyError, type ProxyError, admissionError } from "../http/error-respo
 import { equalInConstantTime, type Secret } from "../core/secret.ts";
 
 /** A session ends when nothing was asked with it for so long. */
-export const SESSION_IDLE_MS = 12 * 3_600_000;
+export const SESSION_IDLE_MS = 12 * HOUR_MS;
 /** One a browser; beyond, the one that was used the longest ago ends. */
 const MOST_SESSIONS = 64;
 

@@ -5,6 +5,7 @@
  * edit is read again by the parser of `lib/config/env-file.ts` before it counts; one that would not read back as meant is
  * refused. The file is replaced whole or not at all. No reason shows a value.
  */
+import { codeOf } from "../core/json.ts";
 import { type Assignment, LINE_END, parseEnvFile, type Quote, statementsOf } from "../config/env-file.ts";
 import { readPoolKeys } from "../config/keys.ts";
 
@@ -363,15 +364,15 @@ function ignoreRefusal(error: unknown): void {
 
 const NOT_A_FILE = "NOT_A_FILE";
 
-function codeOf(error: unknown): string {
+/** A system error's code, the one cause of our own, or the name of any other error. */
+function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return "";
-  if (error.cause === NOT_A_FILE) return NOT_A_FILE;
-  return "code" in error ? String(error.code) : error.name;
+  return error.cause === NOT_A_FILE ? NOT_A_FILE : codeOf(error) || error.name;
 }
 
 /** The end of a sentence that begins with the path. */
 function whyNot(error: unknown): string {
-  const code = codeOf(error);
+  const code = reasonOf(error);
   switch (code) {
     case "ENOENT":
     case "ENOTDIR":

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
+import { HOUR_MS } from "../core/clock.ts";
 import { LoginThrottle, networkOf } from "./login-throttle.ts";
 
 const HERE = "198.51.100.7";
-const HOUR_MS = 3_600_000;
 
 /** The waits after each of `count` wrong passwords in a row, each sent as soon as it may be. */
 function waitsOf(attempts: LoginThrottle, peer: string | null, count: number, from = 0): number[] {

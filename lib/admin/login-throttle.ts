@@ -6,6 +6,7 @@
  * for networks from which the right password came before, so strangers cannot keep the operator out; and one
  * network alone, or a few, never get so far as to use it up.
  */
+import { HOUR_MS } from "../core/clock.ts";
 import { isLoopback } from "../http/client-auth.ts";
 
 /** Wrong passwords that cost nothing yet: people mistype. */
@@ -13,7 +14,7 @@ const FREE_FAILURES = 2;
 const FIRST_DELAY_MS = 1000;
 const LONGEST_DELAY_MS = 60_000;
 /** A network that has not failed for so long begins anew. */
-const FORGET_AFTER_MS = 3_600_000;
+const FORGET_AFTER_MS = HOUR_MS;
 
 /** Guesses of all strangers together: so many at once, and then one each time. */
 const BURST = 60;

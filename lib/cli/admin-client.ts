@@ -4,10 +4,10 @@
  * Looking needs no password from this machine (`/health`); changing goes over the admin API and needs
  * ADMIN_PASSWORD. The password is sent only to what has answered as a keywheel, and to nobody else.
  */
-import { field, fieldText, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Listen } from "../config/config.ts";
 import type { Secret } from "../core/secret.ts";
+import { field, fieldText, isObject, type JsonObject, parseJson } from "../core/json.ts";
 
 /** A provider as the running proxy shows it. */
 export interface ShownProvider {

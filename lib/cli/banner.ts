@@ -1,6 +1,7 @@
 /**
  * What is printed at the start: where the proxy is, what stands behind it, who may use it. Never a key.
  */
+import { codeOf } from "../core/json.ts";
 import { formatDuration } from "../core/clock.ts";
 import type { Config, Listen, ProviderConfig, RouteTarget } from "../config/config.ts";
 
@@ -99,8 +100,7 @@ function hostOf(hostname: string): string {
 
 /** Why the address cannot be listened on, and what to do. */
 export function whyNotListening(listen: Listen, error: unknown): string {
-  const code =
-    typeof error === "object" && error !== null && "code" in error ? String(error.code) : "unknown failure";
+  const code = codeOf(error) || "unknown failure";
   if (listen.kind === "unix") {
     return `Cannot listen on ${listen.path} (${code}). If no other keywheel uses it, remove the file; else choose another HOST=unix:/path.`;
   }

@@ -5,6 +5,7 @@
  * sentence says which key answered and how much that key has left, so that the wheel can be seen turning.
  * Nothing runs until it is started.
  */
+import { field, isObject } from "../core/json.ts";
 import { type CancelTimer, type Clock, formatDuration, retryAfterSec, systemClock } from "../core/clock.ts";
 
 /** One request as it came in. */
@@ -191,7 +192,7 @@ function chat(turn: Turn, json: Json): Speech {
     ? tokens(tool.arguments).map((piece) => calling({ function: { arguments: piece } }))
     : tokens(text).map((piece) => saying({ content: piece }));
   if (tool) pieces.unshift(calling({ ...call, function: { ...tool, arguments: "" } }));
-  const accounting = field(json.stream_options, "include_usage") === true ? [chunk({ usage })] : [];
+  const accounting = fieldOf(json.stream_options, "include_usage") === true ? [chunk({ usage })] : [];
   const choice = { index: 0, message: { role: "assistant", ...said }, finish_reason: finish };
   return {
     whole: { ...card, choices: [choice], usage },
@@ -201,26 +202,28 @@ function chat(turn: Turn, json: Json): Speech {
 
 /** The tool asked for by name, else the first; none after a result, or an agent would call for ever. */
 function chooseTool({ messages, tools, tool_choice: choice }: Json) {
-  if (choice === "none" || field(arrayOf(messages).at(-1), "role") === "tool") return null;
-  const functions = arrayOf(tools).map((tool) => field(tool, "function"));
-  const wanted = field(field(choice, "function"), "name");
-  const chosen = functions.find((candidate) => field(candidate, "name") === wanted) ?? functions[0];
-  const name = field(chosen, "name");
-  const parameters = field(chosen, "parameters") ?? { type: "object" };
+  if (choice === "none" || fieldOf(arrayOf(messages).at(-1), "role") === "tool") return null;
+  const functions = arrayOf(tools).map((tool) => fieldOf(tool, "function"));
+  const wanted = fieldOf(fieldOf(choice, "function"), "name");
+  const chosen = functions.find((candidate) => fieldOf(candidate, "name") === wanted) ?? functions[0];
+  const name = fieldOf(chosen, "name");
+  const parameters = fieldOf(chosen, "parameters") ?? { type: "object" };
   return typeof name === "string" ? { name, arguments: JSON.stringify(sample(parameters)) } : null;
 }
 
 /** The least that fits a JSON schema, as far as tools go. */
 function sample(schema: unknown): unknown {
-  const [choice] = arrayOf(field(schema, "enum"));
-  const [type] = [field(schema, "type")].flat();
+  const [choice] = arrayOf(fieldOf(schema, "enum"));
+  const [type] = [fieldOf(schema, "type")].flat();
   if (choice !== undefined) return choice;
-  if (type === "number" || type === "integer") return field(schema, "minimum") ?? 1;
+  if (type === "number" || type === "integer") return fieldOf(schema, "minimum") ?? 1;
   if (type === "boolean") return true;
   if (type === "array") return [];
   if (type !== "object") return "demo";
-  const required = arrayOf(field(schema, "required")).map(String);
-  return Object.fromEntries(required.map((name) => [name, sample(field(field(schema, "properties"), name))]));
+  const required = arrayOf(fieldOf(schema, "required")).map(String);
+  return Object.fromEntries(
+    required.map((name) => [name, sample(fieldOf(fieldOf(schema, "properties"), name))]),
+  );
 }
 
 /** The legacy dialect, kept simple: its stream is a single event. */
@@ -327,7 +330,7 @@ function stream(events: Speech["events"], clock: Clock, delayMs: number): Respon
 
 /** An event that has a type is named by it too, as Anthropic and the Responses API do. */
 function encode(event: Json | "[DONE]"): Uint8Array {
-  const name = field(event, "type");
+  const name = fieldOf(event, "type");
   const line = `data: ${typeof event === "string" ? event : JSON.stringify(event)}\n\n`;
   return new TextEncoder().encode(name === undefined ? line : `event: ${name}\n${line}`);
 }
@@ -361,6 +364,5 @@ function keep<Row extends { readonly body: Bytes }>(rows: Row[], newest: Row): v
 const tokens = (text: string): string[] => text.match(/\s*\S{1,8}/gu) ?? [];
 const list = (rows: Json[]) => Response.json({ object: "list", data: rows, has_more: false });
 const modelCard = (id: string) => ({ id, object: "model", created: 0, owned_by: "keywheel" });
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
-const field = (value: unknown, name: string): unknown => (isObject(value) ? value[name] : undefined);
+const fieldOf = (value: unknown, name: string): unknown => (isObject(value) ? field(value, name) : undefined);
 const arrayOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);

@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { banner } from "../cli/banner.ts";
 import { type Config, type FileOf, loadConfig, parseConfig, parseStatusList } from "./config.ts";
 import { parseEnvFile } from "./env-file.ts";
-import { defaultBaseUrl, DIALECTS } from "../providers/classify.ts";
 import { PROVIDER_SETTINGS, SETTINGS } from "./settings.ts";
+import { DIALECTS } from "../providers/verdict.ts";
+import { defaultBaseUrl } from "../providers/catalog.ts";
 
 type Variables = Record<string, string>;
 

@@ -5,6 +5,7 @@
  * every mistake at once comes out, one line each. `loadConfig` finds and reads the files. An empty value counts as
  * not set, everywhere. No message shows a key or a part of one.
  */
+import { codeOf } from "../core/json.ts";
 import { parseEnvFile } from "./env-file.ts";
 import {
   type ClientKey,
@@ -15,7 +16,6 @@ import {
   splitKeyFile,
   splitKeys,
 } from "./keys.ts";
-import { defaultBaseUrl, DIALECTS, type Dialect, dialectFromUrl } from "../providers/classify.ts";
 import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
 import {
   DAILY_LIMIT,
@@ -51,6 +51,8 @@ import { nearest, shown, shownPath, vocabularyOf } from "./wording.ts";
 export type { ClientKey, ConfiguredKey } from "./keys.ts";
 export type { Route, RouteTarget } from "./routes.ts";
 export { parseStatusList } from "./rules.ts";
+import { DIALECTS, type Dialect } from "../providers/verdict.ts";
+import { defaultBaseUrl, dialectFromUrl } from "../providers/catalog.ts";
 
 /** How the next key is chosen. */
 export type Strategy = (typeof STRATEGIES)[number];
@@ -259,7 +261,7 @@ async function readText(path: string): Promise<FileText> {
   try {
     return { ok: true, text: await Bun.file(path).text() };
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "";
+    const code = codeOf(error);
     if (code === "ENOENT" || code === "ENOTDIR") return { ok: false, reason: ABSENT };
     if (code === "EACCES" || code === "EPERM") return { ok: false, reason: "it may not be read" };
     if (code === "EISDIR") return { ok: false, reason: "it is a directory" };

@@ -4,8 +4,8 @@
  * A default is written here as a person would write it, and read by the same rule: there is no second place that
  * states it. `.env.example` is compared with these tables by a test.
  */
-import { DIALECTS } from "../providers/classify.ts";
 import { folded, nearest, slipsAllowed, vocabularyOf } from "./wording.ts";
+import { DIALECTS } from "../providers/verdict.ts";
 
 /** Every setting and its default; null: there is none, or it depends on something else. */
 export const SETTINGS = {

@@ -5,6 +5,11 @@
  * moves it by hand, so no test ever sleeps to wait for time.
  */
 
+export const SECOND_MS = 1000;
+export const MINUTE_MS = 60 * SECOND_MS;
+export const HOUR_MS = 60 * MINUTE_MS;
+export const DAY_MS = 24 * HOUR_MS;
+
 /** Ends a timer. Safe to call more than once and after the timer has fired. */
 export type CancelTimer = () => void;
 
@@ -66,10 +71,10 @@ const GO_UNIT_MS: Record<string, number> = {
   us: 1e-3,
   µs: 1e-3,
   ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
+  s: SECOND_MS,
+  m: MINUTE_MS,
+  h: HOUR_MS,
+  d: DAY_MS,
 };
 
 /**
@@ -109,8 +114,6 @@ function zoneOffsetMs(zone: string, at: number): number {
   );
   return wall - Math.floor(at / 1000) * 1000;
 }
-
-const DAY_MS = 86_400_000;
 
 /** The next midnight in an IANA zone after `now`, as epoch milliseconds. Days of 23 and 25 hours are met. */
 export function nextMidnight(zone: string, now: number): number {

@@ -1,10 +1,52 @@
 /**
- * Finds and replaces fields of a JSON body without parsing the body.
+ * JSON of others: values of unknown shape, and fields of a body that are found and replaced without parsing it.
  *
  * A long conversation is hundreds of kilobytes; parsing it costs more than everything else a request costs. The
  * scanner walks the bytes of one object or array only, jumps over strings, and stops at what was looked for: SDKs
  * send `model` first, so it usually looks at a few bytes. It does not check what it jumps over: that is upstream's.
  */
+
+// ------------------------------------------------ values of unknown shape
+
+/** A JSON object of unknown shape. */
+export interface JsonObject {
+  readonly [name: string]: unknown;
+}
+
+/** The value, or undefined where `text` is not JSON. */
+export function parseJson(text: string): unknown {
+  if (!/^\s*["[{]/.test(text)) return undefined;
+  try {
+    const value: unknown = JSON.parse(text.trimStart()); // A byte order mark counts as white space here only.
+    return value;
+  } catch {
+    return undefined; // Not JSON, or nested deeper than the parser's stack: both say nothing readable.
+  }
+}
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A field of the object itself: a body's `__proto__` or `toString` is data like any other. */
+export function field(object: JsonObject, name: string): unknown {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
+/** A field as text to match: a string, number or boolean; `present` for a list or an object; empty for nothing. */
+export function fieldText(layer: JsonObject, name: string): string {
+  const value = field(layer, name);
+  if (typeof value === "string") return value;
+  if (typeof value === "number" || typeof value === "boolean") return String(value);
+  return value == null ? "" : "present";
+}
+
+/** The code of a system error (`ENOENT`); empty where there is none. */
+export function codeOf(error: unknown): string {
+  return typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+}
+
+// ------------------------------------------------------- bytes of a body
 
 /** A string value at the top level of a body, and the bytes it occupies with its quotes. */
 export interface FoundString {

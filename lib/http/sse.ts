@@ -6,6 +6,7 @@
  * kilobytes, and the last event. Per chunk it looks at the last bytes.
  */
 
+import { isObject } from "../core/json.ts";
 import type { Transform } from "node:stream";
 import type { Verdict } from "../providers/verdict.ts";
 
@@ -266,10 +267,6 @@ function markOfChoices(choices: unknown, field: string): Mark | null {
   const reasons = choices.filter(isObject).map((choice) => choice[field]);
   if (reasons.includes("error")) return "failed";
   return reasons.some(isSaid) ? "finished" : null;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null;
 }
 
 function isSaid(value: unknown): boolean {

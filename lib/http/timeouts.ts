@@ -6,6 +6,7 @@
  * leaving, holding its connection, asking whether the upstream can be connected to at all) is set up on the first
  * tick, so a quick answer never pays for it.
  */
+import { codeOf } from "../core/json.ts";
 import type { Clock, CancelTimer } from "../core/clock.ts";
 import type { Abandoned, Unreachable } from "../providers/verdict.ts";
 
@@ -287,10 +288,7 @@ const NOT_SENT = new Set([
 const BAD_HTTP = /^(?:Malformed|Invalid|Unrequested|TooMany|Unexpected)/;
 
 function explainError(error: unknown): Unreachable {
-  const code =
-    typeof error === "object" && error !== null && "code" in error && typeof error.code === "string"
-      ? error.code
-      : "unknown failure";
+  const code = codeOf(error) || "unknown failure";
   if (BAD_HTTP.test(code)) {
     const message = `The provider's answer cannot be used: it is not valid HTTP (${code}).`;
     return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };

@@ -11,14 +11,13 @@ import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } fr
 import type { ByteReader, Bytes, ReadResult } from "./body.ts";
 import { FirstEvent } from "./first-event.ts";
 import { classify, classifyStreamError } from "../providers/classify.ts";
-import type { Dialect, Verdict } from "../providers/classify.ts";
 import { redact, unmask } from "../core/secret.ts";
 import type { Secret } from "../core/secret.ts";
 import { isStream } from "./sse.ts";
 import type { StreamDialect } from "./sse.ts";
 import { encodingsOf, unpack, unpackedAlready, Unpacker } from "./unpack.ts";
 import type { Unpacked } from "./unpack.ts";
-import type { Failure, Unreachable } from "../providers/verdict.ts";
+import type { Dialect, Failure, Unreachable, Verdict } from "../providers/verdict.ts";
 
 /** A whole answer in memory. */
 export interface BufferedResponse {

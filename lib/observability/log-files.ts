@@ -5,8 +5,9 @@
  * appended about once a second; each time the file is opened anew, so one that was rotated or removed is simply begun
  * again. A disk that does not take them costs no request anything: it is said once, and tried again.
  */
+import { codeOf } from "../core/json.ts";
 import type { FileHandle } from "node:fs/promises";
-import { type CancelTimer, type Clock, nextMidnight } from "../core/clock.ts";
+import { DAY_MS, nextMidnight, type CancelTimer, type Clock } from "../core/clock.ts";
 import { jsonLine, keyEventFields, requestFields, requestLine } from "./log.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import { type Log } from "../core/events.ts";
@@ -19,7 +20,6 @@ const GATHER_LENGTH = 128 * 1024;
 const RETRY_MS = 10_000;
 /** What may wait for a disk, in UTF-16 units: mostly bytes. Lines beyond are dropped, and counted. */
 const MOST_PENDING = 4_000_000;
-const DAY_MS = 86_400_000;
 
 type Kind = "requests" | "errors" | "keys";
 
@@ -136,7 +136,7 @@ export class LogFiles implements Observer {
   }
 
   #failed(error: unknown): void {
-    const code = codeOf(error);
+    const code = codeOf(error) || "unknown";
     if (code === this.#trouble) return;
     this.#trouble = code;
     this.#log.line("error", "log_files_stuck", {
@@ -166,7 +166,7 @@ export class LogFiles implements Observer {
     for (const name of names) {
       if ((OUR_NAME.exec(name)?.[1] ?? day) >= day) continue;
       await unlink(`${this.#directory}/${name}`).catch((error) => {
-        this.#log.line("warn", "log_file_not_deleted", { file: name, error: codeOf(error) });
+        this.#log.line("warn", "log_file_not_deleted", { file: name, error: codeOf(error) || "unknown" });
       });
     }
   }
@@ -209,8 +209,4 @@ async function openToAppend(directory: string, name: string): Promise<FileHandle
     await mkdir(directory, { recursive: true, mode: 0o700 });
     return open(path, "a", 0o600);
   }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : "unknown";
 }

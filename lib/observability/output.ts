@@ -6,6 +6,7 @@
  * on a terminal it does (Ctrl-S), so there each write goes through a thread. `process.stdout` would do for both, for
  * 2 MB of memory.
  */
+import { codeOf } from "../core/json.ts";
 
 /** Text on its way out in the background. */
 export interface BoundedWriter {
@@ -97,10 +98,6 @@ async function attemptToSend(send: Send, text: string): Promise<void> {
 
 function lineCount(text: string): number {
   return text.split("\n").length - 1;
-}
-
-function codeOf(error: unknown): string {
-  return typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
 }
 
 /** Sends to descriptor 1, by the way that does not wait. `isTerminal`: see `writesToTerminal`. */

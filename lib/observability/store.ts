@@ -5,6 +5,8 @@
  * no timer runs, while nothing changes. A disk that takes nothing costs the memory of cooldowns, never an answer. A key
  * is named by its fingerprint; its text is never stored, nor is anything that a client said.
  */
+import { DAY_MS, HOUR_MS } from "../core/clock.ts";
+import { codeOf } from "../core/json.ts";
 import type { Database } from "bun:sqlite";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import { KEPT_REQUESTS, type Usage } from "./usage.ts";
@@ -133,10 +135,6 @@ function isUnreadable(error: unknown): boolean {
 function faultOf(error: unknown): string {
   if (codeOf(error) === "SQLITE_BUSY") return "another keywheel uses it";
   return error instanceof Error ? error.message : "not an Error";
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : "";
 }
 
 export class Store implements Observer {
@@ -293,10 +291,10 @@ export class Store implements Observer {
 
   #forgetOld(): void {
     const now = this.#clock.now();
-    const day = new Date(now - USAGE_DAYS * 86_400_000).toISOString().slice(0, 10);
+    const day = new Date(now - USAGE_DAYS * DAY_MS).toISOString().slice(0, 10);
     try {
       this.#database.query("DELETE FROM usage WHERE day < $day").run({ day });
-      this.#database.query("DELETE FROM traffic WHERE at < $at").run({ at: now - 2 * 3_600_000 });
+      this.#database.query("DELETE FROM traffic WHERE at < $at").run({ at: now - 2 * HOUR_MS });
     } catch (error) {
       this.#failed(error);
     }

@@ -2,11 +2,11 @@
  * What was lately done, for the operator: the last requests, the last hour by minutes, and how often each key was used
  * for which model on which day. In memory, and bounded; what of it outlives a restart is the store's business.
  */
+import { DAY_MS, MINUTE_MS } from "../core/clock.ts";
 import type { Observer, RequestRecord } from "../core/events.ts";
 
 /** Requests that are kept. */
 export const KEPT_REQUESTS = 500;
-const MINUTE_MS = 60_000;
 const HOUR_MINUTES = 60;
 /** Rows of usage that are kept: models are named by clients. */
 const MOST_ROWS = 20_000;
@@ -103,7 +103,7 @@ export class Usage implements Observer {
 
   /** The last `days` days with the running one, newest first. */
   usage(days: number, now: number): UsageRow[] {
-    const first = dayName(now - (days - 1) * 86_400_000);
+    const first = dayName(now - (days - 1) * DAY_MS);
     const rows = [...this.#usage.values()].filter(({ day }) => day >= first);
     return rows.sort((a, b) => (a.day === b.day ? b.requests - a.requests : a.day < b.day ? 1 : -1));
   }
@@ -142,9 +142,9 @@ export class Usage implements Observer {
   }
 
   #dayOf(at: number): string {
-    if (at >= this.#day.endsAt || at < this.#day.endsAt - 86_400_000) {
+    if (at >= this.#day.endsAt || at < this.#day.endsAt - DAY_MS) {
       this.#found.clear();
-      this.#day = { name: dayName(at), endsAt: (Math.floor(at / 86_400_000) + 1) * 86_400_000 };
+      this.#day = { name: dayName(at), endsAt: (Math.floor(at / DAY_MS) + 1) * DAY_MS };
     }
     return this.#day.name;
   }

@@ -6,12 +6,13 @@
  * above it, by halves between what held and what was refused, and after that more and more seldom, because each try
  * costs a refusal.
  */
+import { HOUR_MS, MINUTE_MS } from "../core/clock.ts";
 
 /** A level that held this long while it was in the way has proven itself. */
 const HOLDS_AFTER_MS = 60_000;
 /** How long a level that was refused is not tried again; doubled each time it is refused again. */
-const FIRST_PATIENCE_MS = 2 * 60_000;
-const LONGEST_PATIENCE_MS = 4 * 3_600_000;
+const FIRST_PATIENCE_MS = 2 * MINUTE_MS;
+const LONGEST_PATIENCE_MS = 4 * HOUR_MS;
 /** A rest after a refusal costs capacity: it is risked again only after this many times its length. */
 const RESTS_PER_PATIENCE = 16;
 /** Closer than this share the levels that held and that were refused are not told apart. */

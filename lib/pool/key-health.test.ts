@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { judge, type Standing } from "./key-health.ts";
-import type { Dialect } from "../providers/classify.ts";
 import { Secret } from "../core/secret.ts";
+import type { Dialect } from "../providers/verdict.ts";
 
 const SECRET = new Secret("sk-canary0123456789");
 

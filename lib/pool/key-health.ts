@@ -6,12 +6,13 @@
  */
 import type { Clock } from "../core/clock.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
-import { PROVIDERS } from "../providers/catalog.ts";
+import { PROVIDERS, authHeader, probeFor } from "../providers/catalog.ts";
 import { evidenceOf, readerOf, readUpTo } from "../http/body.ts";
-import { authHeader, classify, type Dialect, type Evidence, probeFor } from "../providers/classify.ts";
-import type { Probe } from "../providers/classify.ts";
+import { classify } from "../providers/classify.ts";
 import { mayBePublic, readProbe } from "./probing.ts";
 import { redact, type Secret, unmask } from "../core/secret.ts";
+import { type Dialect, type Evidence } from "../providers/verdict.ts";
+import type { Probe } from "../providers/catalog.ts";
 
 /** What was found of a key. */
 export type Standing =

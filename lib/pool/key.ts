@@ -5,6 +5,7 @@
  * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
  * and the day's count belong to the key.
  */
+import { isObject } from "../core/json.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
 import type { Cooldown } from "./penalties.ts";
 import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
@@ -345,10 +346,6 @@ function readNumber(stored: unknown): number {
 
 function readText(stored: unknown): string {
   return typeof stored === "string" ? stored.slice(0, 300) : "";
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 export { AFTER_AN_EVENT };

@@ -6,9 +6,9 @@ import type { Clock } from "../core/clock.ts";
 import type { ProviderConfig } from "../config/config.ts";
 import type { Key } from "./key.ts";
 import type { Patients } from "./prober.ts";
-import { probeFor } from "../providers/classify.ts";
-import type { Probe } from "../providers/classify.ts";
 import type { KeyEvent } from "../core/events.ts";
+import { probeFor } from "../providers/catalog.ts";
+import type { Probe } from "../providers/catalog.ts";
 
 /** A provider and its keys. */
 export interface Ward {

@@ -4,9 +4,9 @@
  * Where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a ladder by
  * reason: each refusal in a row without a success in between is one rung.
  */
-import { nextMidnight } from "../core/clock.ts";
+import { HOUR_MS, nextMidnight } from "../core/clock.ts";
 import type { KeyReason } from "../core/events.ts";
-import type { Verdict } from "../providers/classify.ts";
+import type { Verdict } from "../providers/verdict.ts";
 
 /** A key, or a model on a key, that may not be asked before `until`. Instants are epoch milliseconds. */
 export interface Cooldown {
@@ -41,7 +41,6 @@ export interface Refused {
   admittedAt: number;
 }
 
-const HOUR_MS = 3_600_000;
 const RATE_LADDER_FACTOR = 5;
 const RATE_LADDER_LONGEST_MS = HOUR_MS;
 const BILLING_LADDER_MS = [5 * HOUR_MS, 10 * HOUR_MS, 20 * HOUR_MS, 24 * HOUR_MS] as const;

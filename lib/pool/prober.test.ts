@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { MINUTE_MS } from "../core/clock.ts";
 import { startProxy } from "../../proxy.ts";
 import { parseConfig } from "../config/config.ts";
 import { chat, FalseClock, httpAnswer, stage, startRawProvider, until } from "../testing/fixture.ts";
@@ -12,7 +13,6 @@ const SERVED = httpAnswer(
 const MODELS = httpAnswer(200, '{"object":"list","data":[]}');
 const BARE = httpAnswer(403, "{}");
 const DEAD = httpAnswer(401, '{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}');
-const MINUTE_MS = 60_000;
 
 interface Ward extends Stage {
   readonly clock: FalseClock;

@@ -5,11 +5,11 @@
  * dead one is asked after again, more and more seldom: accounts are revived, and providers err. One whose money ran
  * out is asked after where the question tells the balance. A timer runs only while there is such a key.
  */
+import { MINUTE_MS } from "../core/clock.ts";
 import type { CheckedKey } from "./key-health.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import type { KeyEvent, Observer } from "../core/events.ts";
 
-const MINUTE_MS = 60_000;
 const DEAD_FIRST_MS = 10 * MINUTE_MS;
 const DEAD_LONGEST_MS = 24 * 60 * MINUTE_MS;
 const POOR_EVERY_MS = 15 * MINUTE_MS;

@@ -5,11 +5,11 @@
  * of models are public. So a good answer counts only for what it proves, and where it may be public the same
  * question is put without a key, too: only where that is refused was it the key that opened the door.
  */
-import { parseJson, readAnswer, field, isObject } from "../providers/answer.ts";
 import { PROVIDERS } from "../providers/catalog.ts";
 import type { Proof } from "../providers/catalog.ts";
-import { classify } from "../providers/classify.ts";
+import { classify, readAnswer } from "../providers/classify.ts";
 import type { Dialect, Evidence } from "../providers/verdict.ts";
+import { parseJson, field, isObject } from "../core/json.ts";
 
 /** Why a key is asked after. */
 export type Ailment =

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 
+import { SECOND_MS, MINUTE_MS } from "../core/clock.ts";
 import { AdaptiveLimit } from "./adaptive-limit.ts";
 import { TokenBucket } from "./token-bucket.ts";
 import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
@@ -7,8 +8,6 @@ import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
 type Sentence = string;
 
 const NOW = Date.UTC(2026, 10, 21, 12);
-const SECOND_MS = 1000;
-const MINUTE_MS = 60 * SECOND_MS;
 
 /** What a provider lets through, by when a request arrives there. */
 interface Limit {

@@ -7,6 +7,7 @@
  * `WindowTrial` for a long window); and where it names none, what had passed when it refused, raised from there by trial
  * (`AdaptiveLimit`): of how many go out in a window, or of how many are under way at once.
  */
+import { MINUTE_MS } from "../core/clock.ts";
 import { AdaptiveLimit } from "./adaptive-limit.ts";
 import type { AdaptiveLimitState } from "./adaptive-limit.ts";
 import type { Budget } from "../providers/rate-limit-headers.ts";
@@ -18,7 +19,6 @@ import { WindowTrial } from "./window-trial.ts";
 /** Nothing but the end of an attempt under way makes the key ready. */
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
 
-const MINUTE_MS = 60_000;
 /** What was sent a window ago may have arrived later than what is sent now will: a window is so much longer here. */
 const JITTER_MS = 100;
 /** A reset that is told in whole seconds may have been rounded down, and clocks differ. */
@@ -48,7 +48,7 @@ const NEARLY = 0.8;
 /** A refusal of what is tried beyond the known comes within this time. */
 const BEYOND_EVERY_MS = 1000;
 /** How long it is remembered that more were under way at once without a refusal. */
-const BORNE_FOR_MS = 10 * 60_000;
+const BORNE_FOR_MS = 10 * MINUTE_MS;
 /** Ends that are remembered, to tell how many were under way when a request went out. */
 const ENDS = 16;
 /** Who was asked this lately before may have met a limit of so many in a second, the way there and back included. */

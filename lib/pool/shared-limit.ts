@@ -6,6 +6,7 @@
  * near a limit of its own, it is not about keys: the rest of the pool is not walked into it, and what the three were
  * charged with is taken back. From then on all keys share what such a limit lets through, as if they were one.
  */
+import { HOUR_MS } from "../core/clock.ts";
 import { SlowStart } from "./key.ts";
 import { RateLimiter } from "./rate-limiter.ts";
 
@@ -15,7 +16,7 @@ export const DISTINCT_KEYS = 3;
 /** Limits on addresses count in minutes, like others. */
 const WINDOW_MS = 60_000;
 /** What nobody met for so long is over, or never was. */
-const FORGOTTEN_AFTER_MS = 3_600_000;
+const FORGOTTEN_AFTER_MS = HOUR_MS;
 
 /** A rate refusal without a hint. */
 export interface Suspicion {

@@ -1,18 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import {
-  DIALECTS,
-  type Dialect,
-  type Pause,
-  type Scope,
-  type Verdict,
-  authHeader,
-  classify,
-  classifyStreamError,
-  defaultBaseUrl,
-  dialectFromUrl,
-  probeFor,
-  resetZone,
-} from "./classify.ts";
+import { classify, classifyStreamError } from "./classify.ts";
+import { DIALECTS, type Dialect, type Pause, type Scope, type Verdict } from "./verdict.ts";
+import { authHeader, defaultBaseUrl, dialectFromUrl, probeFor, resetZone } from "./catalog.ts";
 
 /** A Friday, 21:54:07.250 UTC. */
 const NOW = Date.UTC(2026, 10, 20, 21, 54, 7, 250);

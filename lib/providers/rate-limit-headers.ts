@@ -8,6 +8,8 @@
  *
  * Pure. Runs on every answer, most of which announce nothing: then it costs a look-up or two.
  */
+import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
+import type { Clock } from "../core/clock.ts";
 import { PROVIDERS } from "./catalog.ts";
 import { waitUntilMs } from "./retry-hints.ts";
 import type { Dialect, Scope } from "./verdict.ts";
@@ -68,6 +70,44 @@ export function announcesPlenty(dialect: Dialect, headers: Headers): boolean {
   return true;
 }
 
+// ---------------------------------------------------------------- sampling
+
+/** A provider that announced nothing so many times in a row is only asked now and then. */
+const SILENT_AFTER = 8;
+const LOOK_EVERY = 32;
+
+/** What of a provider's settings tells how its answers are read. */
+interface Listener {
+  readonly dialect: Dialect;
+  readonly rpm: number | "auto" | "off";
+}
+
+/** The announcements of one provider. */
+export class HeaderSampler {
+  #silent = 0;
+  #seen = 0;
+
+  /**
+   * What an answer announces; null: nothing, nothing that is near, or nobody looked. Refusals are always looked at;
+   * good answers where limits are learnt or kept at all.
+   */
+  read({ dialect, rpm }: Listener, { status, headers }: Response, clock: Clock): Budgets | null {
+    if (status < 400) {
+      if (rpm === "off") return null;
+      this.#seen += 1;
+      const isTurn = this.#seen % LOOK_EVERY === 0;
+      if (!isTurn && (this.#silent >= SILENT_AFTER || announcesPlenty(dialect, headers))) return null;
+    }
+    const budgets = readBudgets(dialect, headers, clock.now());
+    // Some announce on good answers only: that a refusal tells of none is no silence.
+    if (budgets !== null) this.#silent = 0;
+    else if (status < 400) this.#silent += 1;
+    return budgets;
+  }
+}
+
+// -------------------------------------------------------- reading a limit
+
 /** A limit and the headers in which it is announced. */
 interface Limit {
   /** Tells how many are left, and by its presence that this limit is announced at all. */
@@ -90,11 +130,6 @@ interface Announced {
   readonly requests: readonly Limit[];
   readonly tokens: readonly Limit[];
 }
-
-const SECOND_MS = 1000;
-const MINUTE_MS = 60 * SECOND_MS;
-const HOUR_MS = 60 * MINUTE_MS;
-const DAY_MS = 24 * HOUR_MS;
 
 /** No provider announces a window longer than a day; an hour more for clocks that differ. */
 const LONGEST_RESET_MS = DAY_MS + HOUR_MS;

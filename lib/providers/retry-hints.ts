@@ -4,7 +4,7 @@
  * The answer is a time from now, or null where there is none to believe: garbage and the past count as nothing
  * said. Which provider lies about it is not known here; that stands with the provider, in `lib/providers/catalog.ts`.
  */
-import { parseDuration } from "../core/clock.ts";
+import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, parseDuration } from "../core/clock.ts";
 
 /** Fields by lower-case name: response headers, or the copy of them that OpenRouter puts into the body. */
 export interface HeaderFields {
@@ -168,7 +168,13 @@ function inUtc(date: string): string {
   return date.includes("T") && /^\d/.test(date) ? `${date}Z` : `${date} GMT`;
 }
 
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const UNIT_MS: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: SECOND_MS,
+  m: MINUTE_MS,
+  h: HOUR_MS,
+  d: DAY_MS,
+};
 const AMOUNT = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;
 const EACH_AMOUNT = new RegExp(AMOUNT, "gi");
 

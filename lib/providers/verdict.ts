@@ -1,6 +1,5 @@
 /**
- * The words in which everything here speaks of upstream's answers: types, and the list of dialects.
- * `lib/providers/classify.ts` hands them on, so the rest of the program imports them from there.
+ * The words in which the whole program speaks of upstream's answers: types, and the list of dialects.
  */
 
 export const DIALECTS = [

@@ -5,8 +5,15 @@
  * itself. The names are put in front, where a person who picks a model sees them; every byte of the upstream's own
  * entries stays as it is.
  */
-import { field, fieldText, isObject, type JsonObject, parseJson } from "../providers/answer.ts";
-import { asBuffer, JsonCursor } from "../core/json.ts";
+import {
+  JsonCursor,
+  asBuffer,
+  field,
+  fieldText,
+  isObject,
+  parseJson,
+  type JsonObject,
+} from "../core/json.ts";
 import { readUpTo } from "../http/body.ts";
 import type { StreamedResponse, BufferedResponse } from "../http/upstream-response.ts";
 
