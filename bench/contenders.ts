@@ -1,6 +1,6 @@
 /**
- * What is measured: the proxy under test, nginx as the same passthrough, and nothing between client and upstream;
- * started, watched through /proc, and ended.
+ * What is measured: the proxy under test, nginx and a bare Bun program as the same passthrough, and nothing between
+ * client and upstream; started, watched through /proc, and ended.
  */
 import { dlopen, ptr } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -29,22 +29,51 @@ export function passthroughNothing(upstreamPort: number): Contender {
   return { name: "none", port: upstreamPort, process: null };
 }
 
-/** Starts the proxy with the settings of the benchmark and no other environment. */
-export async function startProxy(command: string, upstreamPort: number): Promise<Contender> {
+/**
+ * Starts the proxy with the settings of the benchmark and no other environment. As `usual` it keeps state and writes a
+ * line for each request, like most proxies do.
+ */
+export async function startProxy(
+  command: string,
+  upstreamPort: number,
+  name: Name = "proxy",
+): Promise<Contender> {
   const port = await freePort();
+  const isUsual = name === "usual";
+  const directory = isUsual ? await mkdtemp(join(tmpdir(), "keywheel-bench-")) : null;
   const settings = {
     PORT: String(port),
     HOST: LOOPBACK,
     TARGET_BASE_URL: `http://${LOOPBACK}:${upstreamPort}/v1`,
     API_KEYS: "k1,k2,k3",
     PROVIDER: "openai",
-    LOG_LEVEL: "warn",
+    LOG_LEVEL: isUsual ? "info" : "warn",
     RPM: "off",
-    STATE: "off",
+    STATE: directory === null ? "off" : join(directory, "keywheel.db"),
   };
   const env = { PATH: process.env["PATH"] ?? "", ...settings };
   const argv = ["/bin/sh", "-c", `exec ${command} --env-file /dev/null`];
-  return { name: "proxy", port, process: await ProcessTree.start(argv, env, port, null) };
+  return { name, port, process: await ProcessTree.start(argv, env, port, directory) };
+}
+
+/** Compiles `bench/passthrough.ts` as `build.sh` compiles the proxy, and starts it. */
+export async function startBare(upstreamPort: number): Promise<Contender> {
+  const port = await freePort();
+  const directory = await mkdtemp(join(tmpdir(), "keywheel-bench-"));
+  const executable = join(directory, "passthrough");
+  const source = join(import.meta.dir, "passthrough.ts");
+  const options = ["--compile", "--bytecode", "--format=esm", "--outfile", executable, source];
+  const build = Bun.spawnSync([process.execPath, "build", ...options], {
+    env: { ...process.env, NODE_ENV: "production" },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  if (!build.success) throw new Error(`bench/passthrough.ts cannot be compiled: ${build.stderr.toString()}`);
+  const env = {
+    PORT: String(port),
+    UPSTREAM: `http://${LOOPBACK}:${upstreamPort}`,
+    BUN_CONFIG_MAX_HTTP_REQUESTS: "65535",
+  };
+  return { name: "bare", port, process: await ProcessTree.start([executable], env, port, directory) };
 }
 
 export const NGINX = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].find((path) => existsSync(path)) ?? null;

@@ -11,7 +11,7 @@ export const LOOPBACK = "127.0.0.1";
 export const EVENTS_PER_SEC = 20;
 
 /** Whom a load goes through. */
-export type Name = "none" | "nginx" | "proxy";
+export type Name = "none" | "nginx" | "bare" | "before" | "proxy" | "usual";
 
 /** What a request asks for: an answer with a content-length, a chunked one, or a plain one to 100 KB of prompt. */
 export type Shape = "plain" | "chunked" | "large";

@@ -1,7 +1,12 @@
 /**
- * What the proxy costs: beside nginx doing the same passthrough and beside no proxy, in one run.
+ * What the proxy costs, in one run beside others that pass the same traffic: nginx, a bare `Bun.serve` with `fetch`
+ * (which is what the runtime itself costs), and nothing at all.
  *
- *     bun bench/overhead.ts [--quick] [--json] [--proxy "COMMAND"]
+ *     bun bench/overhead.ts [--quick] [--json] [--proxy "COMMAND"] [--before "COMMAND"]
+ *
+ * The proxy stands in it twice: `keywheel` with state and log off, `usual` as most people run it, with `STATE` on and
+ * a log line for each request. `--before` names an earlier build of the proxy: then a ratio to it is shown too, and
+ * judged (at most 1.02).
  *
  * The machine is taken to be shared and noisy (a neighbour can double the price of a request for seconds), so
  * nothing is judged by a single figure: all contenders stand under the same load, but it flows through one at a
@@ -14,15 +19,28 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
-import { NGINX, ProcessTree, passthroughNothing, startNginx, startProxy, trial } from "./contenders.ts";
+import {
+  NGINX,
+  ProcessTree,
+  passthroughNothing,
+  startBare,
+  startNginx,
+  startProxy,
+  trial,
+} from "./contenders.ts";
 import type { Contender, Memory } from "./contenders.ts";
 import { EVENTS_PER_SEC, LoadProcess } from "./load.ts";
 import type { Load, Name, Outcome, Shape } from "./load.ts";
 
 const GOALS = {
-  jsonCpuToNginx: 2.2,
-  eventCpuToNginx: 1.6,
-  idleAnonymousMb: 3,
+  /** Of `usual`, to the bare passthrough. */
+  jsonCpuToBare: 1.1,
+  eventCpuToBare: 1.2,
+  /** Of `keywheel`, to the build that `--before` names. */
+  cpuToBefore: 1.02,
+  /** Of `usual`, before the first request and some seconds after the load. */
+  idleAnonymousMb: 5,
+  afterAnonymousMb: 15,
   streamsAtOnce: 1000,
 };
 
@@ -32,11 +50,11 @@ interface Turns {
   turnMs: number;
 }
 
-/** A full run stays below 150 s, a quick one below 40 s. */
+/** A full run takes about 150 s on a quiet machine, a quick one 45 s. */
 const FULL = {
   idleMs: 4000,
   rampMs: 1000,
-  warmUp: { rounds: 1, turnMs: 2000 },
+  warmUp: { rounds: 2, turnMs: 2500 },
   json: { rounds: 16, turnMs: 500 },
   chunked: { rounds: 9, turnMs: 500 },
   large: { rounds: 9, turnMs: 500 },
@@ -44,7 +62,7 @@ const FULL = {
   streams: { rounds: 16, turnMs: 500 },
   manyStreams: { rounds: 4, turnMs: 500 },
   afterLoadMs: 5000,
-  patienceMs: 170_000,
+  patienceMs: 300_000,
 };
 const QUICK: typeof FULL = {
   idleMs: 2500,
@@ -57,10 +75,19 @@ const QUICK: typeof FULL = {
   streams: { rounds: 6, turnMs: 300 },
   manyStreams: { rounds: 2, turnMs: 400 },
   afterLoadMs: 3000,
-  patienceMs: 60_000,
+  patienceMs: 120_000,
 };
 
-const NAMES: Name[] = ["none", "nginx", "proxy"];
+const NAMES: Name[] = ["none", "nginx", "bare", "before", "proxy", "usual"];
+/** What stands in the head of the table. */
+const TITLES: Record<Name, string> = {
+  none: "no proxy",
+  nginx: "nginx",
+  bare: "bare Bun",
+  before: "before",
+  proxy: "keywheel",
+  usual: "usual",
+};
 const CONNECTIONS = 16;
 const STREAMS = 200;
 /** Between the begin of the last stream and the first turn. */
@@ -92,8 +119,11 @@ interface Row {
   label: string;
   unit: string;
   values: Partial<Record<Name, number>>;
+  /** Of `proxy` and of `usual`, to what is named; null: that does not stand in the run. */
   toNginx: number | null;
-  toNone: number | null;
+  toBare: number | null;
+  usualToBare: number | null;
+  toBefore: number | null;
 }
 
 interface Section {
@@ -103,14 +133,19 @@ interface Section {
 
 interface Goal {
   sentence: string;
-  verdict: "pass" | "MISS" | "skipped";
+  verdict: "pass" | "MISS";
 }
 
 // ---- the story
 
 async function main(): Promise<number> {
   const options = parseArgs({
-    options: { quick: { type: "boolean" }, json: { type: "boolean" }, proxy: { type: "string" } },
+    options: {
+      quick: { type: "boolean" },
+      json: { type: "boolean" },
+      proxy: { type: "string" },
+      before: { type: "string" },
+    },
   }).values;
   const command = options.proxy ?? defaultCommand();
   const plan = options.quick === true ? QUICK : FULL;
@@ -122,7 +157,10 @@ async function main(): Promise<number> {
   const upstreamPort = await upstream.port();
   const contenders = [passthroughNothing(upstreamPort)];
   if (NGINX !== null) contenders.push(await startNginx(NGINX, upstreamPort));
+  contenders.push(await startBare(upstreamPort));
+  if (options.before !== undefined) contenders.push(await startProxy(options.before, upstreamPort, "before"));
   contenders.push(await startProxy(command, upstreamPort));
+  contenders.push(await startProxy(command, upstreamPort, "usual"));
 
   const measured = await measure({ upstream, client, contenders }, plan);
   const goals = judge(measured);
@@ -160,7 +198,7 @@ async function measure(bench: Bench, plan: typeof FULL) {
     const problem = await trial(contender);
     if (problem !== null) throw new Error(`${contender.name} cannot be measured: ${problem}`);
   }
-  const proxies: Name[] = ["nginx", "proxy"];
+  const proxies = NAMES.filter((name) => name !== "none");
   await play(bench, proxies, jsonLoad("plain", CONNECTIONS), plan.warmUp);
   await play(bench, proxies, jsonLoad("chunked", CONNECTIONS), plan.warmUp);
   await play(bench, proxies, streamLoad(STREAMS, plan.rampMs, plan.warmUp), plan.warmUp);
@@ -176,7 +214,8 @@ async function measure(bench: Bench, plan: typeof FULL) {
   const many = streamLoad(GOALS.streamsAtOnce, plan.rampMs, plan.manyStreams);
   const manyStreams = {
     ...(await play(bench, ["nginx"], many, plan.manyStreams)), // one after the other: it is a matter of room
-    ...(await play(bench, ["proxy"], many, plan.manyStreams)),
+    ...(await play(bench, ["bare"], many, plan.manyStreams)),
+    ...(await play(bench, ["usual"], many, plan.manyStreams)),
   };
   await Bun.sleep(plan.afterLoadMs);
   const after = memories(contenders);
@@ -315,7 +354,7 @@ function loadRows(results: Results, each: "request" | "event"): Row[] {
   ];
 }
 
-/** The time as it is; the ratio is of what each adds to the time without a proxy. */
+/** The time as it is; a ratio is of what each adds to the time without a proxy. */
 function latencyRows(results: Results, label: string): Row[] {
   return (["p50Us", "p99Us"] as const).map((rank) => {
     const values: Row["values"] = {};
@@ -323,15 +362,12 @@ function latencyRows(results: Results, label: string): Row[] {
       const outcome = results[name]?.outcome;
       if (outcome !== undefined && Number.isFinite(outcome[rank])) values[name] = outcome[rank];
     }
-    const { none = NaN, nginx = NaN, proxy = NaN } = values;
-    const toNginx = nginx > none ? numberOrNull((proxy - none) / (nginx - none)) : null;
-    return {
-      label: `${label}, ${rank.slice(0, 3)}`,
-      unit: "µs",
-      values,
-      toNginx,
-      toNone: numberOrNull(proxy / none),
+    const { none = NaN } = values;
+    const added = (of: Name, to: Name) => {
+      const [own, other] = [values[of] ?? NaN, values[to] ?? NaN];
+      return other > none ? numberOrNull((own - none) / (other - none)) : null;
     };
+    return { label: `${label}, ${rank.slice(0, 3)}`, unit: "µs", values, ...ratios(added) };
   });
 }
 
@@ -341,7 +377,7 @@ function servedRow(results: Results): Row {
     const outcome = results[name]?.outcome;
     if (outcome !== undefined) values[name] = outcome.served;
   }
-  return { label: "streams served whole", unit: "", values, toNginx: null, toNone: null };
+  return { label: "streams served whole", unit: "", values, ...ratios(() => null) };
 }
 
 function memoryRows(readings: Memories): Row[] {
@@ -352,8 +388,8 @@ function memoryRows(readings: Memories): Row[] {
       const reading = readings[name];
       if (reading !== undefined) values[name] = megabytes(reading[kind]);
     }
-    const { nginx = NaN, proxy = NaN } = values;
-    return { label: kinds[kind], unit: "MB", values, toNginx: numberOrNull(proxy / nginx), toNone: null };
+    const ratioOf = (of: Name, to: Name) => numberOrNull((values[of] ?? NaN) / (values[to] ?? NaN));
+    return { label: kinds[kind], unit: "MB", values, ...ratios(ratioOf) };
   });
 }
 
@@ -363,18 +399,25 @@ function row(label: string, unit: string, results: Results, figure: (round: Roun
     const value = median((results[name]?.rounds ?? []).map(figure));
     if (value !== null) values[name] = value;
   }
-  const toNginx = ratio(results, "nginx", figure);
-  return { label, unit, values, toNginx, toNone: ratio(results, "none", figure) };
+  return { label, unit, values, ...ratios((of, to) => ratio(results, of, to, figure)) };
 }
 
-/** The median of what the proxy has, round by round, for one that the other has. */
-function ratio(
-  { proxy, ...others }: Results,
-  to: "nginx" | "none",
-  figure: (round: Round) => number,
-): number | null {
-  const other = others[to]?.rounds ?? [];
-  const own = (proxy?.rounds ?? []).slice(0, other.length);
+/** The ratios that a row shows. */
+function ratios(
+  of: (own: Name, other: Name) => number | null,
+): Pick<Row, "toNginx" | "toBare" | "usualToBare" | "toBefore"> {
+  return {
+    toNginx: of("proxy", "nginx"),
+    toBare: of("proxy", "bare"),
+    usualToBare: of("usual", "bare"),
+    toBefore: of("proxy", "before"),
+  };
+}
+
+/** The median of what one has, round by round, for one that the other has. */
+function ratio(results: Results, of: Name, to: Name, figure: (round: Round) => number): number | null {
+  const other = results[to]?.rounds ?? [];
+  const own = (results[of]?.rounds ?? []).slice(0, other.length);
   return median(own.map((round, index) => figure(round) / figure(other[index]!)));
 }
 
@@ -391,25 +434,49 @@ function numberOrNull(value: number): number | null {
 }
 
 function judge(measured: Measured): Goal[] {
-  const { json, streams, manyStreams, idle } = measured;
-  const idleMb = idle.proxy === undefined ? null : megabytes(idle.proxy.anonymousKb);
-  const served = manyStreams.proxy?.outcome.served ?? 0;
+  const { json, streams, manyStreams, idle, after } = measured;
+  const anonymousMb = ({ usual }: Memories) => (usual === undefined ? null : megabytes(usual.anonymousKb));
+  const served = manyStreams.usual?.outcome.served ?? 0;
   const cpu = ({ cpuUsEach }: Round) => cpuUsEach;
+  const sinceBefore: Goal[] =
+    json.before === undefined
+      ? []
+      : [
+          atMost(
+            "JSON: CPU per request, to before",
+            ratio(json, "proxy", "before", cpu),
+            GOALS.cpuToBefore,
+            "×",
+          ),
+          atMost(
+            "streams: CPU per event, to before",
+            ratio(streams, "proxy", "before", cpu),
+            GOALS.cpuToBefore,
+            "×",
+          ),
+        ];
   return [
-    beside("JSON: CPU per request, to nginx", ratio(json, "nginx", cpu), GOALS.jsonCpuToNginx),
-    beside("streams: CPU per event, to nginx", ratio(streams, "nginx", cpu), GOALS.eventCpuToNginx),
-    atMost("idle anonymous memory", idleMb, GOALS.idleAnonymousMb, " MB"),
+    atMost(
+      "JSON: CPU per request, usual to bare",
+      ratio(json, "usual", "bare", cpu),
+      GOALS.jsonCpuToBare,
+      "×",
+    ),
+    atMost(
+      "streams: CPU per event, usual to bare",
+      ratio(streams, "usual", "bare", cpu),
+      GOALS.eventCpuToBare,
+      "×",
+    ),
+    ...sinceBefore,
+    atMost("idle anonymous memory, usual", anonymousMb(idle), GOALS.idleAnonymousMb, " MB"),
+    atMost("anonymous memory after the load, usual", anonymousMb(after), GOALS.afterAnonymousMb, " MB"),
     {
       sentence: `${GOALS.streamsAtOnce} streams at once, all served whole: ${served}`,
       verdict: served === GOALS.streamsAtOnce ? "pass" : "MISS",
     },
     nothingFailed(outcomesOf(measured)),
   ];
-}
-
-function beside(what: string, value: number | null, limit: number): Goal {
-  if (NGINX === null) return { sentence: `${what}: nginx is not installed`, verdict: "skipped" };
-  return atMost(what, value, limit, "×");
 }
 
 function atMost(what: string, value: number | null, limit: number, unit: string): Goal {
@@ -425,10 +492,10 @@ function nothingFailed(outcomes: Outcome[]): Goal {
   return { sentence, verdict: failed === 0 ? "pass" : "MISS" };
 }
 
-/** The proxy's, of all loads. */
+/** Those of the proxy, of all loads. */
 function outcomesOf({ json, chunked, large, latency, streams, manyStreams }: Measured): Outcome[] {
   const all: Results[] = [json, chunked, large, latency, streams, manyStreams];
-  return all.flatMap(({ proxy }) => (proxy === undefined ? [] : [proxy.outcome]));
+  return all.flatMap(({ proxy, usual }) => [proxy, usual].flatMap((result) => result?.outcome ?? []));
 }
 
 function megabytes(kb: number): number {
@@ -469,12 +536,22 @@ function rendered(report: Report): string {
     `open files: ${openFiles.soft} soft, ${openFiles.hard} hard; ${GOALS.streamsAtOnce} streams need ${2 * GOALS.streamsAtOnce} and some`,
   ];
   if (nginx === null) lines.push("nginx is not installed (Debian: nginx-light): its column is skipped");
-  lines.push("", cells("", "no proxy", "nginx", "keywheel", "to nginx", "to none"));
+  const shownNames = NAMES.filter((name) =>
+    report.sections.some(({ rows }) => rows.some(({ values }) => values[name] !== undefined)),
+  );
+  const heads = ["to nginx", "to bare", "usual to bare", "to before"];
+  lines.push("", cells("", ...shownNames.map((name) => TITLES[name]), ...heads));
   for (const { title, rows } of report.sections) {
     lines.push("", title);
-    for (const { label, unit, values, toNginx, toNone } of rows) {
-      const [none, nginxValue, proxy] = NAMES.map((name) => shown(values[name], unit));
-      lines.push(cells(`  ${label}`, none, nginxValue, proxy, times(toNginx), times(toNone)));
+    for (const { label, unit, values, toNginx, toBare, usualToBare, toBefore } of rows) {
+      const figures = shownNames.map((name) => shown(values[name], unit));
+      lines.push(
+        cells(
+          `  ${label}`,
+          ...figures,
+          ...[toNginx, toBare, usualToBare, toBefore].map((value) => times(value)),
+        ),
+      );
     }
   }
   lines.push("", ...report.goals.map(({ sentence, verdict }) => `${verdict.padEnd(8)}${sentence}`));
@@ -484,7 +561,7 @@ function rendered(report: Report): string {
 }
 
 function cells(label: string, ...columns: (string | undefined)[]): string {
-  return label.padEnd(36) + columns.map((column) => (column ?? "").padStart(12)).join("");
+  return label.padEnd(36) + columns.map((column) => (column ?? "").padStart(14)).join("");
 }
 
 function shown(value: number | undefined, unit: string): string {
