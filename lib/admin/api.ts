@@ -31,11 +31,11 @@ import {
   type ProxyErrorType,
 } from "../http/error-responses.ts";
 import { redact, type Secret, unmask } from "../core/secret.ts";
-import { shown } from "../config/wording.ts";
 
 export type { Operator } from "./views.ts";
 import type { Log } from "../core/events.ts";
 import { field, isObject, type JsonObject, parseJson } from "../core/json.ts";
+import { shown } from "../config/key-shapes.ts";
 
 export interface AdminOptions {
   operator: Operator;

@@ -12,7 +12,7 @@ import { parseEnvFile } from "../config/env-file.ts";
 import { withKey, withKeysInOrder, withoutKeys } from "./key-file.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeyFile, splitKeys } from "../config/keys.ts";
 import { providerPrefix, SETTINGS, whyNotPrefix } from "../config/settings.ts";
-import { shown } from "../config/wording.ts";
+import { shown } from "../config/key-shapes.ts";
 
 /** Where the configuration comes from. */
 export interface Sources {

@@ -4,7 +4,7 @@
  * One change after the other, each from the files as they are then. What somebody else writes meanwhile is never
  * overwritten.
  */
-import type { Places } from "../config/config.ts";
+import { absolutePath, keyFilesOf, type Places } from "../config/config.ts";
 import type { Outcome, Refused } from "./views.ts";
 import { readWhole, writeAtomically } from "./env-edit.ts";
 import { parseEnvFile } from "../config/env-file.ts";
@@ -38,8 +38,8 @@ export class SettingsFiles {
           ? null
           : { path: newEnvFile, text: null };
     const keyFiles = new Map<string, { path: string; text: string }>();
-    for (const name of keyFilesOf(environment, envFile?.text ?? "")) {
-      const path = name.startsWith("/") ? name : `${workingDirectory.replace(/\/+$/, "")}/${name}`;
+    for (const name of keyFilesOf(environment, parseEnvFile(envFile?.text ?? "").values)) {
+      const path = absolutePath(workingDirectory, name);
       const file = await readWhole(path);
       // One that cannot be read is a problem of the configuration, and told as such.
       if (file.ok) keyFiles.set(name, { path, text: file.text });
@@ -65,13 +65,4 @@ export class SettingsFiles {
     }
     return { kind: "done", message: plan.message };
   }
-}
-
-/** What every `…API_KEYS_FILE` says; the environment wins. */
-function keyFilesOf(environment: Places["environment"], envText: string): Set<string> {
-  const paths = new Map<string, string>();
-  for (const [name, value = ""] of [...parseEnvFile(envText).values, ...Object.entries(environment)]) {
-    if (/(?:^|_)API_KEYS_FILE$/.test(name) && value.trim() !== "") paths.set(name, value.trim());
-  }
-  return new Set(paths.values());
 }

@@ -5,8 +5,8 @@
  * than `shown` allows, and a key that is meant is a `Secret` from here on.
  */
 import { Secret } from "../core/secret.ts";
-import { SETTINGS } from "../config/settings.ts";
-import { folded, looksLikeKey, nearest, shown, vocabularyOf } from "../config/wording.ts";
+import { SETTINGS, folded, nearest, vocabularyOf } from "../config/settings.ts";
+import { looksLikeKey, shown } from "../config/key-shapes.ts";
 
 /** What the person asks for. `envFile`: the PATH of `--env-file`, as it was typed; null: look in the usual places. */
 export type Command =

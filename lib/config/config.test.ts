@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { banner } from "../cli/banner.ts";
-import { type Config, type FileOf, loadConfig, parseConfig, parseStatusList } from "./config.ts";
+import { type Config, type FileOf, loadConfig, parseConfig } from "./config.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { PROVIDER_SETTINGS, SETTINGS } from "./settings.ts";
 import { DIALECTS } from "../providers/verdict.ts";
@@ -117,174 +117,6 @@ describe("a setting that is understood", () => {
   test("of the environment wins over the file, but an empty one does not", () => {
     const config = configOf({ MAX_WAIT_SEC: "1", DRAIN_SEC: "" }, { MAX_WAIT_SEC: "2", DRAIN_SEC: "3" });
     expect([config.maxWaitMs, config.drainMs]).toEqual([1000, 3000]);
-  });
-});
-
-describe("a list of keys", () => {
-  const table: [says: string, text: string, keys: [string, string | null, number | null][]][] = [
-    [
-      "is separated by commas or white space",
-      "a1, b2\tc3\nd4,",
-      [
-        ["a1", null, null],
-        ["b2", null, null],
-        ["c3", null, null],
-        ["d4", null, null],
-      ],
-    ],
-    [
-      "may name accounts and daily limits",
-      "bob@a1:50 b2:7",
-      [
-        ["a1", "bob", 50],
-        ["b2", null, 7],
-      ],
-    ],
-    ["may name an account by its mail address", "a@b.example@k1", [["k1", "a@b.example", null]]],
-    [
-      "leaves a colon alone that begins no number",
-      "id:s3cret x:1234abcdef99",
-      [
-        ["id:s3cret", null, null],
-        ["x:1234abcdef99", null, null],
-      ],
-    ],
-    ["keeps a dollar sign", "sk-ab$cd", [["sk-ab$cd", null, null]]],
-    [
-      "uses the same key once, as it stood first",
-      "a1:5,b2,a1:9",
-      [
-        ["a1", null, 5],
-        ["b2", null, null],
-      ],
-    ],
-  ];
-  test.each(table)("%s", (_, text, keys) => {
-    expect(poolOf(configOf({ API_KEYS: text }))).toEqual(keys);
-  });
-
-  test("warns of the same key twice", () => {
-    expect(warningsOf({ API_KEYS: "canary1,b2,canary1" })).toEqual([
-      "API_KEYS: key 3 is the same as API_KEYS: key 1. It is used once, as the first one says.",
-    ]);
-  });
-
-  const faults: [says: string, text: string, problem: string][] = [
-    ["a limit of 0", "canary:0", "key 1 has a daily limit that is not a whole number from 1 up"],
-    ["a limit with a decimal", "canary:1.5", "key 1 has a daily limit"],
-    ["a limit with a unit", "canary:50/day", "key 1 has a daily limit"],
-    ["a colon without a limit", "a1,canary:", "key 2 has a daily limit"],
-    ["no key after the account", "canary@", "key 1 is empty"],
-    ["no account before the @", "@canary", "key 1 has nothing before the @"],
-    [
-      "a letter outside ASCII",
-      "canaryé",
-      "key 1 holds a space, a control character or a letter outside ASCII",
-    ],
-    ["a zero-width space", "canary\u200b", "key 1 holds a space, a control character"],
-    ["a control character", "canary\x01", "key 1 holds a space, a control character"],
-    ["quotation marks that Docker passes on", '"canary', "key 1 begins or ends with a quotation mark"],
-    ["a placeholder: your-key-here", "your-key-here", "key 1 is a placeholder"],
-    ["a placeholder: sk-...", "good,sk-...", "key 2 is a placeholder"],
-    ["a placeholder: changeme", "changeme", "key 1 is a placeholder"],
-    ["a placeholder: <your-canary>", "<your-canary>", "key 1 is a placeholder"],
-    ["a placeholder: nvapi-xxxxxxxx", "nvapi-xxxxxxxx", "key 1 is a placeholder"],
-    ["only separators", " , ,", "API_KEYS holds no key"],
-  ];
-  test.each(faults)("is refused for %s", (_, text, problem) => {
-    const problems = problemsOf({ API_KEYS: text });
-    expect(problems).toHaveLength(1);
-    expect(problems[0]).toContain(problem);
-    expect(problems[0]).not.toContain("canary");
-  });
-
-  test("takes ordinary test keys for keys", () => {
-    expect(problemsOf({ API_KEYS: "k1 test-key sk-test key-a demo canary-key-1 xxx1 sk-your1" })).toEqual([]);
-  });
-});
-
-describe("API_KEYS_FILE", () => {
-  const files: Record<string, string> = {
-    "/run/keys": "\uFEFF# ours\r\nbob@k2:5 # Bob's\r\n\r\nk3\r\nk1",
-    "/run/empty": "# nothing\n",
-    "/run/bad": "ok1\ncanaryé\nok2 your-key-here\n",
-  };
-  const fileOf: FileOf = (path) => {
-    const text = files[path];
-    return text === undefined ? { ok: false, reason: "there is no such file" } : { ok: true, text };
-  };
-
-  test("adds its keys to API_KEYS", () => {
-    const parsed = parseConfig({ API_KEYS: "k1", API_KEYS_FILE: "/run/keys" }, new Map(), fileOf);
-    expect(parsed.ok && poolOf(parsed.config)).toEqual([
-      ["k1", null, null],
-      ["k2", "bob", 5],
-      ["k3", null, null],
-    ]);
-    expect(parsed.warnings).toEqual([
-      "API_KEYS_FILE: the key in line 5 is the same as API_KEYS: key 1. It is used once, as the first one says.",
-    ]);
-  });
-
-  test("names the line of a bad key, and not the key", () => {
-    expect(problemsOf({ API_KEYS_FILE: "/run/bad" }, fileOf)).toEqual([
-      expect.stringContaining("API_KEYS_FILE: the key in line 2 holds a space"),
-      expect.stringContaining("API_KEYS_FILE: key 2 in line 3 is a placeholder."),
-    ]);
-  });
-
-  test("is a problem when it cannot be read, or is empty", () => {
-    expect(problemsOf({ API_KEYS_FILE: "/run/none" }, fileOf)).toEqual([
-      "API_KEYS_FILE is /run/none: there is no such file. Correct the path or the file's permissions.",
-    ]);
-    expect(problemsOf({ GROQ_API_KEYS_FILE: "/run/empty" }, fileOf)).toEqual([
-      "GROQ_API_KEYS_FILE holds no key. Put at least one there, or remove the setting.",
-    ]);
-  });
-});
-
-describe("PROXY_API_KEY", () => {
-  const table: [says: string, text: string, clients: [string | null, string][]][] = [
-    ["is one key", "correct-horse", [[null, "correct-horse"]]],
-    [
-      "may name clients",
-      "codex=secret-one,qwen.2=secret-two",
-      [
-        ["codex", "secret-one"],
-        ["qwen.2", "secret-two"],
-      ],
-    ],
-    ["keeps a key that ends in =", "c2VjcmV0LQ==", [[null, "c2VjcmV0LQ=="]]],
-    ["may name such a key", "ci=c2VjcmV0LQ==", [["ci", "c2VjcmV0LQ=="]]],
-    ["takes what is no plain name for a key", "c2Vj/mV0=LQ+a", [[null, "c2Vj/mV0=LQ+a"]]],
-  ];
-  test.each(table)("%s", (_, text, clients) => {
-    const { access } = configOf({ PROXY_API_KEY: text });
-    const found = access.mode === "keys" ? access.clients : [];
-    expect(found.map(({ name, secret }) => [name, secret.reveal()])).toEqual(clients);
-  });
-
-  const faults: [says: string, text: string, problem: string][] = [
-    ["off beside a key", "canary-one,off", "PROXY_API_KEY: key 2 is off, which stands alone."],
-    ["a space in a key", "canary one", "PROXY_API_KEY: key 1 holds a space"],
-    ["a placeholder", "changeme", "PROXY_API_KEY: key 1 is a placeholder"],
-    ["only commas", ",", "PROXY_API_KEY holds no key."],
-  ];
-  test.each(faults)("is refused for %s", (_, text, problem) => {
-    const problems = problemsOf({ API_KEYS: "k1", PROXY_API_KEY: text });
-    expect(problems).toEqual([expect.stringContaining(problem)]);
-    expect(problems.join()).not.toContain("canary");
-  });
-
-  const doubtful: [says: string, text: string, warning: string][] = [
-    ["a short key", "abc", "PROXY_API_KEY: key 1 is shorter than 8 characters"],
-    ["a pool key", "canary-pool", "PROXY_API_KEY: key 1 is one of the pool's own keys."],
-    ["the same key twice", "canary-one,b=canary-one", "PROXY_API_KEY: key 2 stands there twice."],
-  ];
-  test.each(doubtful)("gets a warning for %s", (_, text, warning) => {
-    const warnings = warningsOf({ API_KEYS: "k1,canary-pool", PROXY_API_KEY: text });
-    expect(warnings).toEqual([expect.stringContaining(warning)]);
-    expect(warnings.join()).not.toContain("canary");
   });
 });
 
@@ -734,15 +566,8 @@ describe("a mistake", () => {
 });
 
 describe("a warning", () => {
-  const unsupported: [says: string, environment: Variables, warnings: string[]][] = [
+  const doubtful: [says: string, environment: Variables, warnings: string[]][] = [
     ["is not needed for a strategy", { STRATEGY: "sticky", GROQ_API_KEYS: "g1", GROQ_STRATEGY: "lru" }, []],
-    [
-      "tells of a setting that is not there yet, not of its value",
-      { TELEGRAM_BOT_TOKEN: "canary" },
-      [
-        "TELEGRAM_BOT_TOKEN is not supported yet: there is no Telegram bot. It has no effect in this version.",
-      ],
-    ],
     [
       "tells of a buffer that is too small",
       { MAX_BUFFERED_MB: "1" },
@@ -751,7 +576,7 @@ describe("a warning", () => {
       ],
     ],
   ];
-  test.each(unsupported)("%s", (_, environment, warnings) => {
+  test.each(doubtful)("%s", (_, environment, warnings) => {
     expect(warningsOf({ API_KEYS: "k1", ...environment })).toEqual(warnings);
   });
 
@@ -804,135 +629,6 @@ describe("a warning", () => {
 
   test("about API_KEY is not given in the environment where API_KEYS is set", () => {
     expect(warningsOf({ API_KEYS: "k1", API_KEY: "x" })).toEqual([]);
-  });
-});
-
-describe("a list of statuses", () => {
-  const table: [says: string, text: string, statuses: number[] | null][] = [
-    ["is statuses and ranges", "429,500,502-504", [429, 500, 502, 503, 504]],
-    ["may have spaces and empty elements", " 404 - 405,, 409 ,", [404, 405, 409]],
-    ["names nothing below 100", "099", null],
-    ["names nothing above 599", "598-600", null],
-    ["has no range backwards", "504-502", null],
-    ["has no words", "429,5xx", null],
-    ["is not empty", " , ", null],
-    ["is not endless", "429,".repeat(500), null],
-  ];
-  test.each(table)("%s", (_, text, statuses) => {
-    const parsed = parseStatusList(text);
-    expect(parsed === null ? null : [...parsed]).toEqual(statuses);
-  });
-});
-
-describe("an env file", () => {
-  const table: [says: string, text: string, values: [string, string][]][] = [
-    [
-      "is lines of NAME=value",
-      "A=1\nB = 2\n",
-      [
-        ["A", "1"],
-        ["B", "2"],
-      ],
-    ],
-    [
-      "may have export before a name",
-      "export A=1\n  export  B=2",
-      [
-        ["A", "1"],
-        ["B", "2"],
-      ],
-    ],
-    [
-      "may come from Windows",
-      "\uFEFFA=1\r\n\r\nB=2\r\n",
-      [
-        ["A", "1"],
-        ["B", "2"],
-      ],
-    ],
-    [
-      "has comments",
-      "# A=0\n  # B\nA=1 # one\nB=a#b\nC= # none",
-      [
-        ["A", "1"],
-        ["B", "a#b"],
-        ["C", ""],
-      ],
-    ],
-    [
-      "expands nothing",
-      "A=$HOME\nB=\"${HOME}\"\nC='$x'",
-      [
-        ["A", "$HOME"],
-        ["B", "${HOME}"],
-        ["C", "$x"],
-      ],
-    ],
-    [
-      "keeps # and spaces in quotation marks",
-      "A=' a # b ' # c\nB=\"x=y\"#z",
-      [
-        ["A", " a # b "],
-        ["B", "x=y"],
-      ],
-    ],
-    ["has escapes in double ones", 'A="a\\nb\\"c\\\\d\\$e\\x"', [["A", 'a\nb"c\\d$e\\x']]],
-    ["has none in single ones", "A='a\\nb\\'", [["A", "a\\nb\\"]]],
-    ["keeps quotation marks inside a value", "A=a\"b\"'c'", [["A", "a\"b\"'c'"]]],
-    [
-      "may spread a quoted value over lines",
-      'A="k1\r\n  k2\n"\nB=2',
-      [
-        ["A", "k1\n  k2\n"],
-        ["B", "2"],
-      ],
-    ],
-    ["keeps = in a value", "A=x==", [["A", "x=="]]],
-  ];
-  test.each(table)("%s", (_, text, values) => {
-    const file = parseEnvFile(text);
-    expect([[...file.values], file.problems, file.warnings]).toEqual([values, [], []]);
-  });
-
-  const unreadable: [says: string, text: string, problem: string, values: [string, string][]][] = [
-    [
-      "a line without =",
-      "A=1\ncanary\nB=2",
-      "Line 2 is not NAME=value.",
-      [
-        ["A", "1"],
-        ["B", "2"],
-      ],
-    ],
-    ["a name with a space", "A canary=1", "Line 1 is not NAME=value.", []],
-    [
-      "an open quotation mark",
-      'A="canary\nB=2',
-      'Line 1 opens a quotation mark (") that is not closed.',
-      [["B", "2"]],
-    ],
-    [
-      "one that the next one would close",
-      "A='canary\nB=2\nC='x",
-      "Line 1 opens a quotation mark (')",
-      [["B", "2"]],
-    ],
-    ["text after the closing one", "\nA='x'canary", "Line 2 has text after the closing quotation mark", []],
-    ["text in UTF-16", "A\0=\x001\0", "Line 1 is not text in UTF-8.", []],
-  ];
-  test.each(unreadable)("names %s by its line, and never shows it", (_, text, problem, values) => {
-    const file = parseEnvFile(text);
-    expect(file.problems[0]).toStartWith(problem);
-    expect(file.problems.join()).not.toContain("canary");
-    expect([...file.values]).toEqual(values);
-  });
-
-  test("warns of a variable that is there twice, and takes the last", () => {
-    const file = parseEnvFile("A=canary\n\nA=2\n");
-    expect(file.values.get("A")).toBe("2");
-    expect(file.warnings).toEqual([
-      "Line 3 sets A again, after line 1. The last one counts; remove the other.",
-    ]);
   });
 });
 
@@ -1054,18 +750,5 @@ describe(".env.example", () => {
     });
     // Without the setting the number of attempts grows with the number of keys; with it, it is binding.
     expect(parsed).toMatchObject({ ok: true, config: { ...plain, maxAttempts: 10 } });
-  });
-
-  test("marks what is not there yet, and only that", () => {
-    const lines = text.split("\n");
-    const marked = [...values.keys()].filter((name) => {
-      const line = lines.findIndex((line) => line.startsWith(`# ${name}=`));
-      const paragraph = lines.slice(0, line).join("\n").split("\n\n").at(-1) ?? "";
-      return paragraph.includes("(not yet in this version)");
-    });
-    const unsupported = [...values.keys()].filter((name) =>
-      warningsOf({ API_KEYS: "k1", [name]: "something" }).some((line) => line.includes("not supported yet")),
-    );
-    expect(marked.sort()).toEqual(unsupported.sort());
   });
 });

@@ -4,7 +4,7 @@
  * A key is never shown, not even a part of it: a message names it by its place.
  */
 import { Secret } from "../core/secret.ts";
-import { looksLikeKey } from "./wording.ts";
+import { faultOfCharacters, faultOfKey, looksLikeKey } from "./key-shapes.ts";
 
 export interface ConfiguredKey {
   secret: Secret;
@@ -153,27 +153,6 @@ export function readClientKeys(
 function splitClientKey(text: string): { name: string | null; key: string } {
   const [, name, key] = /^([A-Za-z0-9_.-]+)=(.*[^=].*)$/s.exec(text) ?? [];
   return name === undefined || key === undefined ? { name: null, key: text } : { name, key: key.trim() };
-}
-
-/** What the documentation of other programs, and ours, writes where a key belongs. */
-const PLACEHOLDER =
-  /\.\.\.|[<>]|(?:^|[-_])your[-_]|key[-_]here|change[-_]?me|replace[-_]?(?:me|this|with)|placeholder|^(?:[a-z]+[-_])*[x*]{3,}$/i;
-
-/** What is wrong with a key, or null. A placeholder is looked for only where a key could be one otherwise. */
-function faultOfKey(key: string): string | null {
-  if (/^["'`]|["'`]$/.test(key)) {
-    return "begins or ends with a quotation mark. Remove it: some tools (docker --env-file) pass quotation marks on.";
-  }
-  const fault = faultOfCharacters(key);
-  if (fault !== null) return fault;
-  if (PLACEHOLDER.test(key))
-    return "is a placeholder. Put a real key in its place; keywheel --demo needs none.";
-  return null;
-}
-
-function faultOfCharacters(text: string): string | null {
-  if (/^[\x21-\x7e]+$/.test(text)) return null;
-  return "holds a space, a control character or a letter outside ASCII, which no key has. Copy it again.";
 }
 
 /** Below this a password can be found by trying, however long each wrong one delays the next. */

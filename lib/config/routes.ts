@@ -5,7 +5,8 @@
  * have slashes of their own. White space around the signs means nothing; inside a name it is a sign that was
  * forgotten. Whatever is wrong is said at once, one line a mistake.
  */
-import { alternatives, shown } from "./wording.ts";
+import { shown } from "./key-shapes.ts";
+import { alternatives } from "./parsers.ts";
 
 /** Where a request may go. */
 export interface RouteTarget {

@@ -1,7 +1,7 @@
 /**
  * What may stand in a setting: a rule reads the text, and says in a sentence what it would have understood. Pure.
  */
-import { alternatives, looksLikeKey } from "./wording.ts";
+import { looksLikeKey } from "./key-shapes.ts";
 
 /** How one kind of setting is read. */
 export interface Parser<T> {
@@ -202,3 +202,9 @@ export const WEB_ADDRESS: Parser<string> = {
     return url !== null && isWhole ? url.href : null;
   },
 };
+
+/** `a, b or c`. There is at least one word. */
+export function alternatives(words: readonly string[]): string {
+  const last = words.at(-1) ?? "";
+  return words.length < 2 ? last : `${words.slice(0, -1).join(", ")} or ${last}`;
+}

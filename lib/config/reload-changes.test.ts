@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { changesOf } from "./changes.ts";
+import { changesOf } from "./reload.ts";
 import { parseConfig } from "./config.ts";
 import type { Config } from "./config.ts";
 

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { FileWatch } from "./file-watch.ts";
+import { FileWatch } from "./reload.ts";
 import { FalseClock, until } from "../testing/fixture.ts";
 
 const TOP = mkdtempSync(join(tmpdir(), "keywheel-filewatch-"));
