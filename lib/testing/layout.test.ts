@@ -169,7 +169,7 @@ describe("the layout", () => {
       "a file's text",
       /readFileSync|Bun\.file\(|node:fs/,
       [
-        /^lib\/(?:cli\/process|config\/config|config\/file-watch|admin\/env-edit)\.ts: /,
+        /^lib\/(?:cli\/process|config\/config|config\/reload|admin\/env-edit)\.ts: /,
         /^lib\/observability\/(?:output|log-files|vitals|store)\.ts: /,
       ],
     ],
