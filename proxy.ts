@@ -22,7 +22,7 @@ import type { Clock } from "./lib/core/clock.ts";
 import { SharedLimit, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
 import { loadConfig, parseConfig } from "./lib/config/config.ts";
 import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config/config.ts";
-import { cooldownAfter } from "./lib/pool/penalties.ts";
+import { cooldownAfter, scopeOf } from "./lib/pool/penalties.ts";
 import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
 import { decide } from "./lib/pool/retry-policy.ts";
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
@@ -486,8 +486,9 @@ export class Pool {
     const { key } = lease;
     const { owner } = key;
     const { model } = lease.need;
-    const limits =
-      refusal.scope === "key+model" && model !== null ? this.#openLimits(owner, model, now) : null;
+    const isModels =
+      model !== null && scopeOf(refusal, model, this.#choice.limitsOf(owner), now) === "key+model";
+    const limits = isModels ? this.#openLimits(owner, model, now) : null;
     const rests = limits ?? owner;
     const previous = rests.cooldown;
     const admittedAt = limits === null ? owner.admittedAt : (previous?.answeredAt ?? 0);

@@ -616,7 +616,7 @@ class Costing {
 function clocksDecisions(watch: AttemptTimeouts): void {
   const setbacks: Setback[] = [
     { kind: "rate_limited", scope: "key", pause: { kind: "unknown" }, reason: "rate_limit", said: "" },
-    { kind: "overloaded", refusesAll: false, pauseMs: null, maybeBilled: false, said: "" },
+    { kind: "overloaded", scope: "provider", refusesAll: false, pauseMs: null, maybeBilled: false, said: "" },
     { kind: "no_key", readyAt: Infinity, why: "cooling" },
     { kind: "abandoned" },
   ];

@@ -29,6 +29,7 @@ export type StreamEnd = "complete" | "failed" | "cut";
 /** What comes of one that `failed`: the client was told so by the stream itself, and the key is not credited. */
 export const STREAM_FAILED: Verdict = {
   kind: "overloaded",
+  scope: "provider",
   refusesAll: false,
   pauseMs: null,
   maybeBilled: true,

@@ -368,7 +368,14 @@ function setbackOf(verdict: Verdict, wish: RetryWish): Failure | null {
       return null;
     case "rejected": // by name: the client knows that this one passes
       return wish === "by_name"
-        ? { kind: "overloaded", refusesAll: false, pauseMs: null, maybeBilled: false, said: verdict.said }
+        ? {
+            kind: "overloaded",
+            scope: "provider",
+            refusesAll: false,
+            pauseMs: null,
+            maybeBilled: false,
+            said: verdict.said,
+          }
         : null;
     case "overloaded":
       return wish === "none" ? null : verdict;

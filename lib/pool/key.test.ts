@@ -238,6 +238,7 @@ describe("a stored key state", () => {
     const refusal = {
       kind: "exhausted",
       scope: "key",
+      widens: false,
       pause: { kind: "unknown" },
       reason: "billing",
       said: "",

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { cooldownAfter } from "./penalties.ts";
+import { cooldownAfter, scopeOf } from "./penalties.ts";
 import type { Cooldown, CooldownRules, KeyRefusal, Refused } from "./penalties.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -20,7 +20,7 @@ function limited(
 }
 
 function exhausted(pause: KeyRefusal["pause"], reason: "quota_day" | "billing"): KeyRefusal {
-  return { kind: "exhausted", scope: "key", pause, reason, said: "" };
+  return { kind: "exhausted", scope: "key", widens: false, pause, reason, said: "" };
 }
 
 const UNKNOWN = { kind: "unknown" } as const;
@@ -167,5 +167,36 @@ describe("a cooldown", () => {
       now = next.until;
     }
     expect(rests).toEqual([60, 300, 1500, 3600, 3600, 3600]);
+  });
+});
+
+describe("P40 a refusal that may hold for one model or for all", () => {
+  const money: KeyRefusal = { ...exhausted(UNKNOWN, "billing"), scope: "key+model", widens: true };
+  const day: KeyRefusal = { ...exhausted(UNKNOWN, "quota_day"), scope: "key+model", widens: true };
+  const resting = (model: string, fields: Partial<Cooldown> = {}) =>
+    [model, { cooldown: past({ reason: "billing", until: NOW + HOUR, ...fields }) }] as const;
+  test.each<[sentence: string, KeyRefusal, models: ReturnType<typeof resting>[], KeyRefusal["scope"]]>([
+    ["rests the model when it is the first", money, [], "key+model"],
+    ["rests the model when that was refused before", money, [resting("asked")], "key+model"],
+    ["rests the key when another model rests for the same reason", money, [resting("other")], "key"],
+    ["rests the model when the other's rest is over", money, [resting("other", { until: NOW })], "key+model"],
+    [
+      "rests the model when the other met a rate",
+      money,
+      [resting("x", { reason: "rate_limit" })],
+      "key+model",
+    ],
+    [
+      "rests the key when another model has used up its day",
+      day,
+      [resting("x", { reason: "quota_day" })],
+      "key",
+    ],
+    ["rests the model when its day is over and another has no money", day, [resting("x")], "key+model"],
+    ["rests the model when the answer says so", { ...money, widens: false }, [resting("x")], "key+model"],
+    ["rests the key when the answer says so", { ...money, scope: "key", widens: false }, [], "key"],
+    ["rests the model for a rate", { ...limited(UNKNOWN), scope: "key+model" }, [resting("x")], "key+model"],
+  ])("%s", (_, refusal, models, expected) => {
+    expect(scopeOf(refusal, "asked", models, NOW)).toBe(expected);
   });
 });

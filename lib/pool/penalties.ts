@@ -6,7 +6,7 @@
  */
 import { HOUR_MS, nextMidnight } from "../core/clock.ts";
 import type { KeyReason } from "../core/events.ts";
-import type { Verdict } from "../providers/verdict.ts";
+import type { Scope, Verdict } from "../providers/verdict.ts";
 
 /** A key, or a model on a key, that may not be asked before `until`. Instants are epoch milliseconds. */
 export interface Cooldown {
@@ -46,6 +46,22 @@ const RATE_LADDER_LONGEST_MS = HOUR_MS;
 const BILLING_LADDER_MS = [5 * HOUR_MS, 10 * HOUR_MS, 20 * HOUR_MS, 24 * HOUR_MS] as const;
 /** Too many at once and no time named: some of the others will be done by then. */
 const CONCURRENCY_PAUSE_MS = 1000;
+
+/** Cooldowns of a key's models, by model. */
+type ModelCooldowns = Iterable<readonly [model: string, limits: { readonly cooldown: Cooldown | null }]>;
+
+/**
+ * What a refusal of `model` holds for. One that does not say that it means this model alone holds for the whole key
+ * once another model rests for the same reason (P40).
+ */
+export function scopeOf(refusal: KeyRefusal, model: string, models: ModelCooldowns, now: number): Scope {
+  if (refusal.kind !== "exhausted" || !refusal.widens) return refusal.scope;
+  for (const [other, { cooldown }] of models) {
+    if (other !== model && cooldown !== null && cooldown.until > now && cooldown.reason === refusal.reason)
+      return "key";
+  }
+  return refusal.scope;
+}
 
 /** The cooldown after a refusal; its end only ever moves outwards. `jitter` is a random number from 0 up to 1. */
 export function cooldownAfter(

@@ -13,10 +13,17 @@ const LIMITED: Setback = {
   reason: "rate_limit",
   said,
 };
-const EXHAUSTED: Setback = { ...LIMITED, kind: "exhausted", reason: "billing" };
+const EXHAUSTED: Setback = { ...LIMITED, kind: "exhausted", widens: false, reason: "billing" };
 const REVOKED: Setback = { kind: "revoked", certain: true, said };
 const UNSUITED: Setback = { kind: "unsuited", scope: "key+model", said };
-const BUSY: Setback = { kind: "overloaded", pauseMs: null, maybeBilled: false, refusesAll: false, said };
+const BUSY: Setback = {
+  kind: "overloaded",
+  scope: "provider",
+  pauseMs: null,
+  maybeBilled: false,
+  refusesAll: false,
+  said,
+};
 const FAILED: Setback = { ...BUSY, maybeBilled: true };
 const REFUSED: Setback = {
   kind: "unreachable",

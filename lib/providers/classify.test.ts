@@ -35,18 +35,21 @@ const tooMany = (pause: Pause = UNKNOWN): Expected => ({
 });
 const dayOver = (scope: Scope, pause: Pause): Expected => ({
   kind: "exhausted",
+  widens: false,
   reason: "quota_day",
   scope,
   pause,
 });
 const noMoney = (scope: Scope = "key", pause: Pause = UNKNOWN): Expected => ({
   kind: "exhausted",
+  widens: false,
   reason: "billing",
   scope,
   pause,
 });
 const overloaded = (pauseMs: number | null = null, maybeBilled = false): Expected => ({
   kind: "overloaded",
+  scope: "provider",
   refusesAll: false,
   pauseMs,
   maybeBilled,

@@ -160,7 +160,15 @@ function verdictOf(
     }
     case "exhausted": {
       const scope = ruling.scope ?? provider.limitScope;
-      return { kind: "exhausted", scope, pause: pauseAfter(ruling.wait), reason: ruling.reason, said };
+      const widens = ruling.widens === true;
+      return {
+        kind: "exhausted",
+        scope,
+        widens,
+        pause: pauseAfter(ruling.wait),
+        reason: ruling.reason,
+        said,
+      };
     }
     case "revoked":
       return { kind: "revoked", certain: ruling.certain, said };
@@ -169,6 +177,7 @@ function verdictOf(
     case "overloaded":
       return {
         kind: "overloaded",
+        scope: ruling.scope ?? "provider",
         refusesAll: ruling.refusesAll === true,
         pauseMs: namedMs ?? ruling.elseMs ?? null,
         maybeBilled: MAYBE_BILLED.has(status),

@@ -3,7 +3,7 @@
  * applies it, after the provider's own rules in `lib/providers/catalog.ts`.
  */
 import { DAY_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
-import type { Pause, Scope } from "./verdict.ts";
+import type { FaultScope, Pause, Scope } from "./verdict.ts";
 
 /** What a refusal is, before the answer's own time, scope and reason are filled in. */
 export type Ruling =
@@ -19,12 +19,22 @@ export type Ruling =
       readonly kind: "exhausted";
       readonly reason: "quota_day" | "billing";
       readonly scope?: Scope;
+      /** As in `Verdict`. */
+      readonly widens?: true;
       readonly wait: Wait;
     }
   | { readonly kind: "revoked"; readonly certain: boolean }
   | { readonly kind: "unsuited"; readonly scope: Scope }
-  /** `refusesAll`: our address is refused, whatever the key; `elseMs`: for how long where no time is named. */
-  | { readonly kind: "overloaded"; readonly refusesAll?: true; readonly elseMs?: number };
+  /**
+   * `scope`: without it every model's. `refusesAll`: our address is refused, whatever the key. `elseMs`: for how long
+   * where no time is named.
+   */
+  | {
+      readonly kind: "overloaded";
+      readonly scope?: FaultScope;
+      readonly refusesAll?: true;
+      readonly elseMs?: number;
+    };
 
 /** Turns the time that the answer named (null: none) into a pause. */
 export type Wait = (namedMs: number | null, now: number, resetZone: string) => Pause;

@@ -40,6 +40,9 @@ export type Dialect = (typeof DIALECTS)[number];
  */
 export type Scope = "key" | "key+model";
 
+/** Whose trouble an upstream's failure is: every model's, or only that of the model that was asked for. */
+export type FaultScope = "provider" | "model";
+
 /** When a key may be asked again. */
 export type Pause =
   /** The provider named a time: milliseconds from now, not yet clamped to `MAX_COOLDOWN_SEC`. */
@@ -61,8 +64,19 @@ export type Verdict =
   | { kind: "rejected"; said: string }
   /** The key's own: too fast. `concurrency`: too many at once, one in flight fewer rather than a pause. */
   | { kind: "rate_limited"; scope: Scope; pause: Pause; reason: "rate_limit" | "concurrency"; said: string }
-  /** The key's own: its day (or week, or month) is used up, or its money is. */
-  | { kind: "exhausted"; scope: Scope; pause: Pause; reason: "quota_day" | "billing"; said: string }
+  /**
+   * The key's own: its day (or week, or month) is used up, or its money is.
+   * `widens`: the answer does not say that only this model is meant. It rests the model first, and the whole key once
+   * a second model is refused for the same reason (P40).
+   */
+  | {
+      kind: "exhausted";
+      scope: Scope;
+      widens: boolean;
+      pause: Pause;
+      reason: "quota_day" | "billing";
+      said: string;
+    }
   /**
    * The key's own: dead for good. `certain`: the provider stated that this key is invalid, revoked or disabled.
    * Not `certain`: a bare refusal that was seen on good keys too; ask a probe before believing it.
@@ -72,11 +86,19 @@ export type Verdict =
   | { kind: "unsuited"; scope: Scope; said: string }
   /**
    * The upstream's: overloaded, down, or refusing everyone. Back off or fall back, keys untouched.
+   * `scope`: `model` where the answer says that it is about this one model; else `provider`.
    * `refusesAll`: it limits the rate of our address, so no key and no model of ours gets through until that ends;
    * false where it fails or is short of capacity, which the next request need not meet.
    * `maybeBilled`: the provider may have done the work (500, 502, 504, 520, 524).
    */
-  | { kind: "overloaded"; refusesAll: boolean; pauseMs: number | null; maybeBilled: boolean; said: string };
+  | {
+      kind: "overloaded";
+      scope: FaultScope;
+      refusesAll: boolean;
+      pauseMs: number | null;
+      maybeBilled: boolean;
+      said: string;
+    };
 
 /** What `classify` may look at. */
 export interface Evidence {
