@@ -19,7 +19,10 @@ function limited(
   return { kind: "rate_limited", scope: "key", pause, reason, said: "" };
 }
 
-function exhausted(pause: KeyRefusal["pause"], reason: "quota_day" | "billing"): KeyRefusal {
+function exhausted(
+  pause: KeyRefusal["pause"],
+  reason: "quota_day" | "billing",
+): Extract<KeyRefusal, { kind: "exhausted" }> {
   return { kind: "exhausted", scope: "key", widens: false, pause, reason, said: "" };
 }
 
@@ -171,8 +174,8 @@ describe("a cooldown", () => {
 });
 
 describe("P40 a refusal that may hold for one model or for all", () => {
-  const money: KeyRefusal = { ...exhausted(UNKNOWN, "billing"), scope: "key+model", widens: true };
-  const day: KeyRefusal = { ...exhausted(UNKNOWN, "quota_day"), scope: "key+model", widens: true };
+  const money = { ...exhausted(UNKNOWN, "billing"), scope: "key+model", widens: true } as const;
+  const day = { ...exhausted(UNKNOWN, "quota_day"), scope: "key+model", widens: true } as const;
   const resting = (model: string, fields: Partial<Cooldown> = {}) =>
     [model, { cooldown: past({ reason: "billing", until: NOW + HOUR, ...fields }) }] as const;
   test.each<[sentence: string, KeyRefusal, models: ReturnType<typeof resting>[], KeyRefusal["scope"]]>([
