@@ -17,7 +17,7 @@ import { RequestContext, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-co
 import { accountName, KeySelector, isBoundTo } from "./lib/pool/selection.ts";
 import type { ModelState } from "./lib/pool/selection.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli/args.ts";
-import { HOUR_MS, nextMidnight, nextTurn, pause, systemClock } from "./lib/core/clock.ts";
+import { HOUR_MS, nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import { SharedLimit, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
 import { loadConfig, parseConfig } from "./lib/config/config.ts";
@@ -36,6 +36,8 @@ import { receive } from "./lib/http/intake.ts";
 import {
   Account,
   AFTER_AN_EVENT,
+  fromDates,
+  inDates,
   keyReadyAt,
   ModelLimits,
   newKey,
@@ -59,6 +61,7 @@ import type { RateRule } from "./lib/pool/rate-limiter.ts";
 import { baseOf, joinBase, keyParameter, targetOf } from "./lib/http/request.ts";
 import type { Base } from "./lib/http/request.ts";
 import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
+import { QuotaDay } from "./lib/pool/quota-day.ts";
 import { Prober } from "./lib/pool/prober.ts";
 import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
 import { Queue } from "./lib/pool/queue.ts";
@@ -122,7 +125,7 @@ export class Pool {
   readonly #dependencies: PoolDependencies;
   readonly #sharedLimit = new SharedLimit();
   readonly #snapshots = new Map<Key, () => KeyState>();
-  #dayEndsAt = 0;
+  readonly #day: QuotaDay;
   readonly #queue: Queue;
   #isDry = false;
 
@@ -130,6 +133,7 @@ export class Pool {
     this.#config = config;
     this.#rules = rulesOf(config, maxCooldownMs);
     this.#dependencies = dependencies;
+    this.#day = new QuotaDay(dependencies.clock);
     this.#choice = new KeySelector(config.strategy);
     this.#queue = new Queue(dependencies.clock, {
       lease: (need, now) => this.lease(need, now),
@@ -184,7 +188,7 @@ export class Pool {
       return Object.assign(old, { ...entry, dailyLimit, owner });
     });
     for (const key of known) if (!keys.includes(key)) this.#snapshots.delete(key);
-    this.#choice.arrange(keys, this.#dayEndsAt, now);
+    this.#choice.arrange(keys, this.#day.endsAt, now);
   }
 
   /** Takes over what was stored of keys in an earlier run. */
@@ -193,11 +197,12 @@ export class Pool {
     this.#turnDay(now);
     const stored = keeper.keyStates(this.#config.name);
     for (const key of this.keys) {
-      const state = readKeyState(stored.get(key.secret.id));
-      if (state === null) continue;
+      const dated = readKeyState(stored.get(key.secret.id));
+      if (dated === null) continue;
+      const state = fromDates(dated, wallOffset(this.#dependencies.clock), now, this.#rules.maxCooldownMs);
       const { cooldown, limiter, models, dayEndsAt, today, ...counted } = state;
       Object.assign(key, counted);
-      if (dayEndsAt === this.#dayEndsAt) key.today = today;
+      if (this.#day.goesOn(dayEndsAt)) key.today = today;
       if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
       if (limiter !== null) key.owner.limiter.restore(limiter, now);
       for (const [model, known] of Object.entries(models)) {
@@ -207,7 +212,7 @@ export class Pool {
         if (known.limiter !== null) this.#pacerOf(limits, key.owner)?.restore(known.limiter, now);
       }
     }
-    this.#choice.arrange(this.keys, this.#dayEndsAt, now);
+    this.#choice.arrange(this.keys, this.#day.endsAt, now);
   }
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
@@ -260,11 +265,11 @@ export class Pool {
   }
 
   #turnDay(now: number): void {
-    if (now < this.#dayEndsAt) return;
-    this.#dayEndsAt = nextMidnight(this.#rules.timezone ?? this.#rules.resetZone, now);
+    const change = this.#day.look(this.#rules.timezone ?? this.#rules.resetZone, now);
+    if (change === "same") return;
     for (const key of this.keys) {
-      key.today = 0;
-      this.#choice.refreshKey(key, this.#dayEndsAt);
+      if (change === "new") key.today = 0;
+      this.#choice.refreshKey(key, this.#day.endsAt);
     }
   }
 
@@ -275,7 +280,7 @@ export class Pool {
     key.requests += 1;
     key.inFlight += 1;
     key.lastUsedAt = now;
-    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
+    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#day.endsAt);
     else this.#choice.ranked(key);
     owner.limiter.sends(now);
     owner.slowStart.sends(now);
@@ -289,14 +294,14 @@ export class Pool {
     this.#changed(key, modelState, now);
     if (this.#isDry) this.#recovers(now);
     const { admittedAt: admittedBefore } = owner;
-    const dayEndsAt = this.#dayEndsAt;
+    const dayEndsOn = this.#day.endDate;
     return {
       kind: "lease",
       key,
       need,
       at: now,
       limits,
-      dayEndsAt,
+      dayEndsOn,
       isProbe,
       admittedAt: 0,
       admittedBefore,
@@ -387,15 +392,15 @@ export class Pool {
 
   /** The provider did not count it: nor do we. */
   #uncount(lease: Lease, { kind }: Outcome): void {
-    const { key, at, dayEndsAt } = lease;
+    const { key, at, dayEndsOn } = lease;
     // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
     if (kind !== "abandoned") {
       key.owner.limiter.uncounts(at);
       this.#modelPacer(lease)?.uncounts(at);
     }
-    if (dayEndsAt !== this.#dayEndsAt || key.today === 0) return;
+    if (dayEndsOn !== this.#day.endDate || key.today === 0) return;
     key.today -= 1;
-    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#dayEndsAt);
+    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#day.endsAt);
   }
 
   #tellBreakers(lease: Lease, outcome: Outcome, now: number): void {
@@ -492,7 +497,7 @@ export class Pool {
     const rests = limits ?? owner;
     const previous = rests.cooldown;
     const admittedAt = limits === null ? owner.admittedAt : (previous?.answeredAt ?? 0);
-    const facts = { previous, sentAt: lease.at, admittedAt };
+    const facts = { previous, sentAt: lease.at, admittedAt, wall: this.#dependencies.clock.wall() };
     const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#dependencies.random());
     rests.cooldown = cooldown;
     rests.slowStart.isLost();
@@ -624,7 +629,7 @@ export class Pool {
   }
 
   #keyChanged(key: Key, now: number): void {
-    this.#choice.refreshKey(key, this.#dayEndsAt);
+    this.#choice.refreshKey(key, this.#day.endsAt);
     this.#changed(key, null, now);
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
@@ -636,8 +641,11 @@ export class Pool {
     if (keeper === null || key.index < 0) return;
     let snapshot = this.#snapshots.get(key);
     if (snapshot === undefined) {
-      snapshot = () =>
-        stateOf(key, this.#choice.limitsOf(key.owner), this.#dayEndsAt, this.#dependencies.clock.now());
+      const { clock } = this.#dependencies;
+      snapshot = () => {
+        const state = stateOf(key, this.#choice.limitsOf(key.owner), this.#day.endDate, clock.now());
+        return inDates(state, wallOffset(clock));
+      };
       this.#snapshots.set(key, snapshot);
     }
     keeper.saveKey(this.#config.name, key.secret.id, snapshot);
@@ -648,15 +656,17 @@ export class Pool {
     key: Key | null,
     at: number,
   ): void {
-    const { observer } = this.#dependencies;
+    const { observer, clock } = this.#dependencies;
     const keyId = key?.secret.id ?? null;
+    const offset = wallOffset(clock);
     observer.keyChanged?.({
-      at,
+      at: at + offset,
       provider: this.#config.name,
       key: key?.index ?? null,
       keyId,
       model: null,
       ...event,
+      until: event.until === null ? null : event.until + offset,
     });
   }
 
@@ -683,7 +693,7 @@ export class Pool {
     const keyAt = Math.min(
       ...suited.map((key) =>
         Math.max(
-          keyReadyAt(key, this.#dayEndsAt),
+          keyReadyAt(key, this.#day.endsAt),
           key.owner.cooldown?.until ?? 0,
           modelState?.limits.get(key.owner)?.cooldown?.until ?? 0,
           need.tried.has(key) ? need.reuseAt : 0,
@@ -697,7 +707,11 @@ export class Pool {
   /** The keys as `/health` shows them. */
   report(now: number): KeyReport[] {
     this.#turnDay(now);
-    return this.keys.map((key) => reportOf(key, this.#choice.limitsOf(key.owner), this.#dayEndsAt, now));
+    const offset = wallOffset(this.#dependencies.clock);
+    return this.keys.map((key) => {
+      const report = reportOf(key, this.#choice.limitsOf(key.owner), this.#day.endsAt, now);
+      return { ...report, lastUsedAt: key.lastUsedAt === 0 ? 0 : key.lastUsedAt + offset };
+    });
   }
 }
 
@@ -949,7 +963,7 @@ function passThrough(
   upstream.pool.admit(lease, answer.outcome, now, call.budgets);
   call.begins(answer, upstream, lease, now);
   const readable = answer.kind === "whole" ? answer.body : answer.first;
-  call.binding?.learn(accountName(lease.key), answer.status, readable, now);
+  call.binding?.learn(accountName(lease.key), answer.status, readable, engine.clock.wall());
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, call, engine);
@@ -1058,7 +1072,7 @@ class Passage {
   #pass(chunk: Bytes, controller: PassageController): number | Promise<number> {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
-    this.#listen?.(chunk, this.#engine.clock.now());
+    this.#listen?.(chunk, this.#engine.clock.wall());
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
     this.#watch.rests();
     return controller.write(chunk);
@@ -1217,7 +1231,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bufferedBytes: 0,
     draining: false,
   };
-  for (const death of deathsOf(engine.upstreams, clock.now())) prober.keyChanged(death);
+  for (const death of deathsOf(engine.upstreams, clock.wall())) prober.keyChanged(death);
   return engine;
 }
 

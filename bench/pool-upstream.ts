@@ -45,6 +45,10 @@ export class VirtualTime implements Clock {
     return this.#now;
   }
 
+  wall(): number {
+    return this.#now;
+  }
+
   after(delayMs: number, action: () => void): CancelTimer {
     const timer = this.#add(Math.max(SHORTEST_TIMER_MS, Math.ceil(delayMs)), action);
     return () => (timer.action = null);

@@ -75,7 +75,7 @@ export function createAdmin(options: AdminOptions): Admin {
   const login = new AdminAuth(options);
   const live = new Live({
     clock,
-    overview: () => JSON.stringify(shownOverview(operator.overview(), clock.now())),
+    overview: () => JSON.stringify(shownOverview(operator.overview(), clock.wall())),
     subscribe: (listener) => operator.subscribe(listener),
   });
   const room: Room = { ...options, login, live, page: createPage() };
@@ -224,7 +224,7 @@ function refusedEntry(refusal: ProxyError, { peer }: Presented, { log }: Room): 
 // What there is to see
 
 function overview({ room: { operator, clock } }: Visit): Answer {
-  return Response.json(shownOverview(operator.overview(), clock.now()));
+  return Response.json(shownOverview(operator.overview(), clock.wall()));
 }
 
 function requests({ room, query }: Visit): Answer {

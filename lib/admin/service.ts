@@ -200,11 +200,11 @@ export class AdminService implements Operator, Observer {
   }
 
   usage(days: number): readonly UsageRow[] {
-    return this.#options.ledger.usage(days, this.#options.works.clock.now());
+    return this.#options.ledger.usage(days, this.#options.works.clock.wall());
   }
 
   traffic(): readonly TrafficPoint[] {
-    return this.#options.ledger.traffic(this.#options.works.clock.now());
+    return this.#options.ledger.traffic(this.#options.works.clock.wall());
   }
 
   pause(provider: string, keyId: string): Outcome {

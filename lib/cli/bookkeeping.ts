@@ -41,7 +41,7 @@ export async function openBooks(config: Config, shell: Shell): Promise<Books> {
   const isTerminal = await writesToTerminal();
   const format = config.logFormat ?? (isTerminal ? "text" : "json");
   const sayDropped = (lines: number) =>
-    logLine(format, clock.now(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
+    logLine(format, clock.wall(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
   const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
   const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
   const { statePath, logDir, webhookUrl, adminPassword } = config;

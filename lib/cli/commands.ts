@@ -249,7 +249,7 @@ function keyTable(providers: readonly ShownProvider[], terminal: Terminal, clock
     { title: "REQUESTS", of: (key) => counted(key.requests), align: "right", expendable: 5 },
     { title: "REFUSED", of: (key) => counted(key.rateLimited), align: "right", expendable: 5 },
     { title: "ERRORS", of: (key) => counted(key.errors), align: "right", expendable: 5 },
-    { title: "LAST USED", of: (key) => lastUsed(key.lastUsedAt, clock.now()), expendable: 4 },
+    { title: "LAST USED", of: (key) => lastUsed(key.lastUsedAt, clock.wall()), expendable: 4 },
   ];
   const said = rows
     .filter(({ said }) => said !== null)

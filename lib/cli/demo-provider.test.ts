@@ -12,6 +12,10 @@ class FalseClock implements Clock {
     return this.#now;
   }
 
+  wall(): number {
+    return this.#now;
+  }
+
   after(delayMs: number, action: () => void): CancelTimer {
     const timer = { at: this.#now + delayMs, action };
     this.#timers.add(timer);

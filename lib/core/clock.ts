@@ -1,8 +1,12 @@
 /**
  * Time as an argument: the one clock the shell asks, and durations as people and headers write them.
  *
- * Everything that decides is given `now` (epoch milliseconds). A test hands the engine a clock of its own and
- * moves it by hand, so no test ever sleeps to wait for time.
+ * Everything that decides is given `now`. A test hands the engine a clock of its own and moves it by hand, so no test
+ * ever sleeps to wait for time.
+ *
+ * There are two readings. `now()` cannot be set: all that is measured goes by it (waits, cooldowns, timeouts, rates).
+ * `wall()` is the machine's date, which somebody may set at any moment: it serves dates in hints, midnight, and what
+ * is shown or stored (P46). An instant of the one becomes one of the other by adding or taking off `wallOffset`.
  */
 
 export const SECOND_MS = 1000;
@@ -15,8 +19,10 @@ export type CancelTimer = () => void;
 
 /** What the shell needs of time. */
 export interface Clock {
-  /** Epoch milliseconds. */
+  /** Milliseconds, whole ones. Equals epoch time when the program starts, and never jumps. */
   now(): number;
+  /** Epoch milliseconds by the machine's date, which may jump. */
+  wall(): number;
   /** Calls `action` once after `delayMs`. */
   after(delayMs: number, action: () => void): CancelTimer;
 }
@@ -24,13 +30,21 @@ export interface Clock {
 /** `setTimeout` fires at once for a longer delay than this one (24.8 days). */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+const startedAt = performance.timeOrigin;
+
 export const systemClock: Clock = {
-  now: () => Date.now(),
+  now: () => Math.floor(startedAt + performance.now()),
+  wall: () => Date.now(),
   after(delayMs, action) {
     const timer = setTimeout(action, Math.min(Math.max(0, delayMs), LONGEST_TIMER_MS));
     return () => clearTimeout(timer);
   },
 };
+
+/** What has to be added to an instant of `now()` to get the date of it. Ask anew each time: it changes. */
+export function wallOffset(clock: Clock): number {
+  return clock.wall() - clock.now();
+}
 
 /** Resolves once the event loop has gone round: what was written before is on its way. Not a matter of a clock. */
 export function nextTurn(afterMs = 1): Promise<void> {
@@ -115,7 +129,12 @@ function zoneOffsetMs(zone: string, at: number): number {
   return wall - Math.floor(at / 1000) * 1000;
 }
 
-/** The next midnight in an IANA zone after `now`, as epoch milliseconds. Days of 23 and 25 hours are met. */
+/** How long it is from a date (`wall`, epoch ms) to the next midnight in an IANA zone. */
+export function untilMidnight(zone: string, wall: number): number {
+  return nextMidnight(zone, wall) - wall;
+}
+
+/** The next midnight in an IANA zone after the date `now`, as epoch milliseconds. Days of 23 and 25 hours are met. */
 export function nextMidnight(zone: string, now: number): number {
   if (zone === "UTC") return (Math.floor(now / DAY_MS) + 1) * DAY_MS;
   const wallNow = now + zoneOffsetMs(zone, now);

@@ -35,7 +35,7 @@ export interface AttemptRecord {
 export interface RequestRecord {
   /** Counts up from 0 within one run of the program. */
   readonly id: number;
-  /** Epoch ms when it arrived. */
+  /** When it arrived: a date (epoch ms by the wall clock), to be shown and stored. */
   readonly at: number;
   readonly method: string;
   /** Without the query. */
@@ -68,7 +68,7 @@ export interface RequestRecord {
 
 /** Something happened to a key, or to a provider as a whole. */
 export interface KeyEvent {
-  /** Epoch ms. */
+  /** A date (epoch ms by the wall clock), to be shown and stored. */
   readonly at: number;
   readonly provider: string;
   /** Index in the configuration; null: the provider as a whole. */
@@ -90,7 +90,7 @@ export interface KeyEvent {
   /** Only this model on the key; null: all. */
   readonly model: string | null;
   readonly reason: KeyReason | "upstream_faults" | "common_cause" | null;
-  /** Epoch ms when it is over; null: not known, or not a matter of time. */
+  /** Date when it is over, as `at`; null: not known, or not a matter of time. */
   readonly until: number | null;
   readonly said: string;
 }

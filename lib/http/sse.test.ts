@@ -488,7 +488,7 @@ describe("a stream that reaches the client", () => {
       connection.write(LAST_CHUNK);
     });
     let now = Date.UTC(2026, 10, 20, 12);
-    const clock = { now: () => now, after: () => () => {} };
+    const clock = { now: () => now, wall: () => now, after: () => () => {} };
     const settings = { ...SETTINGS, TARGET_BASE_URL: provider.url, MAX_WAIT_SEC: "1", COOLDOWN_SEC: "60" };
     await using staged = stage({ settings, clock });
     const restOf = async () => (await staged.health()).providers[0]?.keys[0]?.cooldown_sec;

@@ -189,7 +189,7 @@ function judgeInPlace(
   // What is fetched may be anything: a file, or a piece of work that failed. Only what is asked for is answered by it.
   if (call.method !== "POST") return null;
   const text = textOf(event);
-  const now = clock.now();
+  const now = clock.wall();
   if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for the key in all that is none
   const found = classifyStreamError(dialect, redact(text, [secret]), now);
   if (found === null) return null;
@@ -340,7 +340,7 @@ async function readRefusal(response: Response, asked: Asked): Promise<Attempted>
   const clean = withoutSecret(bytes, unpacked, headers, asked.secret);
   const readable = clean === bytes || unpacked.extent === "none" ? unpacked.plain : clean;
   const evidence = { status, headers, body: evidenceOf(readable) };
-  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.now()));
+  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.wall()));
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
   return setback === null ? answer : failed(setback, answer, verdict);

@@ -7,7 +7,7 @@
  */
 import { codeOf } from "../core/json.ts";
 import type { FileHandle } from "node:fs/promises";
-import { DAY_MS, nextMidnight, type CancelTimer, type Clock } from "../core/clock.ts";
+import { DAY_MS, untilMidnight, type CancelTimer, type Clock } from "../core/clock.ts";
 import { jsonLine, keyEventFields, requestFields, requestLine } from "./log.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import { type Log } from "../core/events.ts";
@@ -64,7 +64,7 @@ export class LogFiles implements Observer {
   }
 
   finished(record: RequestRecord): void {
-    const now = this.#clock.now();
+    const now = this.#clock.wall();
     this.#gather("requests", now, requestLine(record, now));
     if (record.status < 400 && record.outcome === "served") return;
     const fields = { ...requestFields(record), tries: record.attempts.map(shownTry) };
@@ -73,7 +73,7 @@ export class LogFiles implements Observer {
 
   keyChanged(change: KeyEvent): void {
     const { level, event, fields } = keyEventFields(change);
-    const now = this.#clock.now();
+    const now = this.#clock.wall();
     this.#gather("keys", now, jsonLine(now, level, event, fields));
   }
 
@@ -154,8 +154,8 @@ export class LogFiles implements Observer {
   }
 
   #turnDay(): void {
-    const now = this.#clock.now();
-    this.#cancelMidnight = this.#clock.after(nextMidnight("UTC", now) - now, () => this.#turnDay());
+    const now = this.#clock.wall();
+    this.#cancelMidnight = this.#clock.after(untilMidnight("UTC", now), () => this.#turnDay());
     void this.#deleteBefore(dayOf(now - this.#retentionDays * DAY_MS));
   }
 

@@ -50,11 +50,11 @@ export function createLog(options: LogOptions): Log {
   return {
     enabled: (asked) => RANK[asked] >= least,
     line(asked, event, fields = {}) {
-      if (RANK[asked] >= least) gather(logLine(format, clock.now(), asked, event, fields));
+      if (RANK[asked] >= least) gather(logLine(format, clock.wall(), asked, event, fields));
     },
     request(record) {
       if (RANK.info < least) return;
-      const at = clock.now();
+      const at = clock.wall();
       if (format === "json") gather(requestLine(record, at));
       else gather(logLine(format, at, "info", "request", requestFields(record)));
     },

@@ -4,6 +4,7 @@
  * How the pool is doing may be seen by who has a client key, who sits at this machine, or who knows the operator's
  * password; a summary of the default provider by everybody.
  */
+import { wallOffset } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Config, ProviderConfig } from "../config/config.ts";
 import { authorizeLocal } from "../http/client-auth.ts";
@@ -81,7 +82,8 @@ async function metrics(identity: ClientIdentity, admission: Admission, house: Ho
   const vitals = await readVitals();
   const { version, clock, startedAt, inFlight, upstreams } = house;
   const providers = reportsOf(upstreams, clock.now());
-  const text = house.metrics.render({ version, startedAt, inFlight, providers, vitals });
+  const startedOn = startedAt + wallOffset(clock);
+  const text = house.metrics.render({ version, startedAt: startedOn, inFlight, providers, vitals });
   return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
 }
 

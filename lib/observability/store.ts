@@ -60,7 +60,7 @@ export async function openStore(options: StoreOptions): Promise<Store | null> {
     return new Store(await openDatabase(path), options);
   } catch (error) {
     if (!isUnreadable(error)) return refused(path, error, log);
-    const aside = `${path}.corrupt-${new Date(clock.now()).toISOString().replace(/[:.]/g, "-")}`;
+    const aside = `${path}.corrupt-${new Date(clock.wall()).toISOString().replace(/[:.]/g, "-")}`;
     const fault = faultOf(error);
     log.line("warn", "state_set_aside", {
       file: path,
@@ -290,7 +290,7 @@ export class Store implements Observer {
   }
 
   #forgetOld(): void {
-    const now = this.#clock.now();
+    const now = this.#clock.wall();
     const day = new Date(now - USAGE_DAYS * DAY_MS).toISOString().slice(0, 10);
     try {
       this.#database.query("DELETE FROM usage WHERE day < $day").run({ day });

@@ -205,7 +205,7 @@ export class Webhook implements Observer {
       const { url, headers, body } = webhookRequest(new URL(this.#options.url.reveal()), notice);
       const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
       void response.body?.cancel().catch(() => {}); // whatever it says, nobody reads it
-      return judge(response, clock.now());
+      return judge(response, clock.wall());
     } catch (error) {
       const why = timeout.signal.aborted ? `no answer within ${TIMEOUT_MS / 1000} s` : faultOf(error);
       return { kind: "failed", why, canRetry: true, pauseMs: null };

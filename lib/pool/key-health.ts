@@ -99,10 +99,11 @@ async function checkKey(
     const credential = authHeader(dialect, baseUrl, probe.url.pathname, secret.reveal());
     const evidence = await put(probe, credential, fetch, aborter.signal);
     // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
-    if (evidence.status >= 300 || !mayBePublic(dialect)) return judge(dialect, evidence, secret, clock.now());
+    if (evidence.status >= 300 || !mayBePublic(dialect))
+      return judge(dialect, evidence, secret, clock.wall());
     const withoutKey = openAnswers.get(provider) ?? put(probe, null, fetch, aborter.signal);
     openAnswers.set(provider, withoutKey);
-    return judge(dialect, evidence, secret, clock.now(), await withoutKey);
+    return judge(dialect, evidence, secret, clock.wall(), await withoutKey);
   } catch (error) {
     const isLate = aborter.signal.aborted;
     return {

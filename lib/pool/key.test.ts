@@ -244,7 +244,13 @@ describe("a stored key state", () => {
       said: "",
     } as const;
     const rules = { cooldownMs: SEC, maxCooldownMs: 90 * SEC, timezone: null, resetZone: "UTC" };
-    const { until } = cooldownAfter(refusal, { previous, sentAt: NOW, admittedAt: 0 }, rules, NOW, 0.5);
+    const { until } = cooldownAfter(
+      refusal,
+      { previous, sentAt: NOW, admittedAt: 0, wall: NOW },
+      rules,
+      NOW,
+      0.5,
+    );
     expect(until).toBe(NOW + 90 * SEC);
   });
 });

@@ -12,7 +12,7 @@ import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
 import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
 import type { KeyReason } from "../core/events.ts";
 
-/** Everything that is known of one key. Instants are epoch milliseconds; 0 means never. */
+/** Everything that is known of one key. Instants are those of `Clock.now()`; 0 means never. */
 export interface Key extends ConfiguredKey {
   /** Place in the configuration; -1: it is not there any more. */
   index: number;
@@ -216,7 +216,7 @@ export interface KeyState {
   disabled: Disabled | null;
   isPaused: boolean;
   today: number;
-  /** End of the day that `today` counts. */
+  /** End of the day that `today` counts: a date. */
   dayEndsAt: number;
   requests: number;
   rateLimited: number;
@@ -284,6 +284,69 @@ export function readKeyState(stored: unknown): KeyState | null {
     errors: readNumber(stored["errors"]),
     lastUsedAt: readNumber(stored["lastUsedAt"]),
     limiter: readPacer(stored["limiter"]),
+  };
+}
+
+/**
+ * A state as it is stored, its instants as dates. The clock that everything is measured with begins anew with the
+ * program, and dates are all that two runs have in common.
+ */
+export function inDates(state: KeyState, offset: number): KeyState {
+  return shifted(state, (instant) => (instant === 0 ? 0 : instant + offset));
+}
+
+/**
+ * A state that was read, its dates as instants again. The date may be wrong now, or have been when it was stored: no
+ * rest is longer than it was when it began, or than `maxCooldownMs` (P47).
+ */
+export function fromDates(state: KeyState, offset: number, now: number, maxCooldownMs: number): KeyState {
+  const latest = now + maxCooldownMs;
+  const instants = shifted(state, (date) => (date === 0 ? 0 : Math.min(Math.max(1, date - offset), latest)));
+  const bounded = (read: Cooldown | null, stored: Cooldown | null) => {
+    if (read === null || stored === null) return null;
+    const longestMs = Math.max(0, stored.until - stored.beganAt);
+    return {
+      ...read,
+      until: Math.min(read.until, now + longestMs),
+      beganAt: Math.min(read.beganAt, now),
+      answeredAt: Math.min(read.answeredAt, now),
+    };
+  };
+  const models = Object.entries(instants.models).map(([model, limits]) => {
+    const cooldown = bounded(limits.cooldown, state.models[model]?.cooldown ?? null);
+    return [model, { ...limits, cooldown }] as const;
+  });
+  return {
+    ...instants,
+    cooldown: bounded(instants.cooldown, state.cooldown),
+    models: Object.fromEntries(models),
+    lastUsedAt: Math.min(instants.lastUsedAt, now),
+  };
+}
+
+/** The state with each of its instants moved. */
+function shifted(state: KeyState, move: (instant: number) => number): KeyState {
+  const ofCooldown = (cooldown: Cooldown | null) =>
+    cooldown && {
+      ...cooldown,
+      until: move(cooldown.until),
+      beganAt: move(cooldown.beganAt),
+      answeredAt: move(cooldown.answeredAt),
+    };
+  const ofBound = (bound: RateLimiterState["rate"]) => bound && { ...bound, retryAt: move(bound.retryAt) };
+  const ofLimiter = (limiter: RateLimiterState | null) =>
+    limiter && { ...limiter, rate: ofBound(limiter.rate), concurrency: ofBound(limiter.concurrency) };
+  const models = Object.entries(state.models).map(([model, { cooldown, deniedUntil, limiter }]) => {
+    const limits = { cooldown: ofCooldown(cooldown), deniedUntil: move(deniedUntil) };
+    return [model, { ...limits, limiter: ofLimiter(limiter) }] as const;
+  });
+  return {
+    ...state,
+    cooldown: ofCooldown(state.cooldown),
+    models: Object.fromEntries(models),
+    disabled: state.disabled && { ...state.disabled, at: move(state.disabled.at) },
+    lastUsedAt: move(state.lastUsedAt),
+    limiter: ofLimiter(state.limiter),
   };
 }
 

@@ -13,8 +13,8 @@ export interface Lease {
   readonly at: number;
   /** What is known of its model with this key's account; null: nothing. */
   readonly limits: ModelLimits | null;
-  /** End of the day on which it counts. */
-  readonly dayEndsAt: number;
+  /** The day on which it counts, by the date of its end. */
+  readonly dayEndsOn: number;
   /** This attempt tries whether the upstream is back. */
   readonly isProbe: boolean;
   /** When its answer began; 0: it has not. */

@@ -40,7 +40,7 @@ interface Circumstances extends Partial<Refused> {
 }
 
 function cooled(refusal: KeyRefusal, { rules, jitter = 0.5, ...refused }: Circumstances = {}): Cooldown {
-  const facts = { previous: null, sentAt: NOW, admittedAt: 0, ...refused };
+  const facts = { previous: null, sentAt: NOW, admittedAt: 0, wall: NOW, ...refused };
   return cooldownAfter(refusal, facts, { ...RULES, ...rules }, NOW, jitter);
 }
 
@@ -163,7 +163,7 @@ describe("a cooldown", () => {
     let now = NOW;
     const rests: number[] = [];
     for (let refusal = 0; refusal < 6; refusal++) {
-      const facts = { previous, sentAt: now, admittedAt: 0 };
+      const facts = { previous, sentAt: now, admittedAt: 0, wall: now };
       const next: Cooldown = cooldownAfter(limited(UNKNOWN), facts, RULES, now, 0.5);
       rests.push((next.until - now) / SEC);
       previous = next;

@@ -4,11 +4,11 @@
  * Where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a ladder by
  * reason: each refusal in a row without a success in between is one rung.
  */
-import { HOUR_MS, nextMidnight } from "../core/clock.ts";
+import { HOUR_MS, untilMidnight } from "../core/clock.ts";
 import type { KeyReason } from "../core/events.ts";
 import type { Scope, Verdict } from "../providers/verdict.ts";
 
-/** A key, or a model on a key, that may not be asked before `until`. Instants are epoch milliseconds. */
+/** A key, or a model on a key, that may not be asked before `until`. Instants are those of `Clock.now()`. */
 export interface Cooldown {
   until: number;
   beganAt: number;
@@ -34,6 +34,8 @@ export type KeyRefusal = Extract<Verdict, { kind: "rate_limited" | "exhausted" }
 
 /** What is known of the key when it is refused. */
 export interface Refused {
+  /** The date (epoch ms by the wall clock): midnight goes by it. */
+  wall: number;
   previous: Cooldown | null;
   /** Epoch ms when the refused request was sent. */
   sentAt: number;
@@ -71,9 +73,9 @@ export function cooldownAfter(
   now: number,
   jitter: number,
 ): Cooldown {
-  const { previous } = refused;
+  const { previous, wall } = refused;
   const strikes = strikesOf(refused);
-  const pauseMs = pauseAfter(refusal, strikes, rules, now, jitter);
+  const pauseMs = pauseAfter(refusal, strikes, rules, wall, jitter);
   const until = now + Math.min(Math.max(0, pauseMs), rules.maxCooldownMs);
   if (previous !== null && previous.until > until)
     return { ...previous, beganAt: now, strikes, answeredAt: 0 };
@@ -84,7 +86,7 @@ function pauseAfter(
   refusal: KeyRefusal,
   strikes: number,
   rules: CooldownRules,
-  now: number,
+  wall: number,
   jitter: number,
 ): number {
   const { pause, reason } = refusal;
@@ -92,11 +94,11 @@ function pauseAfter(
     case "for":
       return pause.ms;
     case "until_midnight":
-      return nextMidnight(rules.timezone ?? pause.zone, now) - now;
+      return untilMidnight(rules.timezone ?? pause.zone, wall);
     case "unknown":
       switch (reason) {
         case "quota_day":
-          return nextMidnight(rules.timezone ?? rules.resetZone, now) - now;
+          return untilMidnight(rules.timezone ?? rules.resetZone, wall);
         case "billing":
           return BILLING_LADDER_MS[Math.min(strikes, 3) as 0 | 1 | 2 | 3];
         case "concurrency":

@@ -40,7 +40,7 @@ export class Prober implements Observer {
     this.#patients = patients;
   }
 
-  keyChanged({ provider, keyId, kind, reason, until, model }: KeyEvent): void {
+  keyChanged({ at, provider, keyId, kind, reason, until, model }: KeyEvent): void {
     if (keyId === null) return;
     switch (kind) {
       case "doubted":
@@ -51,7 +51,7 @@ export class Prober implements Observer {
         return;
       case "cooled":
         if (reason === "billing" && model === null && this.#patients.tellsBalance(provider))
-          this.#askPoor(provider, keyId, until ?? 0);
+          this.#askPoor(provider, keyId, this.#clock.now() + ((until ?? at) - at));
         return;
       case "back":
         this.#forget(provider, keyId);

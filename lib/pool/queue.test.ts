@@ -92,7 +92,7 @@ function leaseFor(need: Need, at: number): Lease {
     need,
     at,
     limits: null,
-    dayEndsAt: Infinity,
+    dayEndsOn: Infinity,
     isProbe: false,
     admittedAt: 0,
     admittedBefore: 0,

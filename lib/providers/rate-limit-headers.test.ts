@@ -351,7 +351,8 @@ class SampledProvider {
   readonly #headerSampler = new HeaderSampler();
   looks = 0;
   readonly #clock: Clock = {
-    now: () => {
+    now: () => NOW,
+    wall: () => {
       this.looks += 1;
       return NOW;
     },

@@ -98,12 +98,20 @@ export class HeaderSampler {
       const isTurn = this.#seen % LOOK_EVERY === 0;
       if (!isTurn && (this.#silent >= SILENT_AFTER || announcesPlenty(dialect, headers))) return null;
     }
-    const budgets = readBudgets(dialect, headers, clock.now());
+    const wall = clock.wall(); // announced dates are dates
+    const budgets = onClock(readBudgets(dialect, headers, wall), clock.now() - wall);
     // Some announce on good answers only: that a refusal tells of none is no silence.
     if (budgets !== null) this.#silent = 0;
     else if (status < 400) this.#silent += 1;
     return budgets;
   }
+}
+
+/** What was read by the machine's date, by the clock that everything is measured with. */
+function onClock(budgets: Budgets | null, offset: number): Budgets | null {
+  if (budgets === null || offset === 0) return budgets;
+  const shifted = (budget: Budget | null) => budget && { ...budget, resetAt: budget.resetAt + offset };
+  return { minute: shifted(budgets.minute), day: shifted(budgets.day) };
 }
 
 // -------------------------------------------------------- reading a limit

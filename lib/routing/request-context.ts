@@ -274,9 +274,10 @@ export class RequestContext implements Need, Client {
     this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
     if (finished === undefined) return;
+    const totalMs = house.clock.now() - this.#arrivedAt;
     finished({
       id: this.arrival,
-      at: this.#arrivedAt,
+      at: house.clock.wall() - totalMs,
       method: this.method,
       path: this.#sentPath,
       provider: this.#providerName,
@@ -288,7 +289,7 @@ export class RequestContext implements Need, Client {
       attempts: this.#attempts,
       waitedMs: this.waitedMs,
       firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
-      totalMs: house.clock.now() - this.#arrivedAt,
+      totalMs,
       bytes,
       client: this.client,
       isTruncated: this.isTruncated,

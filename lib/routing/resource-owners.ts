@@ -13,7 +13,7 @@ export interface OwnedId {
   readonly id: string;
   /** What the account is called: its label, or the id of its only key. */
   readonly account: string;
-  /** Epoch ms at which it was learnt. */
+  /** When it was learnt: a date, because it is stored. */
   readonly at: number;
 }
 
@@ -91,12 +91,12 @@ export class ResourceOwners {
   }
 
   /** An answer of this account told of these ids. */
-  learn(provider: string, account: string, ids: readonly string[], now: number): void {
+  learn(provider: string, account: string, ids: readonly string[], date: number): void {
     for (const id of ids) {
       this.#nowhereUntil.delete(`${provider}/${id}`);
       if (this.owner(provider, id) === account) continue;
-      this.#put(provider, id, { account, at: now });
-      this.#keeper?.saveResource({ provider, id, account, at: now });
+      this.#put(provider, id, { account, at: date });
+      this.#keeper?.saveResource({ provider, id, account, at: date });
     }
   }
 

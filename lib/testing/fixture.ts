@@ -15,6 +15,7 @@ import { createLog } from "../observability/log.ts";
 /** A clock that stands still until a test moves it. */
 export class FalseClock implements Clock {
   #now: number;
+  #wallOffset = 0;
   #timers = new Set<{ at: number; action: () => void }>();
 
   /** Begins at noon UTC, so that a test of minutes meets no midnight. */
@@ -24,6 +25,15 @@ export class FalseClock implements Clock {
 
   now(): number {
     return this.#now;
+  }
+
+  wall(): number {
+    return this.#now + this.#wallOffset;
+  }
+
+  /** Sets the machine's date so much ahead (or back). */
+  setWall(byMs: number): void {
+    this.#wallOffset += byMs;
   }
 
   after(delayMs: number, action: () => void): CancelTimer {

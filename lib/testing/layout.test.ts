@@ -138,7 +138,10 @@ describe("the layout", () => {
     [
       "the time",
       /Date\.now|new Date\(\)|performance\.now|Bun\.nanoseconds/,
-      [/^lib\/core\/clock\.ts: now: \(\) => Date\.now\(\),$/],
+      [
+        /^lib\/core\/clock\.ts: now: \(\) => Math\.floor\(startedAt \+ performance\.now\(\)\),$/,
+        /^lib\/core\/clock\.ts: wall: \(\) => Date\.now\(\),$/,
+      ],
     ],
     [
       "chance",
