@@ -7,95 +7,93 @@
  * effects (everything that awaits) are kept apart: a status code is judged in lib/providers/classify.ts and nowhere else,
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
-import type { Admin } from "./lib/admin/api.ts";
+import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import { banner, demoBanner, urlOf, whyNotListening } from "./lib/cli/banner.ts";
 import { openBooks } from "./lib/cli/bookkeeping.ts";
 import type { Books } from "./lib/cli/bookkeeping.ts";
-import { CircuitBreaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
-import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
-import { RequestContext, IDLE_SEC, REFUSES_KEYS } from "./lib/routing/request-context.ts";
-import { accountName, KeySelector, isBoundTo } from "./lib/pool/selection.ts";
-import type { ModelState } from "./lib/pool/selection.ts";
-import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, parseCommand, USAGE } from "./lib/cli/args.ts";
+import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
+import { untilSignalled } from "./lib/cli/signals.ts";
+import { loadConfig, parseConfig } from "./lib/config/config.ts";
+import type { Config } from "./lib/config/config.ts";
+import type { ConfiguredKey } from "./lib/config/keys.ts";
+import type { ProviderConfig } from "./lib/config/provider-settings.ts";
+import { Reloader } from "./lib/config/reload.ts";
 import { HOUR_MS, nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
-import { SharedLimit, DISTINCT_KEYS } from "./lib/pool/shared-limit.ts";
-import { loadConfig, parseConfig } from "./lib/config/config.ts";
-import type { Config, ConfiguredKey, ProviderConfig } from "./lib/config/config.ts";
-import { cooldownAfter, scopeOf } from "./lib/pool/penalties.ts";
-import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
-import { decide } from "./lib/pool/retry-policy.ts";
-import { hopsOf, planRoute } from "./lib/routing/route.ts";
-import type { Destination, Hop, Route } from "./lib/routing/route.ts";
-import { authorize } from "./lib/http/client-auth.ts";
+import { toAll } from "./lib/core/events.ts";
+import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
-import { addCors, isPreflight, keepEndToEnd, keepForwarded, preflight } from "./lib/http/fields.ts";
-import { FirstEvent } from "./lib/http/first-event.ts";
-import { receive } from "./lib/http/intake.ts";
+import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
 import {
-  Account,
+  INTERNAL_ERROR,
+  UNREADABLE_TARGET,
+  admissionError,
+  errorResponse,
+  noKeyError,
+  unreachableError,
+} from "./lib/http/error-responses.ts";
+import type { ProxyError } from "./lib/http/error-responses.ts";
+import { FirstEvent } from "./lib/http/first-event.ts";
+import {
+  baseOf,
+  joinBase,
+  keepEndToEnd,
+  keepForwarded,
+  keyParameter,
+  receive,
+  targetOf,
+} from "./lib/http/request.ts";
+import { STREAM_FAILED, errorEvent, followerOf } from "./lib/http/sse.ts";
+import type { StreamFollower } from "./lib/http/sse.ts";
+import { AttemptTimeouts, TimeoutTicker, canConnect, cutByDrain } from "./lib/http/timeouts.ts";
+import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
+import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
+import { logObserver } from "./lib/observability/log.ts";
+import { Metrics } from "./lib/observability/metrics.ts";
+import { CircuitBreaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
+import {
   AFTER_AN_EVENT,
+  Account,
+  ModelLimits,
   fromDates,
   inDates,
   keyReadyAt,
-  ModelLimits,
   newKey,
   readKeyState,
   reportOf,
   stateOf,
 } from "./lib/pool/key.ts";
-import type { Key, KeyReport, KeyState } from "./lib/pool/key.ts";
+import type { Keeper, Key, KeyReport, KeyState } from "./lib/pool/key.ts";
 import { isCounted, isHopeless, saidBy } from "./lib/pool/lease.ts";
-import type { Lease, Need } from "./lib/pool/lease.ts";
-import { listingRoutes } from "./lib/routing/model-list.ts";
-import { logObserver } from "./lib/observability/log.ts";
-import { Metrics } from "./lib/observability/metrics.ts";
-import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
-import type { Attempted, StreamedResponse, BufferedResponse } from "./lib/http/upstream-response.ts";
-import { ResourceOwners } from "./lib/routing/resource-owners.ts";
-import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
-import { leadsToAdmin, ownAnswer } from "./lib/observability/own-paths.ts";
+import type { KeyPool, Lease, Need } from "./lib/pool/lease.ts";
+import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
+import { cooldownAfter, scopeOf } from "./lib/pool/penalties.ts";
+import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
+import { Prober } from "./lib/pool/prober.ts";
+import { Queue } from "./lib/pool/queue.ts";
+import { QuotaDay } from "./lib/pool/quota-day.ts";
 import { RateLimiter } from "./lib/pool/rate-limiter.ts";
 import type { RateRule } from "./lib/pool/rate-limiter.ts";
-import { baseOf, joinBase, keyParameter, targetOf } from "./lib/http/request.ts";
-import type { Base } from "./lib/http/request.ts";
-import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
-import { QuotaDay } from "./lib/pool/quota-day.ts";
-import { Prober } from "./lib/pool/prober.ts";
-import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
-import { Queue } from "./lib/pool/queue.ts";
-import { toAll } from "./lib/core/events.ts";
-import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
-import {
-  INTERNAL_ERROR,
-  admissionError,
-  errorResponse,
-  noKeyError,
-  unreachableError,
-  UNREADABLE_TARGET,
-} from "./lib/http/error-responses.ts";
-import type { ProxyError } from "./lib/http/error-responses.ts";
-import { Reloader } from "./lib/config/reload.ts";
 import { RetryBudget } from "./lib/pool/retry-budget.ts";
-import { untilSignalled } from "./lib/cli/signals.ts";
-import { errorEvent, followerOf, STREAM_FAILED } from "./lib/http/sse.ts";
-import type { StreamFollower } from "./lib/http/sse.ts";
-import { canConnect, TimeoutTicker, cutByDrain } from "./lib/http/timeouts.ts";
-import type { Reachable, AttemptTimeouts } from "./lib/http/timeouts.ts";
-import packageFile from "./package.json";
-import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
-import { HeaderSampler } from "./lib/providers/rate-limit-headers.ts";
+import { decide } from "./lib/pool/retry-policy.ts";
+import { KeySelector, ModelState, accountName, isBoundTo } from "./lib/pool/selection.ts";
+import { DISTINCT_KEYS, SharedLimit } from "./lib/pool/shared-limit.ts";
 import { authHeader, resetZone } from "./lib/providers/catalog.ts";
+import { HeaderSampler } from "./lib/providers/rate-limit-headers.ts";
+import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
+import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
+import type { AdminApi, Engine, Upstream } from "./lib/routing/engine.ts";
+import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
+import { leadsToAdmin, ownAnswer } from "./lib/routing/own-paths.ts";
+import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
+import { ResourceOwners } from "./lib/routing/resource-owners.ts";
+import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
+import { hopsOf, planRoute } from "./lib/routing/route.ts";
+import type { Hop, Route } from "./lib/routing/route.ts";
+import packageFile from "./package.json";
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
-
-/** What of a key has to outlive the program is told here; `snapshot` is called when it is written. */
-export interface Keeper {
-  /** What was stored in an earlier run, by the keys' ids; anything at all. */
-  keyStates(provider: string): ReadonlyMap<string, unknown>;
-  saveKey(provider: string, keyId: string, snapshot: () => KeyState): void;
-}
 
 export interface PoolDependencies {
   readonly clock: Clock;
@@ -114,7 +112,7 @@ const OTHERS_FIRST_MS = 3000;
 const NEAR_WHERE_UNKNOWN = 10;
 
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
-export class Pool {
+export class Pool implements KeyPool {
   /** Opened by failures of the upstream. */
   readonly breaker = new CircuitBreaker(FAULTS);
   /** Opened where the upstream refuses everybody. */
@@ -229,7 +227,7 @@ export class Pool {
   }
 
   /** The key whose turn it is; one that was not tried for this request before one that was. */
-  lease(need: Need, now: number): Lease | NoKey {
+  lease(need: Need, now: number, account: string | null = need.boundTo): Lease | NoKey {
     const { breaker, refusesAll } = this;
     const isQuiet = breaker.isQuiet && refusesAll.isQuiet;
     const pausedUntil = isQuiet ? 0 : Math.max(passableAt(breaker, now), passableAt(refusesAll, now));
@@ -246,7 +244,7 @@ export class Pool {
     }
     this.#turnDay(now);
     const modelState = this.#choice.modelStateOf(need);
-    const key = this.#choice.next(need, modelState, now);
+    const key = this.#choice.next(need, modelState, now, account);
     return key === null ? this.#none(need, now) : this.#take(key, need, modelState, now, !isQuiet);
   }
 
@@ -310,7 +308,7 @@ export class Pool {
   }
 
   /** The answer has begun: the key's limit does not stand in its way. `budgets`: what it announced of limits. */
-  admit(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null = null): void {
+  responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void {
     if (lease.admittedAt > 0 || lease.settled) return;
     const { key, limits } = lease;
     const { owner } = key;
@@ -738,140 +736,133 @@ function passableAt(breaker: CircuitBreaker, now: number): number {
 const DEFAULT_ATTEMPTS = 10;
 const ABANDONED: Abandoned = { kind: "abandoned" };
 /** What the pool is told of an account that has not what a request refers to: nobody is to blame. */
-const NOT_HERE: Verdict = { kind: "rejected", said: "" };
+const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
-async function relay(call: RequestContext, route: Route<Upstream>, engine: Engine): Promise<Response> {
-  const refusal = await receive(call, engine, engine.config);
-  keepForwarded(call.headers, USER_AGENT);
-  if (refusal !== null)
-    return call.finish(refusal.status, refusal.type, refused(refusal, call.request, engine));
+async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
+  const received = await receive(context.request, context.headers, engine, engine.config);
+  keepForwarded(context.headers, USER_AGENT);
+  if (received.kind === "refused")
+    return context.finish(received.status, received.type, refused(received, context.request, engine));
+  context.body = received.body;
   try {
-    if (route.isOpen && engine.config.routes.length > 0) call.mayListModels();
-    const hops = whereItIs(hopsOf(call, route, engine.config, engine.upstreams), call, engine);
-    for (let index = 0; index < hops.length; index++) {
-      const hop = hops[index]!;
-      call.aimAt(hop.model);
-      const response = await tryKeys(call, hop.upstream, hops[index + 1]?.upstream ?? null, engine);
+    const hops = hopsOf(context, route, engine.config, engine.upstreams);
+    const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);
+    context.listsModels =
+      route.mayLeadElsewhere &&
+      engine.config.routes.length > 0 &&
+      asksForModels(context.method, context.target.path);
+    for (const [index, { upstream, model }] of hopsLeft.entries()) {
+      context.setTargetModel(model);
+      const response = await tryKeys(context, upstream, hopsLeft[index + 1]?.upstream ?? null, engine);
       if (response !== null) return response;
     }
     throw new Error("the last target fell back to none");
   } catch (error) {
-    return call.finish(500, "internal_error", bugResponse(error, engine));
+    return context.finish(500, "internal_error", bugResponse(error, engine));
   }
 }
 
 /** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
-function whereItIs(
-  hops: readonly Hop<Upstream>[],
-  call: RequestContext,
-  { owners }: Engine,
-): readonly Hop<Upstream>[] {
-  if (hops.length < 2) return hops;
-  const home = hops.find(({ upstream }) => call.refersTo(upstream, owners));
-  return home === undefined ? hops : [home];
+function hopsToOwner(hops: readonly Hop[], context: RequestContext): readonly Hop[] {
+  const owner = hops.find(({ upstream }) => context.refersTo(upstream));
+  return owner === undefined ? hops : [owner];
 }
 
 /** Tries one provider until there is an answer or a reason to stop; null: `next` is to be tried. */
 async function tryKeys(
-  call: RequestContext,
+  context: RequestContext,
   upstream: Upstream,
   next: Upstream | null,
   engine: Engine,
 ): Promise<Response | null> {
   const { clock, random } = engine;
   const { pool, retries } = upstream;
-  const { progress, waitUntil } = call;
+  const { progress, waitUntil } = context;
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
-  call.bind(upstream, engine.owners, engine.upstreams.length === 1);
-  const isChained = next !== null && call.boundTo === null; // no other provider has what this one made
+  context.bind(upstream);
+  const isChained = next !== null && context.boundTo === null; // no other provider has what this one made
   for (;;) {
-    if (progress.attempts > 0 && call.signal.aborted) return giveUp(ABANDONED, call, upstream, engine);
-    const leased = leaseFor(call, pool, isChained && next !== upstream, clock);
+    if (progress.attempts > 0 && context.signal.aborted) return giveUp(ABANDONED, context, upstream, engine);
+    const leased = leaseFor(context, pool, isChained && next !== upstream, clock);
     const lease = leased instanceof Promise ? await leased : leased;
     let setback: Setback;
     let isFault = false;
     if (lease.kind === "no_key") {
-      if (lease.why === "unsuited" && call.notHere !== null) {
-        call.binding?.isNowhere(clock.now());
-        return relayWhole(call.notHere, call, engine); // no account has it: what the first one said
+      if (lease.why === "unsuited" && context.missingAnswer !== null) {
+        context.binding?.rememberMissing(clock.now());
+        return relayWhole(context.missingAnswer, context, engine); // no account has it: what the first one said
       }
-      setback = call.signal.aborted ? ABANDONED : lease;
+      setback = context.signal.aborted ? ABANDONED : lease;
     } else {
       progress.attempts += 1;
-      const result = await attempt(call, upstream, lease, engine);
-      const notHere = call.notHereIn(result);
-      if (notHere !== null) {
-        pool.settle(lease, NOT_HERE, clock.now(), call.budgets);
-        call.noteNotHere(notHere, upstream, lease);
+      const attempted = await attempt(context, upstream, lease, engine);
+      const { result, limits } = attempted;
+      const missing = context.missingResourceIn(result);
+      if (missing !== null) {
+        pool.settle(lease, RESOURCE_MISSING, clock.now(), limits);
+        context.noteMissingResource(missing, upstream, lease);
         continue; // another account may have it
       }
-      if (result.kind !== "failed") return passThrough(result, call, upstream, lease, engine);
+      if (result.kind !== "failed") return passThrough(result, attempted, context, upstream, lease, engine);
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
-      pool.settle(lease, outcome, clock.now(), call.budgets);
-      call.note(result, upstream, lease);
+      pool.settle(lease, outcome, clock.now(), limits);
+      context.noteFailure(result, upstream, lease);
     }
 
     const now = clock.now();
     const mayRetry = !isFault || retries.hasRoom(now); // what a client wants repeated is no fault
     const hasFallback = isChained && (next !== upstream || mayRetry); // the same once more is a retry, too
-    const decision = decide(
-      setback,
-      progress,
-      { maxAttempts, waitUntil, hasFallback, mayRetry },
-      now,
-      random(),
-    );
+    const policy = { maxAttempts, waitUntil, hasFallback, mayRetry };
+    const decision = decide(setback, progress, policy, now, random());
     switch (decision.do) {
       case "rotate":
-        call.reuseAt = decision.reuseAt;
+        context.reuseAt = decision.reuseAt;
         break;
       case "back_off":
         if (isFault) retries.spend(now);
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
-        call.hold();
-        await pause(decision.pauseMs, call.signal, clock);
-        call.waitedMs += clock.now() - now;
+        context.hold();
+        await pause(decision.pauseMs, context.signal, clock);
+        context.waitedMs += clock.now() - now;
         break;
       case "fall_back":
         if (isFault && next === upstream) retries.spend(now);
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         return null;
       case "give_up":
-        return giveUp(setback, call, upstream, engine);
+        return giveUp(setback, context, upstream, engine);
     }
   }
 }
 
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
 function leaseFor(
-  call: RequestContext,
-  pool: Pool,
+  context: RequestContext,
+  pool: KeyPool,
   hasFallback: boolean,
   clock: Clock,
 ): Lease | NoKey | Promise<Lease | NoKey> {
   if (hasFallback && pool.pausedUntil > clock.now()) {
-    const now = pool.lease(call, clock.now()); // the one that may find out whether it is back
+    const now = pool.lease(context, clock.now()); // the one that may find out whether it is back
     if (now.kind === "lease" || now.why === "paused") return now;
   }
-  const home = call.progress.attempts === 0 ? (call.binding?.home ?? null) : null;
-  if (home !== null) {
-    call.boundTo = home;
-    const there = pool.lease(call, clock.now());
-    call.boundTo = null;
-    if (there.kind === "lease") return there;
+  const preferred = context.progress.attempts === 0 ? (context.binding?.preferredAccount ?? null) : null;
+  if (preferred !== null) {
+    const lease = pool.lease(context, clock.now(), preferred);
+    if (lease.kind === "lease") return lease;
   }
-  const acquired = pool.acquire(call);
+  const acquired = pool.acquire(context);
   if (!(acquired instanceof Promise)) return acquired;
-  call.hold();
+  context.hold();
   const since = clock.now();
   return acquired.then((result) => {
-    call.waitedMs += clock.now() - since;
+    context.waitedMs += clock.now() - since;
     return result;
   });
 }
@@ -879,134 +870,164 @@ function leaseFor(
 /** The client's answer when none of upstream's may be passed on as an answer. */
 function giveUp(
   setback: Setback,
-  call: RequestContext,
+  context: RequestContext,
   { config, pool }: Upstream,
   engine: Engine,
 ): Response {
-  const { kept, progress } = call;
-  if (setback.kind === "abandoned") return call.finish(499, "abandoned", new Response(null, { status: 499 }));
-  if (kept !== null && call.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
-    call.keyLabel = kept.keyLabel;
-    return relayWhole(kept.answer, call, engine);
+  const { kept, progress } = context;
+  if (setback.kind === "abandoned")
+    return context.finish(499, "abandoned", new Response(null, { status: 499 }));
+  if (kept !== null && context.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
+    context.keyLabel = kept.keyLabel;
+    return relayWhole(kept.answer, context, engine);
   }
   const now = engine.clock.now();
   const refusal =
     setback.kind === "unreachable"
       ? unreachableError(setback)
       : noKeyError({
-          none: setback.kind === "no_key" ? setback : pool.forecast(call, now),
+          none: setback.kind === "no_key" ? setback : pool.forecast(context, now),
           attempts: progress.attempts,
           provider: config.name,
           keys: pool.report(now),
-          said: call.lastSaid,
+          said: context.lastSaid,
           settings: engine.config,
           now,
         });
-  const response = refused(refusal, call.request, engine);
+  const response = refused(refusal, context.request, engine);
   response.headers.set("x-keywheel-attempts", String(progress.attempts));
-  return call.finish(refusal.status, refusal.type, response);
+  return context.finish(refusal.status, refusal.type, response);
 }
 
-// ── 3 · Passthrough ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── 3 · Streaming passthrough ───────────────────────────────────────────────────────────────────────────────────
+
+/** What one request to upstream came to. */
+interface Attempt {
+  readonly result: Attempted;
+  /** What the answer announced of limits; null: nothing, or there was none. */
+  readonly limits: Budgets | null;
+  readonly timeouts: AttemptTimeouts;
+}
 
 /** Asks upstream once, with one key. Never throws: whatever happens is an answer or a setback. */
 async function attempt(
-  call: RequestContext,
+  context: RequestContext,
   upstream: Upstream,
   lease: Lease,
   engine: Engine,
-): Promise<Attempted> {
-  const { dialect, baseUrl } = upstream.config;
-  const watch = engine.clocks.start(call, upstream);
-  call.watch = watch;
-  call.budgets = null;
-  const [field, credential] = authHeader(dialect, baseUrl, call.target.path, lease.key.secret.reveal());
-  call.headers.set(field, credential);
+): Promise<Attempt> {
+  const timeouts = engine.clocks.start(context, upstream);
+  let limits: Budgets | null = null;
   let result: Attempted;
   try {
-    const response = await engine.fetch(joinBase(upstream.base, call.target), {
-      method: call.method,
-      headers: call.headers,
-      body: call.body,
-      redirect: "manual", // a followed redirect would carry the key elsewhere
-      decompress: false, // the bytes, and content-encoding, stay as they were sent
-      signal: watch.signal,
-    });
-    watch.heard();
-    call.budgets = upstream.headerSampler.read(upstream.config, response, engine.clock);
-    const asked = { call, provider: upstream.config, secret: lease.key.secret, clock: engine.clock };
-    const judged = isShort(response, call.method)
+    const response = await send(context, upstream, lease, timeouts.signal, engine);
+    timeouts.heard();
+    limits = upstream.headerSampler.read(upstream.config, response, engine.clock);
+    const asked = {
+      call: context,
+      provider: upstream.config,
+      secret: lease.key.secret,
+      clock: engine.clock,
+    };
+    const judged = isShort(response, context.method)
       ? judgeShort(response, await bytesOf(response), asked)
       : readOpening(response, asked);
     result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
-    if (call.listsModels && result.kind !== "failed")
+    if (context.listsModels && result.kind !== "failed")
       result = await listingRoutes(result, engine.config.routes);
   } catch (error) {
-    result = failed(watch.explain(error));
+    result = failed(timeouts.explain(error));
   }
-  call.headers.delete(field);
-  if (result.kind === "failed") watch.abort(ABANDONED); // whatever of it is unread need not come
-  if (result.kind !== "open") watch.end();
-  return result;
+  if (result.kind === "failed") timeouts.abort(ABANDONED); // whatever of it is unread need not come
+  if (result.kind !== "open") timeouts.end();
+  return { result, limits, timeouts };
+}
+
+/** Sends the request with this key, which is among its fields only until `fetch` has read them. */
+function send(
+  context: RequestContext,
+  { config, base }: Upstream,
+  { key }: Lease,
+  signal: AbortSignal,
+  { fetch }: Engine,
+): Promise<Response> {
+  const { method, headers, body, target } = context;
+  if (context.readsAnswer) headers.set("accept-encoding", "identity");
+  const [field, credential] = authHeader(config.dialect, config.baseUrl, target.path, key.secret.reveal());
+  headers.set(field, credential);
+  try {
+    return fetch(joinBase(base, target), {
+      method,
+      headers,
+      body,
+      redirect: "manual", // a followed redirect would carry the key elsewhere
+      decompress: false, // the bytes, and content-encoding, stay as they were sent
+      signal,
+    });
+  } finally {
+    headers.delete(field);
+  }
 }
 
 /** Hands an answer on to the client. From here on nothing is retried. */
 function passThrough(
   answer: BufferedResponse | StreamedResponse,
-  call: RequestContext,
+  { limits, timeouts }: Attempt,
+  context: RequestContext,
   upstream: Upstream,
   lease: Lease,
   engine: Engine,
 ): Response {
   const now = engine.clock.now();
   const { status, headers } = answer;
-  upstream.pool.admit(lease, answer.outcome, now, call.budgets);
-  call.begins(answer, upstream, lease, now);
+  upstream.pool.responseStarted(lease, answer.outcome, now, limits);
+  context.responseStarted(answer, upstream, lease, now);
   const readable = answer.kind === "whole" ? answer.body : answer.first;
-  call.binding?.learn(accountName(lease.key), answer.status, readable, engine.clock.wall());
+  context.binding?.learn(accountName(lease.key), answer.status, readable, engine.clock.wall());
   if (answer.kind === "whole") {
     upstream.pool.settle(lease, answer.outcome, now);
-    return relayWhole(answer, call, engine);
+    return relayWhole(answer, context, engine);
   }
-  const passage = new Passage(answer, call, upstream, lease, engine); // before the framing's fields are taken out
-  addOurs(headers, call, engine);
+  // Before the framing's fields are taken out.
+  const passthrough = new StreamPassthrough(answer, timeouts, context, upstream.pool, lease, engine);
+  addOurFields(headers, context, engine);
   headers.delete("content-length"); // the stream goes out chunked
-  return new Response(passage.stream(), { status, headers });
-}
-
-/** The end-to-end fields of an answer, and what the proxy adds to them. */
-function addOurs(headers: Headers, call: RequestContext, engine: Engine): void {
-  keepEndToEnd(headers);
-  if (call.keyLabel !== null) headers.set("x-keywheel-key", call.keyLabel);
-  headers.set("x-keywheel-attempts", String(call.progress.attempts));
-  addCors(headers, call.request.headers, engine.config.corsOrigins);
+  return new Response(passthrough.stream(), { status, headers });
 }
 
 /** Passes on an answer that is whole. */
 function relayWhole(
   { status, headers, body, outcome }: BufferedResponse,
-  call: RequestContext,
+  context: RequestContext,
   engine: Engine,
 ): Response {
-  addOurs(headers, call, engine);
+  addOurFields(headers, context, engine);
   // Bun would name a type for bytes that have none; it does not for a stream.
   const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
-  return call.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
+  return context.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
 }
 
-type PassageController = ReadableStreamDirectController;
+/** Leaves the end-to-end fields of an answer, and adds ours. */
+function addOurFields(headers: Headers, context: RequestContext, engine: Engine): void {
+  keepEndToEnd(headers);
+  if (context.keyLabel !== null) headers.set("x-keywheel-key", context.keyLabel);
+  headers.set("x-keywheel-attempts", String(context.progress.attempts));
+  addCors(headers, context.request.headers, engine.config.corsOrigins);
+}
+
+type DirectController = ReadableStreamDirectController;
 
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
-class Passage {
+class StreamPassthrough {
   readonly #answer: StreamedResponse;
-  readonly #call: RequestContext;
-  readonly #upstream: Upstream;
+  readonly #timeouts: AttemptTimeouts;
+  readonly #context: RequestContext;
+  readonly #pool: KeyPool;
   readonly #lease: Lease;
-  readonly #engine: Engine;
-  readonly #watch: AttemptTimeouts;
+  readonly #clock: Clock;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
-  /** Learns from what passes whose things are; null: there is nothing to learn. */
+  /** Learns from what passes which account owns which resources; null: there is nothing to learn. */
   readonly #listen: ((chunk: Uint8Array, now: number) => void) | null;
   #pending: Promise<ReadResult> | null;
   /** Only comments have come so far, perhaps the beginning of one; null: the first event has begun. */
@@ -1016,23 +1037,24 @@ class Passage {
 
   constructor(
     answer: StreamedResponse,
-    call: RequestContext,
-    upstream: Upstream,
+    timeouts: AttemptTimeouts,
+    context: RequestContext,
+    pool: KeyPool,
     lease: Lease,
-    engine: Engine,
+    { clock }: Engine,
   ) {
     this.#answer = answer;
-    this.#call = call;
-    this.#upstream = upstream;
+    this.#timeouts = timeouts;
+    this.#context = context;
+    this.#pool = pool;
     this.#lease = lease;
-    this.#engine = engine;
-    this.#watch = call.watch!;
+    this.#clock = clock;
     this.#pending = answer.pending;
     this.#beginning = answer.begun ? null : new FirstEvent();
-    this.#follower = followerOf(call.streamDialect, answer.headers);
-    this.#listen = call.binding?.listener(accountName(lease.key)) ?? null;
-    this.#watch.onLeave = () => this.#leave();
-    if (answer.begun) this.#watch.streams();
+    this.#follower = followerOf(context.streamDialect, answer.headers);
+    this.#listen = context.binding?.listener(accountName(lease.key)) ?? null;
+    timeouts.onLeave = () => this.#leave();
+    if (answer.begun) timeouts.streams();
   }
 
   /** The body as Bun takes it at the least cost: written to, not pulled from chunk by chunk. */
@@ -1044,12 +1066,12 @@ class Passage {
     });
   }
 
-  async #run(controller: PassageController): Promise<void> {
+  async #run(controller: DirectController): Promise<void> {
     const { first, reader } = this.#answer;
     try {
       if (first !== null) await this.#pass(first, controller);
       while (!this.#ended) {
-        this.#watch.resumes();
+        this.#timeouts.resumes();
         const { done, value } = await (this.#pending ?? reader.read());
         this.#pending = null;
         if (done) break;
@@ -1057,7 +1079,7 @@ class Passage {
         if (written instanceof Promise) await written; // the client has not taken it yet: nothing more is read
       }
     } catch (error) {
-      return this.#break(this.#watch.explain(error), controller);
+      return this.#break(this.#timeouts.explain(error), controller);
     }
     if (!this.#ended) await this.#close(controller);
   }
@@ -1069,12 +1091,12 @@ class Passage {
   }
 
   /** A promise where the client has not taken it all. */
-  #pass(chunk: Bytes, controller: PassageController): number | Promise<number> {
+  #pass(chunk: Bytes, controller: DirectController): number | Promise<number> {
     this.#bytes += chunk.length;
     this.#follower?.push(chunk);
-    this.#listen?.(chunk, this.#engine.clock.wall());
+    this.#listen?.(chunk, this.#clock.wall());
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
-    this.#watch.rests();
+    this.#timeouts.rests();
     return controller.write(chunk);
   }
 
@@ -1083,11 +1105,11 @@ class Passage {
     beginning.push(chunk);
     if (!beginning.hasBegun) return;
     this.#beginning = null;
-    this.#watch.streams();
+    this.#timeouts.streams();
   }
 
   /** Upstream ended the body: but did the stream say that it was done? */
-  async #close(controller: PassageController): Promise<void> {
+  async #close(controller: DirectController): Promise<void> {
     const end = this.#follower === null ? "complete" : await this.#follower.end();
     switch (end) {
       case "complete":
@@ -1103,8 +1125,8 @@ class Passage {
   }
 
   /** The connection broke, was cut for silence, or the client left. */
-  async #break(setback: Unreachable | Abandoned, controller: PassageController): Promise<void> {
-    this.#watch.abort(setback);
+  async #break(setback: Unreachable | Abandoned, controller: DirectController): Promise<void> {
+    this.#timeouts.abort(setback);
     if (setback.kind === "abandoned") {
       this.#finish(499, setback);
       return this.#cutOff();
@@ -1114,12 +1136,12 @@ class Passage {
   }
 
   /** The answer cannot go on: the client is told in the stream's own words, then the connection is cut. */
-  async #tellBroken(setback: Unreachable, controller: PassageController): Promise<void> {
-    this.#call.isTruncated = true;
+  async #tellBroken(setback: Unreachable, controller: DirectController): Promise<void> {
+    this.#context.isTruncated = true;
     this.#finish(this.#answer.status, setback);
     if (!this.#follower?.isPlain) return this.#cutOff();
     const edge = this.#follower.atEdge ? "" : "\n\n";
-    await controller.write(edge + errorEvent(this.#call.streamDialect, setback.type, setback.message));
+    await controller.write(edge + errorEvent(this.#context.streamDialect, setback.type, setback.message));
     return this.#cutOff();
   }
 
@@ -1132,26 +1154,15 @@ class Passage {
   #finish(status: number, outcome: Outcome): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#watch.end();
-    this.#upstream.pool.settle(this.#lease, outcome, this.#engine.clock.now());
-    this.#call.end(status, outcome.kind, this.#bytes);
+    this.#timeouts.end();
+    this.#pool.settle(this.#lease, outcome, this.#clock.now());
+    this.#context.end(status, outcome.kind, this.#bytes);
   }
 }
 
 const CUT_SHORT = new Error("the answer was cut short");
 
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
-
-/** A provider at work: its settings, its keys, and when it was last heard of. */
-export interface Upstream extends Reachable, Destination {
-  readonly config: ProviderConfig;
-  readonly base: Base;
-  readonly pool: Pool;
-  /** What its answers announce of limits. */
-  readonly headerSampler: HeaderSampler;
-  /** How many of its faults may be answered by another attempt (P7). */
-  readonly retries: RetryBudget;
-}
 
 /** What the engine needs from outside, so that a test can hold it. */
 export interface Dependencies {
@@ -1162,43 +1173,15 @@ export interface Dependencies {
   /** Told of every finished request and every change of a key. */
   readonly observers?: readonly Observer[];
   readonly keeper?: Keeper | null;
-  /** Where it outlives the program whose things are whose. */
+  /** Where it outlives the program which account owns which resources. */
   readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
-}
-
-/** Everything that runs, and nothing of it global. */
-export interface Engine extends Dependencies {
-  readonly version: string;
-  /** A reload puts another one here: whoever needs two values of one takes it once. */
-  config: Config;
-  /** The default one first. */
-  upstreams: readonly [Upstream, ...Upstream[]];
-  readonly clocks: TimeoutTicker;
-  readonly fetch: Bun.FetchSession["fetch"];
-  readonly startedAt: number;
-  readonly observer: Observer;
-  readonly metrics: Metrics;
-  /** Whose files, threads and stored answers are whose (P35). */
-  readonly owners: ResourceOwners;
-  readonly prober: Prober;
-  /** Opens the operator's door; null: there is none. Loaded when somebody first knocks. */
-  openAdmin: (() => Promise<Admin>) | null;
-  /** Whoever comes later is told too. */
-  observe(observer: Observer): void;
-  tellsModels(): boolean;
-  /** Called when the proxy begins to end. */
-  onDrain: () => void;
-  arrivals: number;
-  inFlight: number;
-  bufferedBytes: number;
-  draining: boolean;
 }
 
 /** How long an idle upstream connection is kept: less than common load balancers do, so that we close first. */
 const UPSTREAM_IDLE_SEC = 50;
 
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
-  const { clock, log, observers = [] } = dependencies;
+  const { clock, random, log, observers = [], keeper = null } = dependencies;
   const metrics = new Metrics();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
@@ -1211,10 +1194,13 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
   const all = [...own, ...observers];
   const observer = toAll(all);
   const engine: Engine = {
-    ...dependencies,
     version: VERSION,
+    clock,
+    random,
+    log,
     config,
-    upstreams: upstreamsOf(config, [], { ...dependencies, observer }),
+    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper }),
+    keeper,
     clocks: new TimeoutTicker(config, clock),
     fetch: session.fetch,
     startedAt: clock.now(),
@@ -1247,7 +1233,7 @@ export function reconfigure(engine: Engine, config: Config): void {
 function upstreamsOf(
   config: Config,
   before: readonly Upstream[],
-  { clock, random, observer, keeper = null }: Dependencies & { observer: Observer },
+  { clock, random, observer, keeper }: PoolDependencies,
 ): readonly [Upstream, ...Upstream[]] {
   const upstreamOf = (provider: ProviderConfig): Upstream => {
     const old = before.find(({ config }) => config.name === provider.name);
@@ -1290,8 +1276,15 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   if (admission.kind === "refused") return refused(admissionError(admission), request, engine);
   const route = planRoute(request, target, engine);
   if (route.kind === "refused") return refused(route, request, engine);
-  const call = new RequestContext(request, server, engine, route.target, admission.client, route.retryStatus);
-  return relay(call, route, engine);
+  const context = new RequestContext(
+    request,
+    server,
+    engine,
+    route.target,
+    admission.client,
+    route.retryStatus,
+  );
+  return relay(context, route, engine);
 }
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
@@ -1420,7 +1413,7 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
   const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
   const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
-  let opening: Promise<Admin> | null = null;
+  let opening: Promise<AdminApi> | null = null;
   engine.openAdmin = () =>
     (opening ??= import("./lib/admin/service.ts").then(({ openAdmin }) => openAdmin(desk)));
   const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal

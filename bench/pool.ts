@@ -262,7 +262,7 @@ function underTest({ keys }: Load): (clock: Clock, random: () => number) => Cont
     const pool = new Pool(configOf(keys), MAX_COOLDOWN_MS, { clock, random, observer: {}, keeper: null });
     return {
       acquire: (visit) => pool.acquire(visit),
-      begins: (lease, { budgets }, now) => pool.admit(lease, SERVED, now, budgets),
+      begins: (lease, { budgets }, now) => pool.responseStarted(lease, SERVED, now, budgets),
       ends: (lease, now) => pool.settle(lease, SERVED, now),
       left: (lease, now) => pool.settle(lease, { kind: "abandoned" }, now),
       refused(lease, visit, verdict, { budgets }, now) {
@@ -575,7 +575,9 @@ class Costing {
 
   #clocksEnds(leases: readonly Lease[]): void {
     const now = this.#time.now();
-    this.#clocks("admit", BATCH, () => leases.forEach((lease) => this.#pool.admit(lease, SERVED, now)));
+    this.#clocks("responseStarted", BATCH, () =>
+      leases.forEach((lease) => this.#pool.responseStarted(lease, SERVED, now, null)),
+    );
     this.#passes(100);
     this.#clocks("settle", BATCH, () => this.settles(leases, SERVED));
   }

@@ -161,3 +161,30 @@ function isCrossSite(headers: Headers): boolean {
 export function allowsOrigin(corsOrigins: readonly string[], origin: string | null): boolean {
   return origin !== null && (corsOrigins.includes("*") || corsOrigins.includes(origin));
 }
+
+/** Whether a browser asks before it asks (Fetch standard, CORS preflight): such a request carries no key. */
+export function isPreflight(request: Request): boolean {
+  return request.method === "OPTIONS" && request.headers.has("access-control-request-method");
+}
+
+/** The answer to a preflight; 403 for an origin that is not in `CORS_ORIGINS`. */
+export function preflight(asked: Headers, corsOrigins: readonly string[]): Response {
+  if (!allowsOrigin(corsOrigins, asked.get("origin"))) return new Response(null, { status: 403 });
+  const headers = new Headers({
+    "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+    "access-control-allow-headers": asked.get("access-control-request-headers") ?? "*",
+    "access-control-max-age": "600",
+  });
+  addCors(headers, asked, corsOrigins);
+  return new Response(null, { status: 204, headers });
+}
+
+/** Lets the page of an allowed origin read an answer. Does nothing where `CORS_ORIGINS` is not set. */
+export function addCors(headers: Headers, asked: Headers, corsOrigins: readonly string[]): void {
+  if (corsOrigins.length === 0 || headers.has("access-control-allow-origin")) return;
+  headers.append("vary", "origin");
+  const origin = asked.get("origin");
+  if (origin === null || !allowsOrigin(corsOrigins, origin)) return;
+  headers.set("access-control-allow-origin", origin);
+  headers.set("access-control-expose-headers", "*");
+}

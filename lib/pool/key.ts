@@ -206,6 +206,14 @@ export function reportOf(
   };
 }
 
+/** Told what of a key has to outlive the program. The store fits. */
+export interface Keeper {
+  /** What was stored in an earlier run, by the keys' ids; anything at all. */
+  keyStates(provider: string): ReadonlyMap<string, unknown>;
+  /** `snapshot` is called when it is written. */
+  saveKey(provider: string, keyId: string, snapshot: () => KeyState): void;
+}
+
 /** What of a key survives a restart: the stored row, and the only second shape of it. */
 export interface KeyState {
   cooldown: Cooldown | null;

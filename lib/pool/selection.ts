@@ -172,19 +172,24 @@ export class KeySelector {
     }
   }
 
-  /** The key that serves this now, or null: then the fields above tell why, and when. */
-  next(need: KeyNeed, modelState: ModelState | null, now: number): Key | null {
+  /** The key that serves this now, or null: then the fields above tell why, and when. `account`: only one of it. */
+  next(
+    need: KeyNeed,
+    modelState: ModelState | null,
+    now: number,
+    account: string | null = need.boundTo,
+  ): Key | null {
     const { before, version, depends, anyUsable } = modelState?.inVain ?? this.#inVain;
-    if (now < before && version === this.#version && need.boundTo === null && need.unsuited.size === 0) {
+    if (now < before && version === this.#version && account === null && need.unsuited.size === 0) {
       this.readyAt = before < AFTER_AN_EVENT ? before : Infinity;
       this.dependsOnOthers = depends;
       this.hasSuited = anyUsable;
       this.othersReadyAt = before;
       return null;
     }
-    const isPlain = need.boundTo === null && need.tried.size === 0 && need.unsuited.size === 0;
+    const isPlain = account === null && need.tried.size === 0 && need.unsuited.size === 0;
     const quick = isPlain && !(modelState?.hasDenied ?? false) ? this.#quick(need, modelState, now) : -1;
-    if (quick < 0) return this.#walk(need, modelState, now);
+    if (quick < 0) return this.#walk(need, modelState, now, account);
     this.#cursor = this.strategy === "sticky" ? quick : (quick + 1) % this.keys.length;
     return this.keys[quick] ?? null;
   }
@@ -260,7 +265,7 @@ export class KeySelector {
       this.#ranks[key.index] = key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
   }
 
-  #walk(need: KeyNeed, modelState: ModelState | null, now: number): Key | null {
+  #walk(need: KeyNeed, modelState: ModelState | null, now: number, account: string | null): Key | null {
     const { keys } = this;
     const count = keys.length;
     const { strategy } = this;
@@ -280,15 +285,15 @@ export class KeySelector {
     for (let step = 0; step < count; step++) {
       let index = this.#cursor + step;
       if (index >= count) index -= count;
-      const account = this.#accountOf[index]!;
+      const place = this.#accountOf[index]!;
       const ownAt = this.#keyAt[index]!;
       if (ownAt === Infinity) continue;
       anyUsable = true;
-      let at = Math.max(ownAt, this.#accountAt[account]!, laneAt[account]!);
+      let at = Math.max(ownAt, this.#accountAt[place]!, laneAt[place]!);
       if (at < anyEarliest) anyEarliest = at;
       if (at >= AFTER_AN_EVENT) anyDepends = true;
       const key = keys[index]!;
-      if (!isBoundTo(key, need)) continue;
+      if (account !== null && accountName(key) !== account) continue;
       if (need.unsuited.size > 0 && need.unsuited.has(key)) continue;
       hasSuited = true;
       const wasTried = need.tried.size > 0 && need.tried.has(key);
@@ -298,7 +303,7 @@ export class KeySelector {
         else if (at < earliest) earliest = at;
         continue;
       }
-      const isDenied = modelState !== null && modelState.deniedUntil[account]! > now;
+      const isDenied = modelState !== null && modelState.deniedUntil[place]! > now;
       if (wasTried || isDenied) {
         // What may not have the model is asked last of all, to learn whether that is still so.
         if (second === null || (secondIsDenied && !isDenied)) {

@@ -60,6 +60,11 @@ const GEMINI: Shape = {
   }),
 };
 
+/** Whether a request asks for the list of models. */
+export function asksForModels(method: string, path: string): boolean {
+  return method === "GET" && path.endsWith("/models");
+}
+
 /** Longer lists go on as they are. */
 const LONGEST_LIST_BYTES = 8 * 2 ** 20;
 

@@ -2,46 +2,24 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import { bindingOf, refersTo } from "./resource-binding.ts";
-import type { ResourceBinding } from "./resource-binding.ts";
-import type { Budgets } from "../providers/rate-limit-headers.ts";
-import { accountName, accountNames } from "../pool/selection.ts";
-import type { Clock } from "../core/clock.ts";
-import { conversationOf } from "./affinity.ts";
-import type { Progress } from "../pool/retry-policy.ts";
+import type { AttemptRecord } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
+import type { RequestTarget } from "../http/request.ts";
+import { streamDialectOf } from "../http/sse.ts";
+import type { StreamDialect } from "../http/sse.ts";
+import type { Client } from "../http/timeouts.ts";
+import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "../http/upstream-response.ts";
 import type { Key } from "../pool/key.ts";
 import { saidBy } from "../pool/lease.ts";
 import type { Lease, Need } from "../pool/lease.ts";
-import { bodyWithModel, modelOf, pathWithModel } from "./model-name.ts";
-import type { Attempted, Failed, StreamedResponse, BufferedResponse } from "../http/upstream-response.ts";
-import type { ResourceOwners } from "./resource-owners.ts";
-import type { Target } from "../http/request.ts";
-import type { AttemptRecord, Observer } from "../core/events.ts";
-import { streamDialectOf } from "../http/sse.ts";
-import type { StreamDialect } from "../http/sse.ts";
-import type { Client, AttemptTimeouts } from "../http/timeouts.ts";
+import type { Progress } from "../pool/retry-policy.ts";
+import { accountName, accountNames } from "../pool/selection.ts";
 import type { Failure } from "../providers/verdict.ts";
-
-/** Where it is handled: what all requests share. */
-export interface House {
-  readonly clock: Clock;
-  readonly config: { readonly maxWaitMs: number };
-  readonly observer: Observer;
-  /** Whether somebody who is told of requests wants to know their models: they have to be looked for. */
-  tellsModels(): boolean;
-  arrivals: number;
-  inFlight: number;
-  bufferedBytes: number;
-}
-
-/** The provider that an attempt is sent to. */
-interface Asked {
-  readonly config: { readonly name: string };
-  readonly pool: { readonly keys: readonly Key[] };
-  /** null for the default provider where it has no name. */
-  readonly prefix: string | null;
-}
+import { conversationOf } from "./affinity.ts";
+import type { Engine, Upstream } from "./engine.ts";
+import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
+import type { ResourceBinding } from "./resource-owners.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
 
 /** Without a byte for this long a request body is given up, and a connection without a request is closed. */
 export const IDLE_SEC = 30;
@@ -53,7 +31,7 @@ export class RequestContext implements Need, Client {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
-  /** The whole body, as the target under way gets it; null where there is none. */
+  /** The whole body, as the present target gets it; null where there is none. */
   body: Bytes | null = null;
   readonly arrival: number;
   readonly waitUntil: number;
@@ -61,15 +39,12 @@ export class RequestContext implements Need, Client {
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
   boundTo: string | null = null;
-  /** What it has to do with things of single accounts; null: nothing. */
+  /** What it has to do with resources of single accounts; null: nothing. */
   binding: ResourceBinding | null = null;
-  /** The first answer that said that such a thing is not with that account. */
-  notHere: BufferedResponse | null = null;
-  /** It asks for the models there are: routes are some, too. */
+  /** The first answer that said that the account has not what the request refers to. */
+  missingAnswer: BufferedResponse | null = null;
+  /** It asks for the list of models, to which names from `ROUTES` are added. */
   listsModels = false;
-  /** The clocks of the attempt under way, and what its answer announced of limits. */
-  watch: AttemptTimeouts | null = null;
-  budgets: Budgets | null = null;
   /** The best answer of upstream so far that was not passed on. */
   kept: KeptAnswer | null = null;
   /** What upstream said last, for the message when nothing helps. */
@@ -80,18 +55,18 @@ export class RequestContext implements Need, Client {
   keyLabel: string | null = null;
   waitedMs = 0;
   isTruncated = false;
-  /** Path and body as the client sent them, where the target under way gets others. */
+  /** Path and body as the client sent them, where the present target gets others. */
   readonly #sentPath: string;
   #sentBody: Bytes | null = null;
   #tried: Set<Key> | null = null;
   #unsuited: Set<Key> | null = null;
   #model: string | null | undefined;
-  #askedModel: string | null | undefined;
+  #targetModel: string | null | undefined;
   #conversation: number | null | undefined;
   #providerName: string | null = null;
   #keyId: string | null = null;
   readonly #attempts: AttemptRecord[] = [];
-  #begunAt: number | null = null;
+  #startedAt: number | null = null;
   #isHeld = false;
   #isOver = false;
   readonly #arrivedAt: number;
@@ -99,8 +74,8 @@ export class RequestContext implements Need, Client {
   constructor(
     readonly request: Request,
     readonly server: Bun.Server<undefined>,
-    readonly house: House,
-    readonly target: Target,
+    readonly engine: Engine,
+    readonly target: RequestTarget,
     /** The client's name, where its key has one. */
     readonly client: string | null,
     /** Statuses that this request wants retried, beside those of the configuration. */
@@ -109,9 +84,9 @@ export class RequestContext implements Need, Client {
     this.headers = request.headers;
     this.method = request.method;
     this.#sentPath = target.path;
-    this.#arrivedAt = house.clock.now();
-    this.arrival = house.arrivals++;
-    this.waitUntil = this.#arrivedAt + house.config.maxWaitMs;
+    this.#arrivedAt = engine.clock.now();
+    this.arrival = engine.arrivals++;
+    this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
     this.streamDialect = streamDialectOf(target.path);
   }
 
@@ -133,7 +108,7 @@ export class RequestContext implements Need, Client {
       const contentType = this.headers.get("content-type");
       this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#sentBody ?? this.body });
     }
-    return this.#askedModel ?? this.#model;
+    return this.#targetModel ?? this.#model;
   }
 
   get conversation(): number | null {
@@ -142,44 +117,44 @@ export class RequestContext implements Need, Client {
     return this.#conversation;
   }
 
-  /** Where it asks for the models there are, its answer will be read: routes are some, too. */
-  mayListModels(): void {
-    if (this.method !== "GET" || !this.target.path.endsWith("/models")) return;
-    this.listsModels = true;
-    this.headers.set("accept-encoding", "identity");
-  }
-
-  /** From here on the request goes to this target. */
-  aimAt(model: string | null): void {
+  /** From here on the request goes to another target: with this model, or with the client's own where it is null. */
+  setTargetModel(model: string | null): void {
     this.progress.upstreamFaults = 0;
-    if (model === null && this.#askedModel === undefined) return;
+    if (model === null && this.#targetModel === undefined) return;
     this.#sentBody ??= this.body;
-    this.#askedModel = model;
+    this.#targetModel = model;
     this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
     if (this.#sentBody === null) return;
     const contentType = this.headers.get("content-type");
     this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
   }
 
-  /** Finds out whether it has to do with what one account of this provider alone has (P35). */
-  bind({ config, pool }: Asked, owners: ResourceOwners, isOnlyTarget: boolean): void {
+  /** Finds out whether it has to do with resources that one account of this provider alone has (P35). */
+  bind({ config, pool }: Upstream): void {
+    const { owners, upstreams } = this.engine;
+    const isOnlyProvider = upstreams.length === 1;
     this.binding = null; // of the provider before
-    if (pool.keys.length > 1 || !isOnlyTarget) {
+    if (pool.keys.length > 1 || !isOnlyProvider) {
       const { path, query } = this.target;
       const { method, body } = this;
       const names = () => accountNames(pool.keys);
-      const least = isOnlyTarget ? 2 : 1;
+      const least = isOnlyProvider ? 2 : 1;
       this.binding = bindingOf({ path, query, method, body }, config.name, names, owners, least);
     }
     this.boundTo = this.binding?.boundTo ?? null;
-    if (this.binding?.teaches) this.headers.set("accept-encoding", "identity"); // its answer has to be read
   }
 
   /** Whether it refers to what an account of this provider is known to have. */
-  refersTo({ config, pool }: Asked, owners: ResourceOwners): boolean {
+  refersTo({ config, pool }: Upstream): boolean {
     const { path, query } = this.target;
     const { method, body } = this;
-    return refersTo({ path, query, method, body }, config.name, () => accountNames(pool.keys), owners);
+    const accounts = () => accountNames(pool.keys);
+    return refersToKnownResource({ path, query, method, body }, config.name, accounts, this.engine.owners);
+  }
+
+  /** Whether its answer has to be read by us, so that it must not come packed. */
+  get readsAnswer(): boolean {
+    return this.listsModels || (this.binding?.teaches ?? false);
   }
 
   /** From here on only our own clocks end the connection, not the server's idle timer. */
@@ -190,7 +165,7 @@ export class RequestContext implements Need, Client {
   }
 
   /** Remembers how an attempt failed. */
-  note({ setback, answer }: Failed, upstream: Asked, lease: Lease): void {
+  noteFailure({ setback, answer }: Failed, upstream: Upstream, lease: Lease): void {
     const { key } = lease;
     (this.#tried ??= new Set()).add(key);
     // A key that was refused as dead is not asked again for this request, even where it is the last.
@@ -198,9 +173,9 @@ export class RequestContext implements Need, Client {
     if (isHopeless) (this.#unsuited ??= new Set()).add(key);
     if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
     this.lastBlame = blameOf(setback);
-    this.#used(upstream, key);
+    this.#setLastKey(upstream, key);
     const status = answer?.status ?? 0;
-    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.house.clock.now());
+    this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.engine.clock.now());
     if (answer !== null) {
       const { keyLabel, lastSaid: said } = this;
       this.kept = moreInformative(this.kept, { answer, keyLabel, said });
@@ -208,76 +183,81 @@ export class RequestContext implements Need, Client {
   }
 
   /** An answer that says that the account has not what the request refers to; null: it is another one. */
-  notHereIn(result: Attempted): BufferedResponse | null {
+  missingResourceIn(result: Attempted): BufferedResponse | null {
     const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
     if (this.binding === null || answer === null) return null;
-    const isNotHere = this.binding.isNotHere(answer.status, answer.body, this.house.clock.now());
-    return isNotHere ? answer : null;
+    const isMissing = this.binding.saysMissing(answer.status, answer.body, this.engine.clock.now());
+    return isMissing ? answer : null;
   }
 
-  /** Remembers such an answer: nobody is blamed, and none of the account's keys asked again. */
-  noteNotHere(answer: BufferedResponse, upstream: Asked, lease: Lease): void {
+  /** Remembers such an answer: nobody is blamed, and none of the account's keys is asked again. */
+  noteMissingResource(answer: BufferedResponse, upstream: Upstream, lease: Lease): void {
     const account = accountName(lease.key);
     const unsuited = (this.#unsuited ??= new Set());
     for (const key of upstream.pool.keys) if (accountName(key) === account) unsuited.add(key);
-    this.notHere ??= answer;
-    this.#used(upstream, lease.key);
-    this.#record("not_here", answer.status, "", upstream, lease, this.house.clock.now());
+    this.missingAnswer ??= answer;
+    this.#setLastKey(upstream, lease.key);
+    this.#record("resource_missing", answer.status, "", upstream, lease, this.engine.clock.now());
   }
 
   /** The answer is here. The body is not needed any more, and a stream may go on for long. */
-  begins(
+  responseStarted(
     { status, outcome }: BufferedResponse | StreamedResponse,
-    upstream: Asked,
+    upstream: Upstream,
     lease: Lease,
     now: number,
   ): void {
-    this.#begunAt = now;
-    this.#used(upstream, lease.key);
+    this.#startedAt = now;
+    this.#setLastKey(upstream, lease.key);
     this.#record(outcome.kind, status, "", upstream, lease, now);
-    if (this.house.tellsModels() || lease.limits !== null) void this.model;
+    if (this.engine.tellsModels() || lease.limits !== null) void this.model;
     this.#dropBody();
   }
 
-  #record(verdict: string, status: number, said: string, upstream: Asked, lease: Lease, now: number): void {
+  #record(
+    verdict: string,
+    status: number,
+    said: string,
+    upstream: Upstream,
+    lease: Lease,
+    now: number,
+  ): void {
     const { index: key, secret } = lease.key;
     const provider = upstream.config.name;
     this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
   }
 
-  #dropBody(): void {
-    this.house.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
-    this.body = null;
-    this.#sentBody = null;
-  }
-
-  #used(upstream: Asked, key: Key): void {
+  #setLastKey(upstream: Upstream, key: Key): void {
     this.#providerName = upstream.config.name;
     this.#keyId = key.secret.id;
     this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
   }
 
-  /** Ends the call and hands its response through. */
+  #dropBody(): void {
+    this.engine.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
+    this.body = null;
+    this.#sentBody = null;
+  }
+
+  /** Ends the request and hands its response through. */
   finish(status: number, outcome: string, response: Response, bytes = 0): Response {
     this.end(status, outcome, bytes);
     return response;
   }
 
-  /** Ends the call, whichever way; a second time does nothing. */
+  /** Ends the request, whichever way; a second time does nothing. `bytes`: of the answer's body. */
   end(status: number, outcome: string, bytes: number): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    const { house } = this;
-    house.inFlight -= 1;
-    const { finished } = house.observer;
-    if (house.tellsModels()) void this.model;
+    const { engine } = this;
+    engine.inFlight -= 1;
+    if (engine.tellsModels()) void this.model;
     this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
-    if (finished === undefined) return;
-    const totalMs = house.clock.now() - this.#arrivedAt;
-    finished({
+    const totalMs = engine.clock.now() - this.#arrivedAt;
+    engine.observer.finished({
       id: this.arrival,
-      at: house.clock.wall() - totalMs,
+      at: engine.clock.wall() - totalMs,
       method: this.method,
       path: this.#sentPath,
       provider: this.#providerName,
@@ -288,7 +268,7 @@ export class RequestContext implements Need, Client {
       keyId: this.#keyId,
       attempts: this.#attempts,
       waitedMs: this.waitedMs,
-      firstByteMs: this.#begunAt === null ? null : this.#begunAt - this.#arrivedAt,
+      firstByteMs: this.#startedAt === null ? null : this.#startedAt - this.#arrivedAt,
       totalMs,
       bytes,
       client: this.client,
@@ -297,7 +277,6 @@ export class RequestContext implements Need, Client {
     });
   }
 }
-
 function blameOf(setback: Failure): "nobody" | "key" | "upstream" {
   switch (setback.kind) {
     case "abandoned":

@@ -119,7 +119,7 @@ describe("an unknown id", () => {
 
   test("P35 is not asked around for again for a minute after nobody had it", () => {
     const owners = new ResourceOwners();
-    owners.nobodyHas("openai", ["file-1"], NOW);
+    owners.rememberMissing("openai", ["file-1"], NOW);
     expect(owners.unknown("openai", ["file-1", "file-2"], NOW + 59_999)).toEqual(["file-2"]);
     expect(owners.unknown("groq", ["file-1"], NOW)).toEqual(["file-1"]);
     expect(owners.unknown("openai", ["file-1"], NOW + 60_000)).toEqual(["file-1"]);
@@ -127,7 +127,7 @@ describe("an unknown id", () => {
 
   test("P35 is known as soon as somebody has it, and asked around for when it is forgotten", () => {
     const owners = new ResourceOwners();
-    owners.nobodyHas("openai", ["file-1"], NOW);
+    owners.rememberMissing("openai", ["file-1"], NOW);
     owners.learn("openai", "a", ["file-1"], NOW);
     expect(owners.accountOf("openai", ["file-1"], anywhere)).toBe("a");
     owners.forget("openai", "file-1");
@@ -137,7 +137,7 @@ describe("an unknown id", () => {
   test("is one of at most a thousand that nobody has", () => {
     const owners = new ResourceOwners();
     const ids = Array.from({ length: 1500 }, (_, index) => `file-${index}`);
-    owners.nobodyHas("openai", ids, NOW);
+    owners.rememberMissing("openai", ids, NOW);
     expect(owners.unknown("openai", ids, NOW)).toEqual(ids.slice(0, 500));
   });
 });
@@ -145,17 +145,17 @@ describe("an unknown id", () => {
 describe("the home of a provider", () => {
   test("is its first account as long as none has anything, and the same one each time", () => {
     const owners = new ResourceOwners();
-    expect(owners.home("openai", ["a", "b"])).toBe("a");
-    expect(owners.home("openai", [])).toBeNull();
+    expect(owners.mainAccount("openai", ["a", "b"])).toBe("a");
+    expect(owners.mainAccount("openai", [])).toBeNull();
   });
 
   test("is the account that has most of what lasts; turns do not count", () => {
     const owners = new ResourceOwners();
     owners.learn("openai", "b", ["file-1", "vs_1"], NOW);
     owners.learn("openai", "a", ["file-2", "resp_1", "resp_2", "resp_3"], NOW);
-    expect(owners.home("openai", ["a", "b", "c"])).toBe("b");
-    expect(owners.home("openai", ["a", "c"])).toBe("a");
-    expect(owners.home("groq", ["c", "b"])).toBe("c");
+    expect(owners.mainAccount("openai", ["a", "b", "c"])).toBe("b");
+    expect(owners.mainAccount("openai", ["a", "c"])).toBe("a");
+    expect(owners.mainAccount("groq", ["c", "b"])).toBe("c");
   });
 
   test("moves with what is forgotten, and with what turns out to be another's", () => {
@@ -164,6 +164,6 @@ describe("the home of a provider", () => {
     owners.learn("openai", "a", ["file-3"], NOW);
     owners.forget("openai", "file-1");
     owners.learn("openai", "a", ["file-2"], NOW);
-    expect(owners.home("openai", ["b", "a"])).toBe("a");
+    expect(owners.mainAccount("openai", ["b", "a"])).toBe("a");
   });
 });

@@ -6,6 +6,20 @@
  * is forgotten is asked around for again, so nothing breaks; that nobody had an id is remembered for a minute, so that
  * asking for it again and again does not ask everybody each time.
  */
+import { textOf } from "../http/body.ts";
+import {
+  StreamIds,
+  asksToKeep,
+  prefersMainAccount,
+  collectionOf,
+  idEndedBy,
+  idsAddressed,
+  idsIn,
+  idsProvenBy,
+  isStateful,
+  learnIds,
+  saysMissing,
+} from "./resources.ts";
 
 /** What is remembered of one id, as it is stored. */
 export interface OwnedId {
@@ -26,8 +40,8 @@ export interface OwnerKeeper {
 /** Ids of a provider that are remembered at most, half of them turns. Full, they take about 5 MB. */
 const MOST_IDS = 20_000;
 /** How long nobody is asked for an id that nobody had, and how many such ids are remembered. */
-const NOWHERE_MS = 60_000;
-const MOST_NOWHERE = 1000;
+const MISSING_MS = 60_000;
+const MOST_MISSING = 1000;
 
 type Owned = Pick<OwnedId, "account" | "at">;
 /** By id. The order is that of use, the longest unused first. */
@@ -45,7 +59,7 @@ export class ResourceOwners {
   readonly #shelfSize: number;
   readonly #providers = new Map<string, Shelves>();
   /** By `provider/id`: until when nobody is asked (epoch ms). */
-  readonly #nowhereUntil = new Map<string, number>();
+  readonly #missingUntil = new Map<string, number>();
 
   /** `keeper` null: nothing outlives the program. */
   constructor(keeper: OwnerKeeper | null = null, mostIds = MOST_IDS) {
@@ -86,14 +100,14 @@ export class ResourceOwners {
   unknown(provider: string, ids: readonly string[], now: number): string[] {
     return ids.filter((id) => {
       if (this.#shelfOf(provider, id)?.has(id)) return false;
-      return (this.#nowhereUntil.get(`${provider}/${id}`) ?? 0) <= now;
+      return (this.#missingUntil.get(`${provider}/${id}`) ?? 0) <= now;
     });
   }
 
   /** An answer of this account told of these ids. */
   learn(provider: string, account: string, ids: readonly string[], date: number): void {
     for (const id of ids) {
-      this.#nowhereUntil.delete(`${provider}/${id}`);
+      this.#missingUntil.delete(`${provider}/${id}`);
       if (this.owner(provider, id) === account) continue;
       this.#put(provider, id, { account, at: date });
       this.#keeper?.saveResource({ provider, id, account, at: date });
@@ -106,11 +120,11 @@ export class ResourceOwners {
   }
 
   /** All accounts were asked for these, and none had them. */
-  nobodyHas(provider: string, ids: readonly string[], now: number): void {
+  rememberMissing(provider: string, ids: readonly string[], now: number): void {
     for (const id of ids) {
-      const [oldest] = this.#nowhereUntil.keys();
-      if (this.#nowhereUntil.size >= MOST_NOWHERE && oldest !== undefined) this.#nowhereUntil.delete(oldest);
-      this.#nowhereUntil.set(`${provider}/${id}`, now + NOWHERE_MS);
+      const [oldest] = this.#missingUntil.keys();
+      if (this.#missingUntil.size >= MOST_MISSING && oldest !== undefined) this.#missingUntil.delete(oldest);
+      this.#missingUntil.set(`${provider}/${id}`, now + MISSING_MS);
     }
   }
 
@@ -118,7 +132,7 @@ export class ResourceOwners {
    * Where things are made that will be used together, and where lists come from: of these accounts the one that has
    * most of what lasts, and the first where none has more. Null: there are none.
    */
-  home(provider: string, accounts: readonly string[]): string | null {
+  mainAccount(provider: string, accounts: readonly string[]): string | null {
     const holdings = this.#providers.get(provider)?.holdings;
     const holds = (account: string) => holdings?.get(account) ?? 0;
     const [first = null, ...others] = accounts;
@@ -179,3 +193,107 @@ function isOfTurn(id: string): boolean {
 
 const OF_TURN =
   /^(?:(?:chatcmpl|ci|cmp|ctc|cu|fc|fs|gen|ig|lsh|mcp|mcpl|mcpr|msg|resp|rs|run|step|v1|ws)[_-]|gAAAA)/;
+
+// ── What one request has to do with them ────────────────────────────────────────────────────────────────────────
+
+/** A request, as far as it may refer to things. */
+export interface Referring {
+  readonly path: string;
+  /** Empty, or begins with `?`. */
+  readonly query: string;
+  readonly method: string;
+  readonly body: Uint8Array | null;
+}
+
+/** Whether a request refers to something that an account of this provider is known to have. */
+export function refersToKnownResource(
+  { path, query, method, body }: Referring,
+  provider: string,
+  accounts: () => readonly string[],
+  owners: ResourceOwners,
+): boolean {
+  if (owners.count(provider) === 0) return false;
+  const names = accounts();
+  return (
+    owners.accountOf(provider, idsIn(path, query, method, body), (name) => names.includes(name)) !== null
+  );
+}
+
+/**
+ * What a request has to do with things of the accounts of a provider; null: nothing. Runs for every request. `least`:
+ * how many accounts there must be for it to matter, or, where other providers stand beside this one, 1.
+ */
+export function bindingOf(
+  request: Referring,
+  provider: string,
+  accounts: () => readonly string[],
+  owners: ResourceOwners,
+  least: 1 | 2 = 2,
+): ResourceBinding | null {
+  const { path, body } = request;
+  const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null;
+  if (!mayRefer && !asksToKeep(path, body)) return null;
+  const names = accounts();
+  return names.length < least ? null : new ResourceBinding(request, provider, names, owners);
+}
+
+export class ResourceBinding {
+  /** The account that it has to go to; null: any. */
+  readonly boundTo: string | null;
+  /** Where it is better sent, if that can be had now; null: anywhere. */
+  readonly preferredAccount: string | null;
+  /** Its answer tells of things: it has to be readable. */
+  readonly teaches: boolean;
+  readonly #request: Omit<Referring, "body">;
+  readonly #provider: string;
+  readonly #owners: ResourceOwners;
+  readonly #ids: readonly string[];
+
+  constructor(request: Referring, provider: string, accounts: readonly string[], owners: ResourceOwners) {
+    const { path, query, method, body } = request;
+    this.#request = { path, query, method }; // the body is let go as soon as it is sent
+    this.#provider = provider;
+    this.#owners = owners;
+    this.#ids = idsIn(path, query, method, body);
+    this.boundTo = owners.accountOf(provider, this.#ids, (account) => accounts.includes(account));
+    const prefersOne = this.boundTo === null && prefersMainAccount(path, method, body);
+    this.preferredAccount = prefersOne ? owners.mainAccount(provider, accounts) : null;
+    this.teaches = isStateful(path, method) || asksToKeep(path, body);
+  }
+
+  /** Whether an answer says that what is referred to is not with this account, and it is worth asking the others. */
+  saysMissing(status: number, body: Uint8Array | null, now: number): boolean {
+    if (status !== 400 && status !== 403 && status !== 404) return false;
+    const { path, query } = this.#request;
+    const unknown = this.#owners.unknown(this.#provider, this.#ids, now);
+    return saysMissing({ status, body: body === null ? "" : textOf(body) }, path, query, unknown);
+  }
+
+  /** All accounts were asked, and none had it: for a while that is not repeated. */
+  rememberMissing(now: number): void {
+    const unknown = this.#owners.unknown(this.#provider, this.#ids, now);
+    this.#owners.rememberMissing(this.#provider, unknown, now);
+  }
+
+  /** An answer of `account` goes out. `body`: all of it, or what has come so far; null: nothing that can be read. */
+  learn(account: string, status: number, body: Uint8Array | null, now: number): void {
+    const { path, query, method } = this.#request;
+    if (status === 404 && account === this.boundTo) {
+      for (const id of idsAddressed(path, query)) this.#owners.forget(this.#provider, id);
+    }
+    if (status < 200 || status >= 300) return;
+    const told = this.teaches && body !== null ? learnIds(path, method, body) : [];
+    this.#owners.learn(this.#provider, account, [...idsProvenBy(path, this.#ids), ...told], now);
+    const ended = idEndedBy(path, method);
+    if (ended !== null) this.#owners.forget(this.#provider, ended);
+  }
+
+  /** Looks into the chunks of a stream of `account` as they pass; null: there is nothing to look for. */
+  listener(account: string): ((chunk: Uint8Array, now: number) => void) | null {
+    if (!this.teaches) return null;
+    const ids = new StreamIds(this.#request.path);
+    return (chunk, now) => {
+      if (!ids.isDone) this.#owners.learn(this.#provider, account, ids.push(chunk), now);
+    };
+  }
+}

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   asksToKeep,
-  belongsHome,
+  prefersMainAccount,
   idEndedBy,
   idsAddressed,
   isStateful,
@@ -379,6 +379,6 @@ describe("what belongs to the home account", () => {
   ];
   test.each(rows)("%s", (_, request, body, isHome) => {
     const [method = "", path = ""] = request.split(" ");
-    expect(belongsHome(path, method, body === null ? null : bytes(body))).toBe(isHome);
+    expect(prefersMainAccount(path, method, body === null ? null : bytes(body))).toBe(isHome);
   });
 });

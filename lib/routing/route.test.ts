@@ -2,11 +2,11 @@ import { describe, expect, test } from "bun:test";
 import type { Access, Config } from "../config/config.ts";
 import { hopsOf, planRoute } from "./route.ts";
 import { Secret } from "../core/secret.ts";
+import type { Upstream } from "./engine.ts";
 
-const upstream = (name: string, disabled = false) => ({
-  config: { name, disabled },
-  prefix: name === "default" ? null : `/${name}`,
-});
+/** An upstream, as far as a route looks at it. */
+const upstream = (name: string, disabled = false) =>
+  ({ config: { name, disabled }, prefix: name === "default" ? null : `/${name}` }) as unknown as Upstream;
 const DEFAULT = upstream("default");
 const GROQ = upstream("groq");
 const OFF = upstream("off", true);
@@ -19,12 +19,12 @@ function planned(path: string, query: string, init: RequestInit = {}, access = O
   return planRoute(
     request,
     { path, query },
-    { upstreams: [DEFAULT, GROQ, OFF], draining, config: { access } },
+    { upstreams: [DEFAULT, GROQ, OFF], draining, config: { access } as Config },
   );
 }
 
 describe("a request", () => {
-  const ways: [what: string, path: string, provider: string, isOpen: boolean, onPath: string][] = [
+  const ways: [what: string, path: string, provider: string, mayLeadElsewhere: boolean, onPath: string][] = [
     ["that names no provider goes to the default one", "/v1/models", "default", true, "/v1/models"],
     ["that names one goes there, without the name", "/groq/v1/models", "groq", false, "/v1/models"],
     ["that names one and no more asks for its root", "/groq", "groq", false, "/"],
@@ -36,9 +36,9 @@ describe("a request", () => {
       "/groqish/v1",
     ],
   ];
-  test.each(ways)("%s", (_, path, provider, isOpen, onPath) => {
+  test.each(ways)("%s", (_, path, provider, mayLeadElsewhere, onPath) => {
     const route = planned(path, "?a=1");
-    expect(route).toMatchObject({ kind: "route", isOpen, target: { path: onPath, query: "?a=1" } });
+    expect(route).toMatchObject({ kind: "route", mayLeadElsewhere, target: { path: onPath, query: "?a=1" } });
     expect(route.kind === "route" && route.upstream.config.name).toBe(provider);
   });
 

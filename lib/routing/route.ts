@@ -1,12 +1,12 @@
 /**
- * Where a request goes: to the provider that its path names, or by routes and fallbacks to one after another. Pure.
+ * Where a request goes: to the provider that its path names, or by routes and fallbacks to one after another. And the
+ * model that a request names, and the same request with another one in that place. Pure.
  */
 import type { Access, Config } from "../config/config.ts";
 import { parseStatusList } from "../config/config.ts";
+import { asBuffer, findTopLevelString, replaceTopLevelString } from "../core/json.ts";
+import type { Bytes } from "../http/body.ts";
 import { hasCredentialField, isClientKey } from "../http/client-auth.ts";
-import { RETRY_STATUS_FIELD } from "../http/fields.ts";
-import { keyParameters, withoutKeyParameter, withoutPrefix } from "../http/request.ts";
-import type { Target } from "../http/request.ts";
 import {
   DRAINING,
   NO_TUNNELS,
@@ -16,45 +16,34 @@ import {
   unreadableRetryStatus,
 } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
-
-/** A provider, as far as a path can name it. */
-export interface Destination {
-  readonly config: { readonly name: string; readonly disabled: boolean };
-  /** The path it is served under: `/groq`; null for the default provider where it has no name. */
-  readonly prefix: string | null;
-}
+import { keyParameters, RETRY_STATUS_FIELD, withoutKeyParameter, withoutPrefix } from "../http/request.ts";
+import type { RequestTarget } from "../http/request.ts";
+import type { Engine, Upstream } from "./engine.ts";
 
 /** A request that is let in. */
-export interface Route<D extends Destination> {
+export interface Route {
   readonly kind: "route";
-  readonly upstream: D;
-  /** The path names no provider: routes and fallbacks may lead elsewhere. */
-  readonly isOpen: boolean;
+  readonly upstream: Upstream;
+  /** The path names no provider: `ROUTES` and `FALLBACK` hold for it. */
+  readonly mayLeadElsewhere: boolean;
   /** As it goes on: without the name of the provider, and without a key that is for us. */
-  readonly target: Target;
+  readonly target: RequestTarget;
   /** Statuses that this request wants retried, beside those of the configuration. */
   readonly retryStatus: ReadonlySet<number>;
 }
 
-/** One target of a request: a provider, and the model to ask it for; null: the one the client named. */
-export interface Hop<D extends Destination> {
-  readonly upstream: D;
+/** One hop of a request: a provider, and the model to ask it for; null: the one the client named. */
+export interface Hop {
+  readonly upstream: Upstream;
   readonly model: string | null;
 }
 
-/** The providers, the default one first, and whether new requests are taken. */
-interface Destinations<D extends Destination> {
-  readonly upstreams: readonly [D, ...D[]];
-  readonly draining: boolean;
-  readonly config: { readonly access: Access };
-}
-
 /** Where a request goes, or why it goes nowhere. */
-export function planRoute<D extends Destination>(
+export function planRoute(
   { method, headers }: Request,
-  { path, query }: Target,
-  { upstreams, draining, config }: Destinations<D>,
-): Route<D> | ProxyError {
+  { path, query }: RequestTarget,
+  { upstreams, draining, config }: Pick<Engine, "upstreams" | "draining" | "config">,
+): Route | ProxyError {
   if (draining) return DRAINING;
   if (isReserved(path)) return notFound(path);
   if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
@@ -70,7 +59,7 @@ export function planRoute<D extends Destination>(
     path: named === undefined ? path : path.slice(named.prefix?.length) || "/",
     query: queryToForward(query, headers, config.access),
   };
-  return { kind: "route", upstream, isOpen: named === undefined, target, retryStatus };
+  return { kind: "route", upstream, mayLeadElsewhere: named === undefined, target, retryStatus };
 }
 
 /** A `key` in the query is for us where it is the only credential, or one of our own: then it goes no further. */
@@ -88,20 +77,105 @@ function isReserved(path: string): boolean {
   return withoutPrefix(path, "/admin") !== null || withoutPrefix(path, "/metrics") !== null;
 }
 
-/** The targets of a request in order: a route's, or its provider and what stands behind that. */
-export function hopsOf<D extends Destination>(
-  call: { readonly model: string | null },
-  { upstream, isOpen }: Route<D>,
+/** The hops of a request in order: those of a route, or its provider and what stands behind that. */
+export function hopsOf(
+  context: { readonly model: string | null },
+  { upstream, mayLeadElsewhere }: Route,
   { routes, fallback }: Pick<Config, "routes" | "fallback">,
-  upstreams: readonly D[],
-): Hop<D>[] {
-  const first: Hop<D> = { upstream, model: null };
-  if (!isOpen || (routes.length === 0 && fallback.length === 0)) return [first];
-  const { model } = call; // looked for in the body only where it is needed
+  upstreams: readonly Upstream[],
+): Hop[] {
+  const first: Hop = { upstream, model: null };
+  if (!mayLeadElsewhere || (routes.length === 0 && fallback.length === 0)) return [first];
+  const { model } = context; // looked for in the body only where it is needed
   const route = routes.find(({ name }) => name === model);
-  const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop<D>[] => {
+  const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop[] => {
     const target = upstreams.find(({ config }) => config.name === provider);
     return target === undefined || target.config.disabled ? [] : [{ upstream: target, model }];
   });
   return route !== undefined && hops.length > 0 ? hops : [first, ...hops];
 }
+
+// ── The model that a request names ──────────────────────────────────────────────────────────────────────────────
+
+/** What of a request may name a model. */
+export interface Naming {
+  readonly path: string;
+  /** Its `content-type`; null: it has none. */
+  readonly contentType: string | null;
+  readonly body: Bytes | null;
+}
+
+/** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
+const LONGEST_MODEL = 200;
+/** `/v1beta/models/gemini-pro:generateContent` */
+const IN_PATH = /(\/models\/)([^/]+)(:\w+)$/;
+/** `/openai/deployments/my-gpt/chat/completions`: Azure's limits are those of a deployment. */
+const DEPLOYMENT = /\/deployments\/([^/]+)\//;
+
+/** The model that a request names; null: none, or a name that can be none. */
+export function modelOf({ path, contentType, body }: Naming): string | null {
+  const inPath = IN_PATH.exec(path)?.[2] ?? DEPLOYMENT.exec(path)?.[1];
+  const model = inPath ?? (body === null ? null : modelOfBody(contentType, body));
+  return model === null || model.length > LONGEST_MODEL ? null : model;
+}
+
+function modelOfBody(contentType: string | null, body: Bytes): string | null {
+  const boundary = boundaryOf(contentType);
+  if (boundary === null) return findTopLevelString(body, "model")?.value ?? null;
+  const field = modelField(boundary, body);
+  return field === null ? null : asBuffer(body).toString("utf8", field.start, field.end);
+}
+
+/** The body with another model in it, and nothing else changed; as it is where it names none. */
+export function bodyWithModel(body: Bytes, contentType: string | null, model: string): Bytes {
+  const boundary = boundaryOf(contentType);
+  if (boundary === null) {
+    const found = findTopLevelString(body, "model");
+    return found === null ? body : replaceTopLevelString(body, found, model);
+  }
+  const field = modelField(boundary, body);
+  if (field === null || /[\r\n]/.test(model)) return body;
+  const written = new TextEncoder().encode(model);
+  const replaced = new Uint8Array(body.length + written.length - (field.end - field.start));
+  replaced.set(body.subarray(0, field.start));
+  replaced.set(written, field.start);
+  replaced.set(body.subarray(field.end), field.start + written.length);
+  return replaced;
+}
+
+/** The path with another model in it; as it is where it names none. */
+export function pathWithModel(path: string, model: string): string {
+  return path.replace(IN_PATH, (_, before: string, _old: string, behind: string) => {
+    return before + encodeURIComponent(model) + behind;
+  });
+}
+
+/** The boundary of a form (RFC 2046, section 5.1.1); null: it is no form. */
+function boundaryOf(contentType: string | null): string | null {
+  if (contentType === null || !/^multipart\/form-data\b/i.test(contentType)) return null;
+  const found = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))/i.exec(contentType);
+  return found?.[1] ?? found?.[2] ?? null;
+}
+
+/** More parts no form has that names a model; more bytes no part has before its content (RFC 7578). */
+const MOST_PARTS = 64;
+const LONGEST_PART_HEAD = 2048;
+
+/** Where the content of the part called `model` stands; null: there is none. Files are jumped over unread. */
+function modelField(boundary: string, body: Bytes): { start: number; end: number } | null {
+  const bytes = asBuffer(body);
+  const delimiter = Buffer.from(`\r\n--${boundary}`);
+  let at = bytes.indexOf(delimiter.subarray(2));
+  for (let part = 0; part < MOST_PARTS && at >= 0; part++) {
+    const head = at + delimiter.length - (part === 0 ? 2 : 0);
+    const end = bytes.indexOf(delimiter, head);
+    if (end < 0) return null;
+    const start = bytes.indexOf("\r\n\r\n", head) + 4;
+    const isRead = start > 3 && start <= end && start - head <= LONGEST_PART_HEAD;
+    if (isRead && NAMED_MODEL.test(bytes.toString("latin1", head, start))) return { start, end };
+    at = end;
+  }
+  return null;
+}
+
+const NAMED_MODEL = /^content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r)/im;

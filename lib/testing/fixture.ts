@@ -3,7 +3,8 @@
  * front of it. Only tests import this.
  */
 import { startProxy } from "../../proxy.ts";
-import type { Engine, Proxy } from "../../proxy.ts";
+import type { Proxy } from "../../proxy.ts";
+import type { Engine } from "../routing/engine.ts";
 import { systemClock } from "../core/clock.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import { parseConfig } from "../config/config.ts";

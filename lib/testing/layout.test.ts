@@ -12,7 +12,8 @@ const LAYERS = [
   ["config"],
   ["http"],
   ["pool"],
-  ["routing", "observability"],
+  ["observability"],
+  ["routing"],
   ["admin"],
   ["cli"],
 ];

@@ -5,69 +5,41 @@
  * password; a summary of the default provider by everybody.
  */
 import { wallOffset } from "../core/clock.ts";
-import type { Clock } from "../core/clock.ts";
-import type { Config, ProviderConfig } from "../config/config.ts";
-import { authorizeLocal } from "../http/client-auth.ts";
+import { addCors, authorizeLocal } from "../http/client-auth.ts";
 import type { Admission, ClientIdentity } from "../http/client-auth.ts";
-import { addCors } from "../http/fields.ts";
-import { healthResponse } from "./health.ts";
-import type { ProviderReport } from "./health.ts";
-import { METRICS_TYPE } from "./metrics.ts";
-import type { Metrics } from "./metrics.ts";
+import { healthResponse } from "../observability/health.ts";
+import type { ProviderReport } from "../observability/health.ts";
+import { METRICS_TYPE } from "../observability/metrics.ts";
 import { withoutPrefix } from "../http/request.ts";
-import type { Target } from "../http/request.ts";
+import type { RequestTarget } from "../http/request.ts";
+import type { Engine, Upstream } from "./engine.ts";
 import { admissionError, errorResponse } from "../http/error-responses.ts";
-import type { KeyReport } from "../pool/key.ts";
-
-/** A provider whose state can be shown. */
-export interface Reporting {
-  readonly config: ProviderConfig;
-  readonly pool: {
-    readonly pausedUntil: number;
-    readonly waiting: number;
-    report(now: number): readonly KeyReport[];
-  };
-}
-
-/** What there is to tell of. */
-export interface House {
-  readonly version: string;
-  readonly clock: Clock;
-  readonly startedAt: number;
-  readonly inFlight: number;
-  readonly config: Config;
-  /** The default one first. */
-  readonly upstreams: readonly [Reporting, ...Reporting[]];
-  readonly metrics: Metrics;
-  /** Opens the operator's door; null: there is none. */
-  readonly openAdmin: (() => Promise<{ isOperator(headers: Headers, peer: string | null): boolean }>) | null;
-}
 
 /** Whether a path leads to the operator's door, and there is one. */
-export function leadsToAdmin(path: string, { openAdmin, config }: House): boolean {
+export function leadsToAdmin(path: string, { openAdmin, config }: Engine): boolean {
   return openAdmin !== null && config.adminPassword !== null && withoutPrefix(path, "/admin") !== null;
 }
 
 /** The answer to `/health` or `/metrics`; null: the path is another. */
 export function ownAnswer(
-  { path }: Target,
+  { path }: RequestTarget,
   identity: ClientIdentity,
   admission: Admission,
-  house: House,
+  engine: Engine,
 ): Promise<Response> | null {
   switch (path) {
     case "/health":
-      return health(identity, admission, house);
+      return health(identity, admission, engine);
     case "/metrics":
-      return metrics(identity, admission, house);
+      return metrics(identity, admission, engine);
     default:
       return null;
   }
 }
 
-async function health(identity: ClientIdentity, admission: Admission, house: House): Promise<Response> {
-  const isKnownClient = (await whyNotShown(identity, admission, house)) === null;
-  const { version, clock, startedAt, upstreams, config } = house;
+async function health(identity: ClientIdentity, admission: Admission, engine: Engine): Promise<Response> {
+  const isKnownClient = (await whyNotShown(identity, admission, engine)) === null;
+  const { version, clock, startedAt, upstreams, config } = engine;
   const now = clock.now();
   const providers = reportsOf(upstreams, now);
   const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownClient });
@@ -75,15 +47,15 @@ async function health(identity: ClientIdentity, admission: Admission, house: Hou
   return response;
 }
 
-async function metrics(identity: ClientIdentity, admission: Admission, house: House): Promise<Response> {
-  const refused = await whyNotShown(identity, admission, house);
+async function metrics(identity: ClientIdentity, admission: Admission, engine: Engine): Promise<Response> {
+  const refused = await whyNotShown(identity, admission, engine);
   if (refused !== null) return errorResponse(admissionError(refused));
-  const { readVitals } = await import("./vitals.ts");
+  const { readVitals } = await import("../observability/vitals.ts");
   const vitals = await readVitals();
-  const { version, clock, startedAt, inFlight, upstreams } = house;
+  const { version, clock, startedAt, inFlight, upstreams } = engine;
   const providers = reportsOf(upstreams, clock.now());
   const startedOn = startedAt + wallOffset(clock);
-  const text = house.metrics.render({ version, startedAt: startedOn, inFlight, providers, vitals });
+  const text = engine.metrics.render({ version, startedAt: startedOn, inFlight, providers, vitals });
   return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
 }
 
@@ -93,7 +65,7 @@ type Refused = Extract<Admission, { kind: "refused" }>;
 async function whyNotShown(
   identity: ClientIdentity,
   admission: Admission,
-  { config, openAdmin }: House,
+  { config, openAdmin }: Engine,
 ): Promise<Refused | null> {
   const { access, listen, corsOrigins, adminPassword } = config;
   if (access.mode === "keys" && admission.kind === "admitted") return null;
@@ -107,10 +79,10 @@ async function whyNotShown(
 
 /** The providers as they are now, the default one first. */
 function reportsOf(
-  [first, ...others]: readonly [Reporting, ...Reporting[]],
+  [first, ...others]: Engine["upstreams"],
   now: number,
 ): [ProviderReport, ...ProviderReport[]] {
-  const report = ({ config, pool }: Reporting): ProviderReport => ({
+  const report = ({ config, pool }: Upstream): ProviderReport => ({
     name: config.name,
     dialect: config.dialect,
     baseUrl: config.baseUrl.href.replace(/\/$/, ""),

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { idsIn, idsProvenBy, saysNotHere } from "./references.ts";
+import { idsIn, idsProvenBy, saysMissing } from "./resources.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
@@ -394,6 +394,6 @@ describe("an answer says that a thing is not with this account", () => {
     ["not where it is there", "/v1/files/file-1", 200, "", ["file-1"], false],
   ];
   test.each(rows)("P35 %s", (_, path, status, body, unknown, isSo) => {
-    expect(saysNotHere({ status, body }, path, "", unknown)).toBe(isSo);
+    expect(saysMissing({ status, body }, path, "", unknown)).toBe(isSo);
   });
 });

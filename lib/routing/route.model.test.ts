@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
-
-import { bodyWithModel, modelOf, pathWithModel } from "./model-name.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
 
 type Sentence = string;
 

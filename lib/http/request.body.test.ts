@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { connectRaw, until } from "../testing/fixture.ts";
-import { receive } from "./intake.ts";
-import type { Capacity, Delivery } from "./intake.ts";
+import { receive } from "./request.ts";
+import type { Load } from "./request.ts";
 
 const LIMITS = { maxBodyBytes: 1000, maxInFlight: 2, maxBufferedBytes: 1500 };
 
@@ -11,23 +11,23 @@ interface Outcome {
 }
 
 /** A server that takes bodies in and does nothing else. */
-function open(capacity: Capacity = { inFlight: 0, bufferedBytes: 0 }) {
+function open(load: Load = { inFlight: 0, bufferedBytes: 0 }) {
   const outcomes: Outcome[] = [];
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     async fetch(request) {
-      const delivery: Delivery = { request, headers: request.headers, body: null };
-      const refusal = await receive(delivery, capacity, LIMITS);
-      const body = delivery.body === null ? null : Buffer.from(delivery.body).toString();
-      outcomes.push({ body, refused: refusal?.type ?? null });
-      return new Response(null, { status: refusal?.status ?? 204 });
+      const received = await receive(request, request.headers, load, LIMITS);
+      const isRefused = received.kind === "refused";
+      const body = isRefused || received.body === null ? null : Buffer.from(received.body).toString();
+      outcomes.push({ body, refused: isRefused ? received.type : null });
+      return new Response(null, { status: isRefused ? received.status : 204 });
     },
   });
   return {
     url: `http://127.0.0.1:${server.port}`,
-    capacity,
+    load,
     outcomes,
     async [Symbol.asyncDispose]() {
       await server.stop(true);
@@ -42,7 +42,7 @@ const inChunks = (...parts: string[]) => `Transfer-Encoding: chunked\r\n\r\n${ch
 const thousand = "x".repeat(1000);
 
 describe("a request's body", () => {
-  const rows: [says: string, sent: string, before: Capacity, outcome: Outcome, bufferedBytes: number][] = [
+  const rows: [says: string, sent: string, before: Load, outcome: Outcome, bufferedBytes: number][] = [
     ["is none where none is announced", "\r\n", fresh(), { body: null, refused: null }, 0],
     ["is empty where zero bytes are", sized(""), fresh(), { body: "", refused: null }, 0],
     ["P6 is taken in whole", sized(thousand), fresh(), { body: thousand, refused: null }, 1000],
@@ -98,7 +98,7 @@ describe("a request's body", () => {
     client.end();
     expect(scene.outcomes).toEqual([outcome]);
     // Refused or not, it is in flight until somebody ends it.
-    expect(scene.capacity).toEqual({ inFlight: before.inFlight + 1, bufferedBytes });
+    expect(scene.load).toEqual({ inFlight: before.inFlight + 1, bufferedBytes });
   });
 
   const broken: [says: string, sent: string, bytes: number][] = [
@@ -109,14 +109,14 @@ describe("a request's body", () => {
     await using scene = open();
     const client = await connectRaw(scene.url);
     client.write(`POST / HTTP/1.1\r\nHost: x\r\n${sent}`);
-    await until("it counts before it is there", () => scene.capacity.bufferedBytes === bytes);
+    await until("it counts before it is there", () => scene.load.bufferedBytes === bytes);
     client.reset();
     await until("it was judged", () => scene.outcomes.length === 1);
     expect(scene.outcomes).toEqual([{ body: null, refused: "bad_request" }]);
-    expect(scene.capacity).toEqual({ inFlight: 1, bufferedBytes: 0 });
+    expect(scene.load).toEqual({ inFlight: 1, bufferedBytes: 0 });
   });
 });
 
-function fresh(): Capacity {
+function fresh(): Load {
   return { inFlight: 0, bufferedBytes: 0 };
 }

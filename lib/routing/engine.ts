@@ -1,0 +1,76 @@
+/**
+ * What all requests share, as types: the upstreams, and the engine with everything that runs. `proxy.ts` makes them.
+ */
+import type { Config, ProviderConfig } from "../config/config.ts";
+import type { Clock } from "../core/clock.ts";
+import type { Log, Observer } from "../core/events.ts";
+import type { Base, Load } from "../http/request.ts";
+import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
+import type { Metrics } from "../observability/metrics.ts";
+import type { Keeper } from "../pool/key.ts";
+import type { KeyPool } from "../pool/lease.ts";
+import type { Prober } from "../pool/prober.ts";
+import type { RetryBudget } from "../pool/retry-budget.ts";
+import type { HeaderSampler } from "../providers/rate-limit-headers.ts";
+import type { ResourceOwners } from "./resource-owners.ts";
+
+/** A provider at work: its settings, its keys, and when it was last heard of. */
+export interface Upstream extends Reachable {
+  readonly config: ProviderConfig;
+  /** The path it is served under: `/groq`; null for the default provider where it has no name. */
+  readonly prefix: string | null;
+  readonly base: Base;
+  readonly pool: KeyPool;
+  /** What its answers announce of limits. */
+  readonly headerSampler: HeaderSampler;
+  /** How many of its faults may be answered by another attempt (P7). */
+  readonly retries: RetryBudget;
+}
+
+/** The admin API, as the server needs it. */
+export interface AdminApi {
+  /** Answers whatever is asked under `/admin`. `peer`: the socket's other end; null: surely this machine. */
+  handle(asked: {
+    readonly request: Request;
+    readonly path: string;
+    readonly query: string;
+    readonly peer: string | null;
+  }): Promise<Response>;
+  /** Whether a request for another path carries the operator's password. */
+  isOperator(headers: Headers, peer: string | null): boolean;
+}
+
+/** Everything that runs, and nothing of it global. */
+export interface Engine extends Load {
+  readonly version: string;
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly log: Log;
+  /** A reload puts another one here: whoever needs two values of one takes it once. */
+  config: Config;
+  /** The default one first. */
+  upstreams: readonly [Upstream, ...Upstream[]];
+  /** Keeps what is known of keys over a restart; null: nobody does. */
+  readonly keeper: Keeper | null;
+  readonly clocks: TimeoutTicker;
+  readonly fetch: Bun.FetchSession["fetch"];
+  readonly startedAt: number;
+  /** Tells everybody who wants to know of finished requests and changes of keys. */
+  readonly observer: Required<Observer>;
+  readonly metrics: Metrics;
+  /** Which account owns which files, threads and stored answers (P35). */
+  readonly owners: ResourceOwners;
+  readonly prober: Prober;
+  /** Loads the admin API when it is first asked for; null: there is none. */
+  openAdmin: (() => Promise<AdminApi>) | null;
+  /** Adds an observer while the proxy runs. */
+  observe(observer: Observer): void;
+  /** Whether an observer wants to know the models of requests: they have to be looked for. */
+  tellsModels(): boolean;
+  /** Called when the proxy begins to end. */
+  onDrain: () => void;
+  /** How many requests have come. */
+  arrivals: number;
+  draining: boolean;
+}
