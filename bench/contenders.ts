@@ -31,12 +31,13 @@ export function passthroughNothing(upstreamPort: number): Contender {
 
 /**
  * Starts the proxy with the settings of the benchmark and no other environment. As `usual` it keeps state and writes a
- * line for each request, like most proxies do.
+ * line for each request, like most proxies do. `others`: settings beside, or instead of, those of the bench.
  */
 export async function startProxy(
   command: string,
   upstreamPort: number,
   name: Name = "proxy",
+  others: Record<string, string> = {},
 ): Promise<Contender> {
   const port = await freePort();
   const isUsual = name === "usual";
@@ -50,6 +51,7 @@ export async function startProxy(
     LOG_LEVEL: isUsual ? "info" : "warn",
     RPM: "off",
     STATE: directory === null ? "off" : join(directory, "keywheel.db"),
+    ...others,
   };
   const env = { PATH: process.env["PATH"] ?? "", ...settings };
   const argv = ["/bin/sh", "-c", `exec ${command} --env-file /dev/null`];
