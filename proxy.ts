@@ -8,11 +8,18 @@
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
-import { banner, demoBanner, urlOf, whyNotListening } from "./lib/cli/banner.ts";
-import { openBooks } from "./lib/cli/bookkeeping.ts";
-import type { Books } from "./lib/cli/bookkeeping.ts";
-import { givenEnvironment, liftFetchLimit, placesOf } from "./lib/cli/process.ts";
-import { untilSignalled } from "./lib/cli/signals.ts";
+import {
+  banner,
+  demoBanner,
+  givenEnvironment,
+  liftFetchLimit,
+  openOutputs,
+  placesOf,
+  untilSignalled,
+  urlOf,
+  whyNotListening,
+} from "./lib/cli/startup.ts";
+import type { Outputs } from "./lib/cli/startup.ts";
 import { loadConfig, parseConfig } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
 import type { ConfiguredKey } from "./lib/config/keys.ts";
@@ -43,6 +50,7 @@ import {
   keyParameter,
   receive,
   targetOf,
+  withoutPrefix,
 } from "./lib/http/request.ts";
 import { STREAM_FAILED, errorEvent, followerOf } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
@@ -85,7 +93,7 @@ import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import type { AdminApi, Engine, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
-import { leadsToAdmin, ownAnswer } from "./lib/routing/own-paths.ts";
+import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
 import { ResourceOwners } from "./lib/routing/resource-owners.ts";
 import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
@@ -1264,9 +1272,10 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   if (target === null) return errorResponse(UNREADABLE_TARGET);
   const { path, query } = target;
   const peer = peerOf(request, server, config);
-  if (openAdmin !== null && leadsToAdmin(path, engine)) {
-    if (path.endsWith("/live")) server.timeout(request, 0); // its heartbeat finds out who has left
-    return openAdmin().then((admin) => admin.handle({ request, path, query, peer }));
+  if (withoutPrefix(path, "/admin") !== null) {
+    if (openAdmin === null || config.adminPassword === null) return adminOff(request, peer, config);
+    const keepOpen = () => server.timeout(request, 0);
+    return openAdmin().then((admin) => admin.handle({ request, path, query, peer, keepOpen }));
   }
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
   const identity = { peer, headers, keyParameter: keyParameter(query) };
@@ -1405,18 +1414,18 @@ async function serve(environment: Record<string, string>, envFile: string | null
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
   if (!loaded.ok) return refuseSettings(loaded.problems);
   const { config } = loaded;
-  const books = await openBooks(config, WORLD);
-  const proxy = startOrExplain(config, books);
+  const outputs = await openOutputs(config, WORLD);
+  const proxy = startOrExplain(config, outputs);
   if (proxy === null) return EXIT_FAILED;
   const { engine, url } = proxy;
   const { clock, log } = engine;
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
   const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
-  const desk = { works: engine, reloader, places, ledger: books.ledger, version: VERSION, url, newToken };
+  const adminOptions = { engine, reloader, places, usage: outputs.usage, version: VERSION, url, newToken };
   let opening: Promise<AdminApi> | null = null;
   engine.openAdmin = () =>
-    (opening ??= import("./lib/admin/service.ts").then(({ openAdmin }) => openAdmin(desk)));
-  const signalled = untilSignalled({ proxy, books, reloader }); // before it says that it is there: somebody may answer with a signal
+    (opening ??= import("./lib/admin/api.ts").then(({ openAdmin }) => openAdmin(adminOptions)));
+  const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
   return signalled;
 }
@@ -1427,10 +1436,10 @@ async function demo(environment: Record<string, string>): Promise<number> {
   const provider = startDemoProvider();
   const parsed = parseConfig(demoSettings(provider, environment));
   if (!parsed.ok) return refuseSettings(parsed.problems);
-  const books = await openBooks(parsed.config, WORLD);
-  const proxy = startOrExplain(parsed.config, books);
+  const outputs = await openOutputs(parsed.config, WORLD);
+  const proxy = startOrExplain(parsed.config, outputs);
   if (proxy === null) return EXIT_FAILED;
-  const signalled = untilSignalled({ proxy, books, reloader: null });
+  const signalled = untilSignalled({ proxy, outputs, reloader: null });
   console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
   const code = await signalled;
   await provider.stop();
@@ -1443,7 +1452,7 @@ function refuseSettings(problems: readonly string[]): number {
 }
 
 /** Starts the proxy; null: it cannot listen, and stderr says why. */
-function startOrExplain(config: Config, { log, observers, store }: Books): Proxy | null {
+function startOrExplain(config: Config, { log, observers, store }: Outputs): Proxy | null {
   try {
     return startProxy(config, { ...WORLD, log, observers, keeper: store, resources: store });
   } catch (error) {

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
-import { type Admin, createAdmin } from "./api.ts";
+import { type Admin, createAdmin, type Operator } from "./api.ts";
 import type { Access, Listen } from "../config/config.ts";
 import type { ConfiguredKey } from "../config/keys.ts";
-import type { KeyTrial, KeyView, LiveEvent, Operator, Outcome, Overview, Reloaded } from "./views.ts";
+import type { KeyTrial, KeyView, LiveEvent, ChangeOutcome, AdminOverview, ReloadOutcome } from "./views.ts";
 import { FalseClock, settled, until } from "../testing/fixture.ts";
 import { createLog } from "../observability/log.ts";
 import { contentPolicy } from "./dashboard.ts";
@@ -24,10 +24,10 @@ class RememberingOperator implements Operator {
   overviews = 0;
   inFlight = 0;
   trial: KeyTrial = { kind: "works" };
-  outcome: Outcome = { kind: "done", message: "It was done." };
-  reloaded: Reloaded = { kind: "done", changes: ["groq was added"] };
+  outcome: ChangeOutcome = { kind: "done", message: "It was done." };
+  reloaded: ReloadOutcome = { kind: "done", changes: ["groq was added"] };
 
-  overview(): Overview {
+  overview(): AdminOverview {
     this.overviews += 1;
     const settings = { rpm: { value: "auto", origin: "default" as const, locked: null } };
     const provider = {
@@ -91,7 +91,7 @@ class RememberingOperator implements Operator {
     return () => (this.listener = null);
   };
 
-  #change(what: string): Outcome {
+  #change(what: string): ChangeOutcome {
     this.asked.push(what);
     return this.outcome;
   }
@@ -149,7 +149,7 @@ const COOLED: KeyEvent = {
   said: "slow down",
 };
 
-interface House {
+interface AdminStage {
   url: string;
   operator: RememberingOperator;
   admin: Admin;
@@ -158,6 +158,8 @@ interface House {
   logged(): string;
   /** Where the next requests come from, whatever the socket says. */
   peer: string | null;
+  /** From how many requests the idle timer was lifted. */
+  kept: number;
   /** ADMIN_PASSWORD as it is now. */
   password: Secret | null;
   access: Access;
@@ -167,8 +169,8 @@ interface House {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** The door on a real socket, before an engine that only remembers. */
-function open(access: Access = { mode: "protected" }): House {
+/** The API on a real socket, before an engine that only remembers. */
+function open(access: Access = { mode: "protected" }): AdminStage {
   const operator = new RememberingOperator();
   const clock = new FalseClock();
   let text = "";
@@ -179,9 +181,9 @@ function open(access: Access = { mode: "protected" }): House {
     operator,
     clock,
     log,
-    password: () => house.password,
+    password: () => stage.password,
     newToken: () => `canary-token-${(tokens += 1)}`,
-    config: () => ({ access: house.access, listen }),
+    config: () => ({ access: stage.access, listen }),
   });
   const server = Bun.serve({
     port: 0,
@@ -189,24 +191,25 @@ function open(access: Access = { mode: "protected" }): House {
     development: false,
     fetch(request) {
       const { pathname: path, search: query } = new URL(request.url);
-      return admin.handle({ request, path, query, peer: house.peer });
+      return admin.handle({ request, path, query, peer: stage.peer, keepOpen: () => (stage.kept += 1) });
     },
   });
-  const house: House = {
+  const stage: AdminStage = {
     url: `http://127.0.0.1:${server.port}`,
     operator,
     admin,
     clock,
     peer: "127.0.0.1",
+    kept: 0,
     password: new Secret(PASSWORD),
     access,
     logged() {
       log.flush();
       return text;
     },
-    ask: (path, init) => fetch(house.url + path, init),
+    ask: (path, init) => fetch(stage.url + path, init),
     async signIn() {
-      const response = await house.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
+      const response = await stage.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
       expect(response.status).toBe(200);
       const [cookie = ""] = (response.headers.get("set-cookie") ?? "").split(";");
       return { cookie };
@@ -216,7 +219,7 @@ function open(access: Access = { mode: "protected" }): House {
       await server.stop(true);
     },
   };
-  return house;
+  return stage;
 }
 
 function changeOf(method: string, headers: Record<string, string>, body: unknown = {}): BunFetchRequestInit {
@@ -237,7 +240,7 @@ async function outcomeOf(response: Response): Promise<string> {
 const PAUSE = `/admin/api/providers/default/keys/${IDS[0]}/pause`;
 const ADD = "/admin/api/providers/default/keys";
 
-describe("the operator's door", () => {
+describe("the admin API", () => {
   const strangers: [says: string, path: string, init: BunFetchRequestInit, outcome: string][] = [
     ["nothing at all", "/admin/api/overview", {}, "401 sign_in_required"],
     ["no password, to change something", PAUSE, changeOf("POST", {}), "401 sign_in_required"],
@@ -313,26 +316,26 @@ describe("the operator's door", () => {
     ],
   ];
   test.each(strangers)("P30 lets nobody in who sends %s", async (_, path, init, expected) => {
-    await using house = open();
-    const response = await house.ask(path, init);
+    await using stage = open();
+    const response = await stage.ask(path, init);
     expect(await outcomeOf(response)).toBe(expected);
     expect(response.headers.get("cache-control")).toBe("no-store");
     expect(response.headers.get("x-content-type-options")).toBe("nosniff");
     expect(response.headers.get("access-control-allow-origin")).toBeNull();
     expect(response.headers.get("set-cookie")).toBeNull();
-    expect(house.operator.asked).toEqual([]);
+    expect(stage.operator.asked).toEqual([]);
   });
 
   test("names the methods that there are", async () => {
-    await using house = open();
-    expect((await house.ask("/admin/api/login")).headers.get("allow")).toBe("POST");
-    expect((await house.ask(PAUSE, changeOf("DELETE", {}))).headers.get("allow")).toBe("POST");
+    await using stage = open();
+    expect((await stage.ask("/admin/api/login")).headers.get("allow")).toBe("POST");
+    expect((await stage.ask(PAUSE, changeOf("DELETE", {}))).headers.get("allow")).toBe("POST");
   });
 
   test("is not there without a password, and goes when it is taken away", async () => {
-    await using house = open();
-    const browser = await house.signIn();
-    house.password = null;
+    await using stage = open();
+    const browser = await stage.signIn();
+    stage.password = null;
     for (const path of [
       "/admin",
       "/admin/",
@@ -340,11 +343,11 @@ describe("the operator's door", () => {
       "/admin/api/overview",
       "/admin/api/login",
     ]) {
-      expect(await outcomeOf(await house.ask(path, { headers: { ...browser, ...BEARER } }))).toBe(
+      expect(await outcomeOf(await stage.ask(path, { headers: { ...browser, ...BEARER } }))).toBe(
         "404 not_found",
       );
     }
-    expect(await outcomeOf(await house.ask(PAUSE, changeOf("POST", { authorization: "Bearer null" })))).toBe(
+    expect(await outcomeOf(await stage.ask(PAUSE, changeOf("POST", { authorization: "Bearer null" })))).toBe(
       "404 not_found",
     );
   });
@@ -367,68 +370,68 @@ describe("a page of another origin", () => {
     ["is the same name with more", { origin: "http://127.0.0.1.evil.example", ...JSON_TYPE }, "{}"],
   ];
   test.each(attacks)("P30 changes nothing when it %s, even with a session", async (_, headers, body) => {
-    await using house = open();
-    const browser = await house.signIn();
-    const response = await house.ask(PAUSE, { method: "POST", headers: { ...browser, ...headers }, body });
+    await using stage = open();
+    const browser = await stage.signIn();
+    const response = await stage.ask(PAUSE, { method: "POST", headers: { ...browser, ...headers }, body });
     expect(["403 forbidden_origin", "415 unsupported_media_type"]).toContain(await outcomeOf(response));
-    expect(house.operator.asked).toEqual([]);
+    expect(stage.operator.asked).toEqual([]);
   });
 
   test("P30 cannot read either, and cannot sign anybody in", async () => {
-    await using house = open();
-    const browser = await house.signIn();
+    await using stage = open();
+    const browser = await stage.signIn();
     for (const path of ["/admin/api/overview", "/admin/api/live", "/admin/api/requests"]) {
-      expect(await outcomeOf(await house.ask(path, { headers: { ...browser, ...EVIL } }))).toBe(
+      expect(await outcomeOf(await stage.ask(path, { headers: { ...browser, ...EVIL } }))).toBe(
         "403 forbidden_origin",
       );
     }
     const login = changeOf("POST", EVIL, { password: PASSWORD });
-    expect(await outcomeOf(await house.ask("/admin/api/login", login))).toBe("403 forbidden_origin");
+    expect(await outcomeOf(await stage.ask("/admin/api/login", login))).toBe("403 forbidden_origin");
   });
 
   test("may hold a link to the page, which shows nothing by itself", async () => {
-    await using house = open();
-    expect((await house.ask("/admin", { headers: { "sec-fetch-site": "cross-site" } })).status).toBe(200);
+    await using stage = open();
+    expect((await stage.ask("/admin", { headers: { "sec-fetch-site": "cross-site" } })).status).toBe(200);
   });
 
   test("P30 is refused under a name that it made lead here, in protected mode", async () => {
-    await using house = open();
+    await using stage = open();
     for (const path of ["/admin", "/admin/api/session"]) {
       const headers = { ...BEARER, host: "evil.example:3000" };
-      expect(await outcomeOf(await house.ask(path, { headers }))).toBe("403 forbidden_origin");
+      expect(await outcomeOf(await stage.ask(path, { headers }))).toBe("403 forbidden_origin");
     }
   });
 
   test("P30 has no session under such a name where other names are let in", async () => {
-    await using house = open({ mode: "open" });
+    await using stage = open({ mode: "open" });
     const rebound = {
       host: "evil.example:3000",
       origin: "http://evil.example:3000",
       "sec-fetch-site": "same-origin",
     };
-    const response = await house.ask(PAUSE, changeOf("POST", rebound));
+    const response = await stage.ask(PAUSE, changeOf("POST", rebound));
     expect(await outcomeOf(response)).toBe("401 sign_in_required");
-    expect((await house.ask("/admin", { headers: rebound })).status).toBe(200);
+    expect((await stage.ask("/admin", { headers: rebound })).status).toBe(200);
   });
 });
 
 describe("another machine", () => {
   test("P30 is refused in protected mode, by its socket and not by a header", async () => {
-    await using house = open();
-    house.peer = "192.0.2.8";
+    await using stage = open();
+    stage.peer = "192.0.2.8";
     const headers = { ...BEARER, "x-forwarded-for": "127.0.0.1", forwarded: "for=127.0.0.1" };
-    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers }))).toBe("403 protected_mode");
-    expect(await outcomeOf(await house.ask("/admin"))).toBe("403 protected_mode");
+    expect(await outcomeOf(await stage.ask("/admin/api/overview", { headers }))).toBe("403 protected_mode");
+    expect(await outcomeOf(await stage.ask("/admin"))).toBe("403 protected_mode");
   });
 
   test("gets in with the password where clients have keys", async () => {
-    await using house = open({ mode: "keys", clients: [{ name: null, secret: new Secret("client-key-1") }] });
-    house.peer = "192.0.2.8";
+    await using stage = open({ mode: "keys", clients: [{ name: null, secret: new Secret("client-key-1") }] });
+    stage.peer = "192.0.2.8";
     const host = { host: "pi.local:3000" };
-    expect((await house.ask("/admin", { headers: host })).status).toBe(200);
-    expect((await house.ask("/admin/api/overview", { headers: { ...BEARER, ...host } })).status).toBe(200);
+    expect((await stage.ask("/admin", { headers: host })).status).toBe(200);
+    expect((await stage.ask("/admin/api/overview", { headers: { ...BEARER, ...host } })).status).toBe(200);
     const asClient = { authorization: "Bearer client-key-1", ...host };
-    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: asClient }))).toBe(
+    expect(await outcomeOf(await stage.ask("/admin/api/overview", { headers: asClient }))).toBe(
       "401 wrong_password",
     );
   });
@@ -436,69 +439,71 @@ describe("another machine", () => {
 
 describe("a session", () => {
   test("begins with the password, in a cookie that no script and no other site gets", async () => {
-    await using house = open();
-    const response = await house.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
+    await using stage = open();
+    const response = await stage.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
     expect(await response.json()).toEqual({ signed_in: true });
-    const port = new URL(house.url).port;
+    const port = new URL(stage.url).port;
     expect(response.headers.get("set-cookie")).toBe(
       `keywheel_${port}=canary-token-1; HttpOnly; SameSite=Strict; Path=/admin`,
     );
   });
 
   test("lets its browser see and change everything", async () => {
-    await using house = open();
-    const browser = { ...(await house.signIn()), origin: house.url, "sec-fetch-site": "same-origin" };
-    const session = await house.ask("/admin/api/session", { headers: browser });
+    await using stage = open();
+    const browser = { ...(await stage.signIn()), origin: stage.url, "sec-fetch-site": "same-origin" };
+    const session = await stage.ask("/admin/api/session", { headers: browser });
     expect(await session.json()).toEqual({ signed_in: true, version: "1.2.3" });
-    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
-    expect((await house.ask(PAUSE, changeOf("POST", browser))).status).toBe(200);
-    expect(house.operator.asked).toEqual([`pause default ${IDS[0]}`]);
+    expect((await stage.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    expect((await stage.ask(PAUSE, changeOf("POST", browser))).status).toBe(200);
+    expect(stage.operator.asked).toEqual([`pause default ${IDS[0]}`]);
   });
 
   test("is found among the cookies that others have planted", async () => {
-    await using house = open();
-    const { cookie = "" } = await house.signIn();
+    await using stage = open();
+    const { cookie = "" } = await stage.signIn();
     const [name] = cookie.split("=");
     const headers = { cookie: `${name}=planted; other=1; ${cookie}; keywheel=x` };
-    expect((await house.ask("/admin/api/overview", { headers })).status).toBe(200);
+    expect((await stage.ask("/admin/api/overview", { headers })).status).toBe(200);
   });
 
-  const endings: [says: string, end: (house: House, browser: Record<string, string>) => Promise<unknown>][] =
+  const endings: [
+    says: string,
+    end: (stage: AdminStage, browser: Record<string, string>) => Promise<unknown>,
+  ][] = [
+    ["is signed out", (stage, browser) => stage.ask("/admin/api/logout", changeOf("POST", browser))],
+    ["was not used for twelve hours", (stage) => stage.clock.advance(12 * 3_600_000 + 1)],
+    ["was begun with another password", async (stage) => (stage.password = new Secret("another-password"))],
     [
-      ["is signed out", (house, browser) => house.ask("/admin/api/logout", changeOf("POST", browser))],
-      ["was not used for twelve hours", (house) => house.clock.advance(12 * 3_600_000 + 1)],
-      ["was begun with another password", async (house) => (house.password = new Secret("another-password"))],
-      [
-        "is the oldest of too many",
-        async (house) => {
-          for (let other = 0; other < 64; other += 1) await house.signIn();
-        },
-      ],
-    ];
+      "is the oldest of too many",
+      async (stage) => {
+        for (let other = 0; other < 64; other += 1) await stage.signIn();
+      },
+    ],
+  ];
   test.each(endings)("ends when it %s", async (_, end) => {
-    await using house = open();
-    const browser = await house.signIn();
-    await end(house, browser);
-    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: browser }))).toBe(
+    await using stage = open();
+    const browser = await stage.signIn();
+    await end(stage, browser);
+    expect(await outcomeOf(await stage.ask("/admin/api/overview", { headers: browser }))).toBe(
       "401 sign_in_required",
     );
-    const session = await house.ask("/admin/api/session", { headers: browser });
+    const session = await stage.ask("/admin/api/session", { headers: browser });
     expect(await session.json()).toEqual({ signed_in: false, version: null });
   });
 
   test("goes on while it is used", async () => {
-    await using house = open();
-    const browser = await house.signIn();
+    await using stage = open();
+    const browser = await stage.signIn();
     for (let hour = 0; hour < 40; hour += 10) {
-      await house.clock.advance(10 * 3_600_000);
-      expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+      await stage.clock.advance(10 * 3_600_000);
+      expect((await stage.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
     }
   });
 
   test("takes its cookie back at the end", async () => {
-    await using house = open();
-    const browser = await house.signIn();
-    const response = await house.ask("/admin/api/logout", changeOf("POST", browser));
+    await using stage = open();
+    const browser = await stage.signIn();
+    const response = await stage.ask("/admin/api/logout", changeOf("POST", browser));
     expect(await response.json()).toEqual({ signed_in: false });
     expect(response.headers.get("set-cookie")).toMatch(/^keywheel_\d+=; .*Max-Age=0$/);
   });
@@ -508,70 +513,70 @@ describe("a password", () => {
   test.each(["pässwörd-à", "пароль-пароль", "with spaces inside", "=:;,\"'%41"])(
     "may be %s",
     async (password) => {
-      await using house = open();
-      house.password = new Secret(password);
+      await using stage = open();
+      stage.password = new Secret(password);
       // As curl sends it: the bytes of UTF-8.
       const authorization = `Bearer ${Buffer.from(password).toString("latin1")}`;
-      expect((await house.ask("/admin/api/overview", { headers: { authorization } })).status).toBe(200);
-      expect((await house.ask("/admin/api/login", changeOf("POST", {}, { password }))).status).toBe(200);
+      expect((await stage.ask("/admin/api/overview", { headers: { authorization } })).status).toBe(200);
+      expect((await stage.ask("/admin/api/login", changeOf("POST", {}, { password }))).status).toBe(200);
     },
   );
 });
 
 describe("wrong passwords in a loop", () => {
   test("P30 are told to wait, and then not even the right one is looked at", async () => {
-    await using house = open();
+    await using stage = open();
     const outcomes: string[] = [];
     for (let attempt = 0; attempt < 5; attempt += 1) {
       outcomes.push(
         await outcomeOf(
-          await house.ask("/admin/api/login", changeOf("POST", {}, { password: `no ${attempt}` })),
+          await stage.ask("/admin/api/login", changeOf("POST", {}, { password: `no ${attempt}` })),
         ),
       );
     }
     const wrong = "401 wrong_password";
     const late = "429 too_many_attempts";
     expect(outcomes).toEqual([wrong, wrong, wrong, late, late]);
-    const right = await house.ask("/admin/api/overview", { headers: BEARER });
+    const right = await stage.ask("/admin/api/overview", { headers: BEARER });
     expect(right.headers.get("retry-after")).toBe("1");
     expect(await right.json()).toMatchObject({ error: { type: "too_many_attempts", retry_after: 1 } });
-    await house.clock.advance(1000);
-    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
-    expect(house.logged().match(/admin_wrong_password/g)).toHaveLength(3);
+    await stage.clock.advance(1000);
+    expect((await stage.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+    expect(stage.logged().match(/admin_wrong_password/g)).toHaveLength(3);
   });
 
   test("P30 keep out neither a session nor the right password from elsewhere", async () => {
-    await using house = open({ mode: "open" });
-    house.peer = "192.0.2.8";
-    const browser = await house.signIn();
-    house.peer = "198.51.100.1";
+    await using stage = open({ mode: "open" });
+    stage.peer = "192.0.2.8";
+    const browser = await stage.signIn();
+    stage.peer = "198.51.100.1";
     for (let attempt = 0; attempt < 100; attempt += 1) {
-      await house.ask("/admin/api/overview", { headers: { authorization: "Bearer guess" } });
+      await stage.ask("/admin/api/overview", { headers: { authorization: "Bearer guess" } });
     }
-    expect(await outcomeOf(await house.ask("/admin/api/overview", { headers: BEARER }))).toBe(
+    expect(await outcomeOf(await stage.ask("/admin/api/overview", { headers: BEARER }))).toBe(
       "429 too_many_attempts",
     );
-    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
-    house.peer = "203.0.113.5";
-    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+    expect((await stage.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    stage.peer = "203.0.113.5";
+    expect((await stage.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
   });
 
   test("P30 are counted on other paths too, and do not keep the operator out there", async () => {
-    await using house = open();
+    await using stage = open();
     const elsewhere = (password: string) =>
-      house.admin.isOperator(new Headers({ authorization: `Bearer ${password}` }), "127.0.0.1");
+      stage.admin.isOperator(new Headers({ authorization: `Bearer ${password}` }), "127.0.0.1");
     expect(elsewhere(PASSWORD)).toBe(true);
     expect([1, 2, 3, 4].map((guess) => elsewhere(`guess ${guess}`))).toEqual([false, false, false, false]);
     expect(elsewhere(PASSWORD)).toBe(false);
-    expect(house.admin.isOperator(new Headers(), "127.0.0.1")).toBe(false);
-    expect((await house.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
+    expect(stage.admin.isOperator(new Headers(), "127.0.0.1")).toBe(false);
+    expect((await stage.ask("/admin/api/overview", { headers: BEARER })).status).toBe(200);
   });
 });
 
 describe("what the operator sees", () => {
   async function see(path: string): Promise<unknown> {
-    await using house = open();
-    const response = await house.ask(`/admin/api/${path}`, { headers: BEARER });
+    await using stage = open();
+    const response = await stage.ask(`/admin/api/${path}`, { headers: BEARER });
     expect(response.status).toBe(200);
     return response.json();
   }
@@ -634,8 +639,8 @@ describe("what the operator sees", () => {
     "requests?limit=",
     "usage?days=-1",
   ])("is not counted by %s", async (path) => {
-    await using house = open();
-    expect(await outcomeOf(await house.ask(`/admin/api/${path}`, { headers: BEARER }))).toBe(
+    await using stage = open();
+    expect(await outcomeOf(await stage.ask(`/admin/api/${path}`, { headers: BEARER }))).toBe(
       "400 bad_request",
     );
   });
@@ -701,23 +706,23 @@ describe("what the operator does", () => {
     ],
   ];
   test.each(rows)("%s", async (_, method, path, body, asked) => {
-    await using house = open();
-    const response = await house.ask(`/admin/api/${path}`, changeOf(method, BEARER, body));
+    await using stage = open();
+    const response = await stage.ask(`/admin/api/${path}`, changeOf(method, BEARER, body));
     expect(response.status).toBe(method === "POST" && path.endsWith("/keys") ? 201 : 200);
     expect(await response.json()).toMatchObject({ message: expect.stringMatching(/\w/) });
-    expect(house.operator.asked).toEqual(asked);
+    expect(stage.operator.asked).toEqual(asked);
   });
 
   test("needs neither a body nor its type from a script", async () => {
-    await using house = open();
-    expect((await house.ask(PAUSE, { method: "POST", headers: BEARER })).status).toBe(200);
-    expect((await house.ask(`/admin/api/${KEY}`, { method: "DELETE", headers: BEARER })).status).toBe(200);
+    await using stage = open();
+    expect((await stage.ask(PAUSE, { method: "POST", headers: BEARER })).status).toBe(200);
+    expect((await stage.ask(`/admin/api/${KEY}`, { method: "DELETE", headers: BEARER })).status).toBe(200);
   });
 
   test("is logged with the key's id", async () => {
-    await using house = open();
-    await house.ask(PAUSE, changeOf("POST", BEARER));
-    expect(JSON.parse(house.logged())).toMatchObject({
+    await using stage = open();
+    await stage.ask(PAUSE, changeOf("POST", BEARER));
+    expect(JSON.parse(stage.logged())).toMatchObject({
       event: "admin_change",
       action: "pause",
       provider: "default",
@@ -726,24 +731,24 @@ describe("what the operator does", () => {
     });
   });
 
-  const refusals: [why: Extract<Outcome, { kind: "refused" }>["why"], outcome: string][] = [
+  const refusals: [why: Extract<ChangeOutcome, { kind: "refused" }>["why"], outcome: string][] = [
     ["not_found", "404 not_found"],
     ["conflict", "409 conflict"],
     ["invalid_value", "422 invalid_value"],
     ["not_writable", "409 not_writable"],
   ];
   test.each(refusals)("is answered by the engine's own words where it is %s", async (why, expected) => {
-    await using house = open();
-    house.operator.outcome = { kind: "refused", why, message: "Do this instead." };
-    const response = await house.ask(PAUSE, changeOf("POST", BEARER));
+    await using stage = open();
+    stage.operator.outcome = { kind: "refused", why, message: "Do this instead." };
+    const response = await stage.ask(PAUSE, changeOf("POST", BEARER));
     expect(await response.clone().json()).toMatchObject({ error: { message: "Do this instead." } });
     expect(await outcomeOf(response)).toBe(expected);
   });
 
   test("P32 says why files were not loaded", async () => {
-    await using house = open();
-    house.operator.reloaded = { kind: "refused", problems: ["RPM is many.", "HOST is nowhere."] };
-    const response = await house.ask("/admin/api/reload", changeOf("POST", BEARER));
+    await using stage = open();
+    stage.operator.reloaded = { kind: "refused", problems: ["RPM is many.", "HOST is nowhere."] };
+    const response = await stage.ask("/admin/api/reload", changeOf("POST", BEARER));
     const message = "Nothing was changed; first correct this:\nRPM is many.\nHOST is nowhere.";
     expect(await response.clone().json()).toMatchObject({ error: { message } });
     expect(await outcomeOf(response)).toBe("422 invalid_configuration");
@@ -752,36 +757,36 @@ describe("what the operator does", () => {
 
 describe("a key that is added", () => {
   test("is not saved where the provider refuses it, and its words are shown without the key", async () => {
-    await using house = open();
+    await using stage = open();
     const key = "sk-canary-new-3333";
-    house.operator.trial = { kind: "denied", said: `Incorrect API key provided: ${key}` };
-    const response = await house.ask(ADD, changeOf("POST", BEARER, { key }));
+    stage.operator.trial = { kind: "denied", said: `Incorrect API key provided: ${key}` };
+    const response = await stage.ask(ADD, changeOf("POST", BEARER, { key }));
     expect(await response.clone().text()).toContain("Incorrect API key provided: [redacted]");
     expect(await outcomeOf(response)).toBe("422 key_refused");
-    expect(house.operator.asked).toEqual([`validate default ${fingerprint(key)}`]);
+    expect(stage.operator.asked).toEqual([`validate default ${fingerprint(key)}`]);
   });
 
   test("is saved where the provider cannot be asked, and that is said", async () => {
-    await using house = open();
-    house.operator.trial = { kind: "unclear", said: "No connection" };
-    const response = await house.ask(ADD, changeOf("POST", BEARER, { key: "sk-new" }));
+    await using stage = open();
+    stage.operator.trial = { kind: "unclear", said: "No connection" };
+    const response = await stage.ask(ADD, changeOf("POST", BEARER, { key: "sk-new" }));
     expect(await response.json()).toEqual({
       message: 'It was done. Whether it works could not be told: "No connection".',
     });
-    expect(house.operator.asked).toHaveLength(2);
+    expect(stage.operator.asked).toHaveLength(2);
   });
 
   test("is refused where it is there already, before anybody is asked", async () => {
-    await using house = open();
-    expect(await outcomeOf(await house.ask(ADD, changeOf("POST", BEARER, { key: `x@${KEYS[0]}:5` })))).toBe(
+    await using stage = open();
+    expect(await outcomeOf(await stage.ask(ADD, changeOf("POST", BEARER, { key: `x@${KEYS[0]}:5` })))).toBe(
       "409 conflict",
     );
     expect(
       await outcomeOf(
-        await house.ask("/admin/api/providers/nobody/keys", changeOf("POST", BEARER, { key: "k" })),
+        await stage.ask("/admin/api/providers/nobody/keys", changeOf("POST", BEARER, { key: "k" })),
       ),
     ).toBe("404 not_found");
-    expect(house.operator.asked).toEqual([]);
+    expect(stage.operator.asked).toEqual([]);
   });
 
   const wrong: [says: string, body: unknown, outcome: string][] = [
@@ -808,10 +813,10 @@ describe("a key that is added", () => {
     ["is missing", { force: true }, "400 bad_request"],
   ];
   test.each(wrong)("P29 is refused and not repeated when it %s", async (_, body, expected) => {
-    await using house = open();
-    expect(await outcomeOf(await house.ask(ADD, changeOf("POST", BEARER, body)))).toBe(expected);
-    expect(house.operator.asked).toEqual([]);
-    expect(house.logged()).not.toContain("canary");
+    await using stage = open();
+    expect(await outcomeOf(await stage.ask(ADD, changeOf("POST", BEARER, body)))).toBe(expected);
+    expect(stage.operator.asked).toEqual([]);
+    expect(stage.logged()).not.toContain("canary");
   });
 });
 
@@ -836,10 +841,10 @@ describe("a body", () => {
     ["is called text", "{}", "text/plain", "415 unsupported_media_type"],
   ];
   test.each(rows)("is refused when it %s", async (_, body, type, expected) => {
-    await using house = open();
+    await using stage = open();
     const headers = { ...BEARER, "content-type": type };
-    expect(await outcomeOf(await house.ask(ADD, { method: "POST", headers, body }))).toBe(expected);
-    expect(house.operator.asked).toEqual([]);
+    expect(await outcomeOf(await stage.ask(ADD, { method: "POST", headers, body }))).toBe(expected);
+    expect(stage.operator.asked).toEqual([]);
   });
 
   const edits: [says: string, body: unknown, outcome: string][] = [
@@ -851,23 +856,23 @@ describe("a body", () => {
     ["is empty", {}, "400 bad_request"],
   ];
   test.each(edits)("edits nothing when it %s", async (_, body, expected) => {
-    await using house = open();
-    const response = await house.ask("/admin/api/providers/default", changeOf("PATCH", BEARER, body));
+    await using stage = open();
+    const response = await stage.ask("/admin/api/providers/default", changeOf("PATCH", BEARER, body));
     expect(await outcomeOf(response)).toBe(expected);
-    expect(house.operator.asked).toEqual([]);
+    expect(stage.operator.asked).toEqual([]);
   });
 
   test.each([{}, { ids: "x" }, { ids: [1] }])("orders nothing when it is %j", async (body) => {
-    await using house = open();
-    const response = await house.ask("/admin/api/providers/default/order", changeOf("POST", BEARER, body));
+    await using stage = open();
+    const response = await stage.ask("/admin/api/providers/default/order", changeOf("POST", BEARER, body));
     expect(await outcomeOf(response)).toBe("400 bad_request");
   });
 });
 
 describe("the live view", () => {
   /** The text of a stream as it comes. */
-  async function watch(house: House, headers: Record<string, string> = BEARER) {
-    const response = await house.ask("/admin/api/live", { headers });
+  async function watch(stage: AdminStage, headers: Record<string, string> = BEARER) {
+    const response = await stage.ask("/admin/api/live", { headers });
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     const reader = (response.body ?? new Blob().stream()).getReader();
     const seen = { text: "", hasEnded: false, leave: () => reader.cancel() };
@@ -879,30 +884,30 @@ describe("the live view", () => {
       }
       seen.hasEnded = true;
     };
-    read().catch(() => {}); // cut when the house closes
+    read().catch(() => {}); // cut when the server stops
     await until("the first overview", () => seen.text.includes("event: overview"));
     return seen;
   }
   const overviews = (text: string) => text.match(/event: overview/g)?.length ?? 0;
 
   test("begins with the overview, and repeats it only when it has changed", async () => {
-    await using house = open();
-    const seen = await watch(house);
+    await using stage = open();
+    const seen = await watch(stage);
     const [, json = ""] = /event: overview\ndata: (.*)\n\n/.exec(seen.text) ?? [];
     expect(JSON.parse(json)).toMatchObject({ version: "1.2.3", providers: [{ name: "default" }, {}] });
-    await house.clock.advance(5000);
+    await stage.clock.advance(5000);
     expect(overviews(seen.text)).toBe(1);
-    house.operator.inFlight = 7;
-    await house.clock.advance(1000);
+    stage.operator.inFlight = 7;
+    await stage.clock.advance(1000);
     await until("the second overview", () => overviews(seen.text) === 2);
     expect(seen.text).toContain('"in_flight":7');
   });
 
   test("shows requests and keys as it happens", async () => {
-    await using house = open();
-    const seen = await watch(house);
-    house.operator.listener?.({ kind: "request", record: record(7) });
-    house.operator.listener?.({ kind: "key", event: COOLED });
+    await using stage = open();
+    const seen = await watch(stage);
+    stage.operator.listener?.({ kind: "request", record: record(7) });
+    stage.operator.listener?.({ kind: "key", event: COOLED });
     await until("both events", () => seen.text.includes("event: key"));
     expect(seen.text).toMatch(/event: request\ndata: \{"id":7,.*\n\nevent: key\n/);
     expect(seen.text).toContain(
@@ -911,90 +916,90 @@ describe("the live view", () => {
   });
 
   test("says something every 15 s, so that nothing on the way closes it", async () => {
-    await using house = open();
-    const seen = await watch(house);
-    await house.clock.advance(16_000);
+    await using stage = open();
+    const seen = await watch(stage);
+    await stage.clock.advance(16_000);
     await until("a comment", () => seen.text.endsWith("\n\n:\n\n"));
   });
 
   test("costs nothing when nobody watches", async () => {
-    await using house = open();
-    const seen = await watch(house);
-    expect(house.clock.timers).toBe(1);
+    await using stage = open();
+    const seen = await watch(stage);
+    expect(stage.clock.timers).toBe(1);
     await seen.leave();
-    await until("the end of it", () => house.operator.listener === null);
-    expect(house.clock.timers).toBe(0);
-    const { overviews: before } = house.operator;
-    await house.clock.advance(5000);
-    expect(house.operator.overviews).toBe(before);
+    await until("the end of it", () => stage.operator.listener === null);
+    expect(stage.clock.timers).toBe(0);
+    const { overviews: before } = stage.operator;
+    await stage.clock.advance(5000);
+    expect(stage.operator.overviews).toBe(before);
   });
 
   test("is for 16 at once, and a place that is left is free again", async () => {
-    await using house = open();
-    const all = await Promise.all(Array.from({ length: 16 }, () => watch(house)));
-    const refused = await house.ask("/admin/api/live", { headers: BEARER });
+    await using stage = open();
+    const all = await Promise.all(Array.from({ length: 16 }, () => watch(stage)));
+    const refused = await stage.ask("/admin/api/live", { headers: BEARER });
     expect(await outcomeOf(refused)).toBe("503 overloaded");
     await all[0]?.leave();
     await settled();
-    expect((await watch(house)).text).toContain("event: overview");
+    expect((await watch(stage)).text).toContain("event: overview");
   });
 
-  const endings: [says: string, end: (house: House, browser: Record<string, string>) => unknown][] = [
-    ["is signed out", (house, browser) => house.ask("/admin/api/logout", changeOf("POST", browser))],
-    ["has a password that holds no more", (house) => (house.password = new Secret("another-password"))],
+  const endings: [says: string, end: (stage: AdminStage, browser: Record<string, string>) => unknown][] = [
+    ["is signed out", (stage, browser) => stage.ask("/admin/api/logout", changeOf("POST", browser))],
+    ["has a password that holds no more", (stage) => (stage.password = new Secret("another-password"))],
   ];
   test.each(endings)("P30 ends for whoever %s", async (_, end) => {
-    await using house = open();
-    const browser = await house.signIn();
-    const seen = await watch(house, browser);
-    await end(house, browser);
-    await house.clock.advance(1000);
+    await using stage = open();
+    const browser = await stage.signIn();
+    const seen = await watch(stage, browser);
+    await end(stage, browser);
+    await stage.clock.advance(1000);
     await until("the end of the stream", () => seen.hasEnded);
   });
 
   test("ends at once when the proxy drains", async () => {
-    await using house = open();
-    const seen = await watch(house);
-    house.admin.close();
+    await using stage = open();
+    const seen = await watch(stage);
+    stage.admin.close();
     await until("the end of the stream", () => seen.hasEnded);
-    expect(house.clock.timers).toBe(0);
+    expect(stage.clock.timers).toBe(0);
   });
 
   test("keeps the session in use", async () => {
-    await using house = open();
-    const browser = await house.signIn();
-    await watch(house, browser);
-    await house.clock.jump(11 * 3_600_000);
-    await house.clock.jump(11 * 3_600_000);
-    expect((await house.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+    await using stage = open();
+    const browser = await stage.signIn();
+    await watch(stage, browser);
+    await stage.clock.jump(11 * 3_600_000);
+    await stage.clock.jump(11 * 3_600_000);
+    expect((await stage.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
   });
 
   test("drops a reader that does not keep up, and goes on for the others", async () => {
-    await using house = open();
-    const seen = await watch(house);
-    const slow = connect(Number(new URL(house.url).port), "127.0.0.1").pause();
+    await using stage = open();
+    const seen = await watch(stage);
+    const slow = connect(Number(new URL(stage.url).port), "127.0.0.1").pause();
     slow.write(
       `GET /admin/api/live HTTP/1.1\r\nHost: localhost\r\nAuthorization: ${BEARER.authorization}\r\n\r\n`,
     );
-    const { overviews } = house.operator;
-    await until("the second reader", () => house.operator.overviews > overviews);
+    const { overviews } = stage.operator;
+    await until("the second reader", () => stage.operator.overviews > overviews);
     // The sockets' own buffers take a few megabytes.
     const big = { ...record(1), path: `/${"x".repeat(200_000)}` };
     for (let event = 0; event < 60; event += 1) {
       seen.text = "";
-      house.operator.listener?.({ kind: "request", record: big });
+      stage.operator.listener?.({ kind: "request", record: big });
       await until("the reader that keeps up", () => seen.text.length > 200_000);
     }
     await seen.leave();
-    await until("that nobody is left", () => house.operator.listener === null);
+    await until("that nobody is left", () => stage.operator.listener === null);
     slow.destroy();
   });
 });
 
 describe("the page", () => {
   test("comes with the rules that keep it to itself", async () => {
-    await using house = open();
-    const response = await house.ask("/admin");
+    await using stage = open();
+    const response = await stage.ask("/admin");
     expect(response.status).toBe(200);
     expect(Object.fromEntries(response.headers)).toMatchObject({
       "content-type": "text/html; charset=utf-8",
@@ -1005,7 +1010,7 @@ describe("the page", () => {
       "content-security-policy": expect.stringContaining("frame-ancestors 'none'"),
     });
     expect(await response.text()).toMatch(/^<!doctype html>/i);
-    expect((await house.ask("/admin/", { method: "HEAD" })).status).toBe(200);
+    expect((await stage.ask("/admin/", { method: "HEAD" })).status).toBe(200);
   });
 
   test.each([
@@ -1015,8 +1020,8 @@ describe("the page", () => {
     ["x-gzip", null],
     ["identity", null],
   ])("is compressed for %s as %s", async (accepted, encoding) => {
-    await using house = open();
-    const response = await house.ask("/admin", {
+    await using stage = open();
+    const response = await stage.ask("/admin", {
       headers: { "accept-encoding": accepted },
       decompress: false,
     });
@@ -1047,26 +1052,51 @@ describe("the page", () => {
   });
 });
 
-describe("what goes out of the door", () => {
+describe("the idle timer of a request", () => {
+  const rows: [who: string, headers: Record<string, string>, status: number, lifted: number][] = [
+    ["stays for a stranger", {}, 401, 0],
+    ["stays for a wrong password", { authorization: "Bearer wrong-password" }, 401, 0],
+    ["stays for a cookie that is no session", { cookie: "keywheel=nothing" }, 401, 0],
+    ["stays for a page of another site", { ...BEARER, "sec-fetch-site": "cross-site" }, 403, 0],
+    ["stays for a path below it", BEARER, 404, 0],
+    ["is lifted for the operator's live view", BEARER, 200, 1],
+  ];
+  test.each(rows)("P44 %s", async (who, headers, status, lifted) => {
+    await using stage = open();
+    const path = who.includes("below") ? "/admin/api/x/live" : "/admin/api/live";
+    const response = await stage.ask(path, { headers });
+    expect([response.status, stage.kept]).toEqual([status, lifted]);
+    await response.body?.cancel();
+  });
+
+  test("P44 stays for a peer that protected mode keeps out", async () => {
+    await using stage = open();
+    stage.peer = "203.0.113.9";
+    expect((await stage.ask("/admin/api/live", { headers: BEARER })).status).toBe(403);
+    expect(stage.kept).toBe(0);
+  });
+});
+
+describe("what the admin API sends", () => {
   test("P29 never holds a key, the password or a session", async () => {
-    await using house = open();
-    const browser = await house.signIn();
+    await using stage = open();
+    const browser = await stage.signIn();
     const texts: string[] = [];
     const paths = ["session", "overview", "requests", "usage", "traffic", "nothing"];
     for (const path of paths)
-      texts.push(await (await house.ask(`/admin/api/${path}`, { headers: browser })).text());
+      texts.push(await (await stage.ask(`/admin/api/${path}`, { headers: browser })).text());
     for (const key of [...KEYS, "sk-canary-new-4444", "canary\nX=1"]) {
-      texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key }))).text());
-      texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key, force: true }))).text());
+      texts.push(await (await stage.ask(ADD, changeOf("POST", browser, { key }))).text());
+      texts.push(await (await stage.ask(ADD, changeOf("POST", browser, { key, force: true }))).text());
     }
-    house.operator.trial = { kind: "denied", said: "sk-canary-new-4444 is unknown" };
-    texts.push(await (await house.ask(ADD, changeOf("POST", browser, { key: "sk-canary-new-4444" }))).text());
+    stage.operator.trial = { kind: "denied", said: "sk-canary-new-4444 is unknown" };
+    texts.push(await (await stage.ask(ADD, changeOf("POST", browser, { key: "sk-canary-new-4444" }))).text());
     texts.push(
-      await (await house.ask("/admin/api/login", changeOf("POST", {}, { password: `${PASSWORD}x` }))).text(),
+      await (await stage.ask("/admin/api/login", changeOf("POST", {}, { password: `${PASSWORD}x` }))).text(),
     );
-    expect(house.operator.asked.length).toBeGreaterThan(3);
+    expect(stage.operator.asked.length).toBeGreaterThan(3);
     expect(texts.filter((text) => text.includes("canary"))).toEqual([]);
-    expect(house.logged()).toContain("admin_change");
-    expect(house.logged()).not.toContain("canary");
+    expect(stage.logged()).toContain("admin_change");
+    expect(stage.logged()).not.toContain("canary");
   });
 });

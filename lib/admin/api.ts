@@ -1,17 +1,16 @@
 /**
- * The operator's door: the page under `/admin`, and the API behind it.
+ * The page under `/admin`, and the API behind it.
  *
- * A request is let through in this order: may it knock at all, does the path exist, is it a page of ours that asks,
- * is it the operator. Only then its body is read. A key's text comes in here and never goes out; every change is
- * logged, by the id of the key. Loaded only where `ADMIN_PASSWORD` is set.
+ * A request is let through in this order: may its peer ask at all, does the path exist, is it a page of ours that
+ * asks, is it the operator. Only then its body is read. A key's text comes in here and never goes out; every change
+ * is logged, by the id of the key. Loaded only where `ADMIN_PASSWORD` is set, at the first request.
  */
 import type { Clock } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
 import {
   EDITABLE,
   type KeyTrial,
-  type Operator,
-  type Outcome,
+  type ChangeOutcome,
   type SettingChanges,
   shownOverview,
   shownRequest,
@@ -20,9 +19,8 @@ import {
   type Why,
 } from "./views.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
-import { Live } from "./live.ts";
-import { type Admitted, FOREIGN, isForeign, AdminAuth, mayKnock, type Presented } from "./auth.ts";
-import { createPage } from "./dashboard.ts";
+import { type Admitted, FOREIGN, isForeign, AdminAuth, whyNotAdmitted, type Presented } from "./auth.ts";
+import { Live, createPage } from "./dashboard.ts";
 import {
   notFound,
   proxyError,
@@ -32,10 +30,15 @@ import {
 } from "../http/error-responses.ts";
 import { redact, type Secret, unmask } from "../core/secret.ts";
 
-export type { Operator } from "./views.ts";
-import type { Log } from "../core/events.ts";
 import { field, isObject, type JsonObject, parseJson } from "../core/json.ts";
 import { shown } from "../config/key-shapes.ts";
+import type { Log } from "../core/events.ts";
+import { Usage } from "../observability/usage.ts";
+import type { AdminApi, AdminRequest, Engine } from "../routing/engine.ts";
+import { AdminService, type AdminServiceOptions } from "./service.ts";
+
+/** What the admin API asks for. */
+export type Operator = Omit<AdminService, "look" | "finished" | "keyChanged">;
 
 export interface AdminOptions {
   operator: Operator;
@@ -50,24 +53,37 @@ export interface AdminOptions {
   config(): { access: Access; listen: Listen };
 }
 
-/** A request for `/admin` or something below it, as the server knows it. */
-export interface AdminRequest {
-  request: Request;
-  /** As resolved: `/admin/api/overview`. */
-  path: string;
-  /** Empty, or begins with `?`. */
-  query: string;
-  /** Address of the socket's other end; null for a unix socket. */
-  peer: string | null;
-}
-
-export interface Admin {
-  /** Answers whatever is asked under `/admin`. */
-  handle(call: AdminRequest): Promise<Response>;
-  /** Whether a request for another path (`/metrics`, `/health`) carries the password. Ask after client keys. */
-  isOperator(headers: Headers, peer: string | null): boolean;
+export interface Admin extends AdminApi {
   /** Ends the live streams: at drain, which would wait for them. */
   close(): void;
+}
+
+export interface OpenAdminOptions extends Omit<AdminServiceOptions, "engine" | "usage"> {
+  engine: Engine;
+  /** null: nobody had asked for one before. */
+  usage: Usage | null;
+  newToken: AdminOptions["newToken"];
+}
+
+/** Puts the API in front of a running engine, and has the engine tell it of its work. */
+export async function openAdmin(options: OpenAdminOptions): Promise<Admin> {
+  const { engine, newToken, ...others } = options;
+  const { clock, log } = engine;
+  const usage = options.usage ?? new Usage();
+  if (options.usage === null) engine.observe(usage);
+  const operator = new AdminService({ ...others, engine, usage });
+  await operator.look();
+  engine.observe(operator);
+  const admin = createAdmin({
+    operator,
+    clock,
+    log,
+    password: () => engine.config.adminPassword,
+    newToken,
+    config: () => engine.config,
+  });
+  engine.onDrain = () => admin.close();
+  return admin;
 }
 
 export function createAdmin(options: AdminOptions): Admin {
@@ -78,23 +94,24 @@ export function createAdmin(options: AdminOptions): Admin {
     overview: () => JSON.stringify(shownOverview(operator.overview(), clock.wall())),
     subscribe: (listener) => operator.subscribe(listener),
   });
-  const room: Room = { ...options, login, live, page: createPage() };
+  const context: ApiContext = { ...options, login, live, page: createPage() };
   return {
-    handle: (call) => answer(call, room),
+    handle: (call) => answer(call, context),
     isOperator: (headers, peer) => login.isOperator({ headers, peer }),
     close: () => live.close(),
   };
 }
 
-interface Room extends AdminOptions {
+interface ApiContext extends AdminOptions {
   login: AdminAuth;
   live: Live;
   page: (acceptEncoding: string) => Response;
 }
 
 /** What an endpoint is given. */
-interface Visit {
-  room: Room;
+interface EndpointInput {
+  context: ApiContext;
+  keepOpen(): void;
   from: Presented;
   /** null: not signed in, which only open endpoints see. */
   operator: Admitted | null;
@@ -106,7 +123,7 @@ interface Visit {
   keyId: string;
 }
 
-type Answer = Response | ProxyError;
+type ApiAnswer = Response | ProxyError;
 
 interface Endpoint {
   method: "GET" | "POST" | "PATCH" | "DELETE";
@@ -114,7 +131,7 @@ interface Endpoint {
   path: string;
   /** Whether it answers without a password. */
   isOpen?: true;
-  answer(visit: Visit): Answer | Promise<Answer>;
+  answer(input: EndpointInput): ApiAnswer | Promise<ApiAnswer>;
 }
 
 const KEY = "providers/:provider/keys/:id";
@@ -125,35 +142,35 @@ const ENDPOINTS: readonly Endpoint[] = [
   { method: "POST", path: "logout", isOpen: true, answer: signOut },
   { method: "GET", path: "overview", answer: overview },
   { method: "GET", path: "requests", answer: requests },
-  { method: "GET", path: "usage", answer: usage },
+  { method: "GET", path: "usage", answer: usageEndpoint },
   { method: "GET", path: "traffic", answer: traffic },
   { method: "GET", path: "live", answer: watch },
   { method: "POST", path: "reload", answer: reload },
   { method: "PATCH", path: "providers/:provider", answer: editProvider },
   { method: "POST", path: "providers/:provider/order", answer: reorder },
-  { method: "POST", path: "providers/:provider/keys", answer: addKey },
-  { method: "DELETE", path: KEY, answer: removeKey },
-  { method: "POST", path: `${KEY}/check`, answer: check },
-  { method: "POST", path: `${KEY}/pause`, answer: (visit) => changeKey(visit, "pause") },
-  { method: "POST", path: `${KEY}/resume`, answer: (visit) => changeKey(visit, "resume") },
-  { method: "POST", path: `${KEY}/reset`, answer: (visit) => changeKey(visit, "reset") },
+  { method: "POST", path: "providers/:provider/keys", answer: addKeyEndpoint },
+  { method: "DELETE", path: KEY, answer: removeKeyEndpoint },
+  { method: "POST", path: `${KEY}/check`, answer: checkEndpoint },
+  { method: "POST", path: `${KEY}/pause`, answer: (input) => changeKey(input, "pause") },
+  { method: "POST", path: `${KEY}/resume`, answer: (input) => changeKey(input, "resume") },
+  { method: "POST", path: `${KEY}/reset`, answer: (input) => changeKey(input, "reset") },
 ];
 
-async function answer(call: AdminRequest, room: Room): Promise<Response> {
+async function answer(call: AdminRequest, context: ApiContext): Promise<Response> {
   const { request, path } = call;
   const { headers } = request;
   const from = { headers, peer: call.peer };
-  const { access, listen } = room.config();
-  const refusal = room.password() === null ? notFound(path) : mayKnock(from, access, listen);
+  const { access, listen } = context.config();
+  const refusal = context.password() === null ? notFound(path) : whyNotAdmitted(from, access, listen);
   if (refusal !== null) return guarded(refusal);
   if (path === "/admin" || path === "/admin/") {
     const isAsked = request.method === "GET" || request.method === "HEAD";
-    return isAsked ? room.page(headers.get("accept-encoding") ?? "") : wrongMethod(["GET", "HEAD"]);
+    return isAsked ? context.page(headers.get("accept-encoding") ?? "") : wrongMethod(["GET", "HEAD"]);
   }
-  return guarded(await answerApi(call, from, room));
+  return guarded(await answerApi(call, from, context));
 }
 
-async function answerApi(call: AdminRequest, from: Presented, room: Room): Promise<Answer> {
+async function answerApi(call: AdminRequest, from: Presented, context: ApiContext): Promise<ApiAnswer> {
   const { request } = call;
   if (isForeign(request.headers)) return FOREIGN;
   const found = endpointFor(request.method, call.path);
@@ -161,22 +178,31 @@ async function answerApi(call: AdminRequest, from: Presented, room: Room): Promi
   if (found.kind === "wrong_method") return wrongMethod(found.allowed);
 
   const { endpoint, provider, keyId } = found;
-  const admitted = endpoint.isOpen ? null : room.login.recognise(from);
-  if (admitted?.kind === "refused") return refusedEntry(admitted, from, room);
+  const admitted = endpoint.isOpen ? null : context.login.recognise(from);
+  if (admitted?.kind === "refused") return refusedEntry(admitted, from, context);
   const isChange = endpoint.method !== "GET";
-  const body = isChange ? await readBody(request, admitted) : NOTHING;
+  const body = isChange ? await readJsonBody(request, admitted) : NO_BODY;
   if (isRefusal(body)) return body;
   const query = new URLSearchParams(call.query);
-  return endpoint.answer({ room, from, operator: admitted, query, body, provider, keyId });
+  return endpoint.answer({
+    context,
+    keepOpen: () => call.keepOpen(),
+    from,
+    operator: admitted,
+    query,
+    body,
+    provider,
+    keyId,
+  });
 }
 
-type Found =
+type FoundEndpoint =
   | { kind: "found"; endpoint: Endpoint; provider: string; keyId: string }
   | { kind: "wrong_method"; allowed: string[] }
   | { kind: "none" };
 
 /** Names of providers and ids of keys hold nothing that a URL would encode, so segments are compared as they are. */
-function endpointFor(method: string, path: string): Found {
+function endpointFor(method: string, path: string): FoundEndpoint {
   const segments = path.split("/").slice(3); // "", "admin", "api"
   if (!path.startsWith("/admin/api/")) return { kind: "none" };
   const matching = ENDPOINTS.filter((endpoint) => {
@@ -197,54 +223,54 @@ function fits(part: string, segment: string): boolean {
 
 // Who is it
 
-function session({ room, from }: Visit): Answer {
-  const isIn = room.login.recognise(from).kind === "operator";
-  return Response.json({ signed_in: isIn, version: isIn ? room.operator.overview().version : null });
+function session({ context, from }: EndpointInput): ApiAnswer {
+  const isIn = context.login.recognise(from).kind === "operator";
+  return Response.json({ signed_in: isIn, version: isIn ? context.operator.overview().version : null });
 }
 
-function signIn({ room, from, body }: Visit): Answer {
+function signIn({ context, from, body }: EndpointInput): ApiAnswer {
   const password = field(body, "password");
   if (typeof password !== "string" || password === "") return badRequest('Send {"password": "…"}.');
-  const cookie = room.login.signIn(password, from);
-  if (typeof cookie !== "string") return refusedEntry(cookie, from, room);
-  room.log.line("info", "admin_signed_in", { peer: from.peer });
+  const cookie = context.login.signIn(password, from);
+  if (typeof cookie !== "string") return refusedEntry(cookie, from, context);
+  context.log.line("info", "admin_signed_in", { peer: from.peer });
   return Response.json({ signed_in: true }, { headers: { "set-cookie": cookie } });
 }
 
-function signOut({ room, from }: Visit): Answer {
-  return Response.json({ signed_in: false }, { headers: { "set-cookie": room.login.signOut(from) } });
+function signOut({ context, from }: EndpointInput): ApiAnswer {
+  return Response.json({ signed_in: false }, { headers: { "set-cookie": context.login.signOut(from) } });
 }
 
 /** As many lines as passwords are looked at: the waits bound them. */
-function refusedEntry(refusal: ProxyError, { peer }: Presented, { log }: Room): ProxyError {
+function refusedEntry(refusal: ProxyError, { peer }: Presented, { log }: ApiContext): ProxyError {
   if (refusal.type === "wrong_password") log.line("warn", "admin_wrong_password", { peer });
   return refusal;
 }
 
 // What there is to see
 
-function overview({ room: { operator, clock } }: Visit): Answer {
+function overview({ context: { operator, clock } }: EndpointInput): ApiAnswer {
   return Response.json(shownOverview(operator.overview(), clock.wall()));
 }
 
-function requests({ room, query }: Visit): Answer {
+function requests({ context, query }: EndpointInput): ApiAnswer {
   const limit = countIn(query, "limit", 100, 1000);
   if (typeof limit !== "number") return limit;
-  return Response.json({ requests: room.operator.recent(limit).map(shownRequest) });
+  return Response.json({ requests: context.operator.recent(limit).map(shownRequest) });
 }
 
-function usage({ room, query }: Visit): Answer {
+function usageEndpoint({ context, query }: EndpointInput): ApiAnswer {
   const days = countIn(query, "days", 30, 366);
   if (typeof days !== "number") return days;
-  return Response.json({ usage: room.operator.usage(days).map(shownUsage) });
+  return Response.json({ usage: context.operator.usage(days).map(shownUsage) });
 }
 
-function traffic({ room }: Visit): Answer {
-  return Response.json({ traffic: room.operator.traffic().map(shownTraffic) });
+function traffic({ context }: EndpointInput): ApiAnswer {
+  return Response.json({ traffic: context.operator.traffic().map(shownTraffic) });
 }
 
-function watch({ room, operator }: Visit): Answer {
-  const stream = room.live.open(() => operator?.isStillIn() ?? false);
+function watch({ context, operator, keepOpen }: EndpointInput): ApiAnswer {
+  const stream = context.live.open(() => operator?.isStillIn() ?? false);
   if (stream === null) {
     return proxyError(
       503,
@@ -253,6 +279,7 @@ function watch({ room, operator }: Visit): Answer {
       5000,
     );
   }
+  keepOpen(); // its heartbeat finds out who has left
   return new Response(stream, { headers: { "content-type": "text/event-stream" } });
 }
 
@@ -268,8 +295,8 @@ function countIn(query: URLSearchParams, name: string, unless: number, most: num
 
 // What there is to do
 
-async function addKey({ room, body, provider }: Visit): Promise<Answer> {
-  const { operator } = room;
+async function addKeyEndpoint({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
+  const { operator } = context;
   const key = readNewKey(body);
   if (isRefusal(key)) return key;
   const known = operator.overview().providers.find(({ name }) => name === provider);
@@ -289,21 +316,24 @@ async function addKey({ room, body, provider }: Visit): Promise<Answer> {
     if (trial.kind === "unclear") remark = ` Whether it works could not be told${said}.`;
   }
   const outcome = await operator.addKey(provider, key);
-  return changed(room, outcome, { action: "add_key", provider, key_id: id }, { status: 201, remark });
+  return changed(context, outcome, { action: "add_key", provider, key_id: id }, { status: 201, remark });
 }
 
-async function removeKey({ room, provider, keyId }: Visit): Promise<Answer> {
-  const outcome = await room.operator.removeKey(provider, keyId);
-  return changed(room, outcome, { action: "remove_key", provider, key_id: keyId });
+async function removeKeyEndpoint({ context, provider, keyId }: EndpointInput): Promise<ApiAnswer> {
+  const outcome = await context.operator.removeKey(provider, keyId);
+  return changed(context, outcome, { action: "remove_key", provider, key_id: keyId });
 }
 
-function changeKey({ room, provider, keyId }: Visit, action: "pause" | "resume" | "reset"): Answer {
-  const outcome = room.operator[action](provider, keyId);
-  return changed(room, outcome, { action, provider, key_id: keyId });
+function changeKey(
+  { context, provider, keyId }: EndpointInput,
+  action: "pause" | "resume" | "reset",
+): ApiAnswer {
+  const outcome = context.operator[action](provider, keyId);
+  return changed(context, outcome, { action, provider, key_id: keyId });
 }
 
-async function check({ room, provider, keyId }: Visit): Promise<Answer> {
-  const trial = await room.operator.check(provider, keyId);
+async function checkEndpoint({ context, provider, keyId }: EndpointInput): Promise<ApiAnswer> {
+  const trial = await context.operator.check(provider, keyId);
   if (trial.kind === "refused") return refusedChange(trial);
   const said = saidOf(trial);
   switch (trial.kind) {
@@ -319,29 +349,29 @@ async function check({ room, provider, keyId }: Visit): Promise<Answer> {
   }
 }
 
-async function reorder({ room, body, provider }: Visit): Promise<Answer> {
+async function reorder({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
   const ids = field(body, "ids");
   if (!Array.isArray(ids) || !ids.every((id) => typeof id === "string")) {
     return badRequest('Send {"ids": ["…", …]}: every key of the provider, in the order you want.');
   }
-  const outcome = await room.operator.reorderKeys(provider, ids);
-  return changed(room, outcome, { action: "reorder_keys", provider });
+  const outcome = await context.operator.reorderKeys(provider, ids);
+  return changed(context, outcome, { action: "reorder_keys", provider });
 }
 
-async function editProvider({ room, body, provider }: Visit): Promise<Answer> {
+async function editProvider({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
   const changes = readChanges(body);
   if (isRefusal(changes)) return changes;
-  const outcome = await room.operator.editProvider(provider, changes);
-  return changed(room, outcome, {
+  const outcome = await context.operator.editProvider(provider, changes);
+  return changed(context, outcome, {
     action: "edit_provider",
     provider,
     settings: [...changes.keys()].join(" "),
   });
 }
 
-async function reload({ room }: Visit): Promise<Answer> {
-  const outcome = await room.operator.reload();
-  room.log.line("info", "admin_change", { action: "reload", outcome: outcome.kind });
+async function reload({ context }: EndpointInput): Promise<ApiAnswer> {
+  const outcome = await context.operator.reload();
+  context.log.line("info", "admin_change", { action: "reload", outcome: outcome.kind });
   if (outcome.kind === "refused") {
     const problems = outcome.problems.join("\n");
     return proxyError(422, "invalid_configuration", `Nothing was changed; first correct this:\n${problems}`);
@@ -353,11 +383,11 @@ async function reload({ room }: Visit): Promise<Answer> {
 
 /** The answer to a change, and its line in the log. */
 function changed(
-  { log }: Room,
-  outcome: Outcome,
+  { log }: ApiContext,
+  outcome: ChangeOutcome,
   fields: Record<string, string>,
   { status, remark } = { status: 200, remark: "" },
-): Answer {
+): ApiAnswer {
   log.line("info", "admin_change", { ...fields, outcome: outcome.kind === "done" ? "done" : outcome.why });
   if (outcome.kind === "refused") return refusedChange(outcome);
   return Response.json({ message: outcome.message + remark }, { status });
@@ -370,7 +400,7 @@ const STATUS: Record<Why, { status: number; type: ProxyErrorType }> = {
   not_writable: { status: 409, type: "not_writable" },
 };
 
-function refusedChange({ why, message }: Extract<Outcome, { kind: "refused" }>): ProxyError {
+function refusedChange({ why, message }: Extract<ChangeOutcome, { kind: "refused" }>): ProxyError {
   const { status, type } = STATUS[why];
   return proxyError(status, type, message);
 }
@@ -433,25 +463,25 @@ function readChanges(body: JsonObject): SettingChanges | ProxyError {
 }
 
 const MOST_BODY_BYTES = 64 * 1024;
-const NOTHING: JsonObject = {};
+const NO_BODY: JsonObject = {};
 
 /** The body of a change: a JSON object, or nothing. */
-async function readBody(request: Request, operator: Admitted | null): Promise<JsonObject | ProxyError> {
+async function readJsonBody(request: Request, operator: Admitted | null): Promise<JsonObject | ProxyError> {
   const { headers } = request;
   const type = headers.get("content-type");
   const isJson = type !== null && /^application\/json\s*(?:;|$)/i.test(type);
   // A form of another site can be sent without asking, JSON cannot. A script has shown the password, which no
   // other site knows, and may leave the type out where there is nothing to send.
   if (!isJson && (type !== null || operator?.by !== "password")) return WRONG_TYPE;
-  const text = await readText(request);
+  const text = await readBodyText(request);
   if (typeof text !== "string") return text;
-  if (text.trim() === "") return NOTHING;
+  if (text.trim() === "") return NO_BODY;
   const body = isJson ? parseJson(text) : undefined;
   if (body === undefined && !isJson) return WRONG_TYPE;
   return isObject(body) ? body : badRequest("The body is not a JSON object.");
 }
 
-async function readText(request: Request): Promise<string | ProxyError> {
+async function readBodyText(request: Request): Promise<string | ProxyError> {
   if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) return TOO_LARGE;
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let text = "";
@@ -483,7 +513,7 @@ const GUARDS = {
 };
 
 /** No answer of the API is kept, framed, or read as something else by a browser. */
-function guarded(answer: Answer): Response {
+function guarded(answer: ApiAnswer): Response {
   const response = isRefusal(answer) ? errorResponse(answer) : answer;
   for (const [name, value] of Object.entries(GUARDS)) response.headers.set(name, value);
   return response;

@@ -5,6 +5,9 @@
  * into the page by a mistake of ours (a key's account with a `<script>` in it) is ever run.
  */
 import document from "./dashboard.html" with { type: "text" };
+import type { CancelTimer, Clock } from "../core/clock.ts";
+import { shownKeyEvent, shownRequest } from "./views.ts";
+import type { LiveEvent } from "./views.ts";
 
 /** Answers with the page, compressed where `acceptEncoding` allows it. */
 export function createPage(): (acceptEncoding: string) => Response {
@@ -25,7 +28,7 @@ interface Prepared {
   headers: Record<string, string>;
 }
 
-/** Done once, at the first visit. */
+/** Done once, at the first request. */
 function prepare(html: string): Prepared {
   const plain = new TextEncoder().encode(html);
   const headers = {
@@ -70,4 +73,169 @@ function hashesOf(element: "script" | "style", html: string): string {
 function acceptsGzip(acceptEncoding: string): boolean {
   const [, weight = "1"] = /(?:^|[\s,])gzip\s*(?:;\s*q=([\d.]+))?\s*(?:,|$)/i.exec(acceptEncoding) ?? [, "0"];
   return Number(weight) > 0;
+}
+
+// ── The live view ─────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// One timer and one subscription serve everyone who watches, and there is neither while nobody does. Each reader has
+// a bounded queue of its own; one that does not keep up is dropped, and comes back by itself.
+
+const MOST_READERS = 16;
+/** In UTF-16 units: mostly bytes. An overview of a few hundred keys fits several times. */
+const MOST_QUEUED = 512 * 1024;
+const LIVE_TICK_MS = 1000;
+/** Shorter than any idle timer on the way, the server's own (30 s) first. */
+const HEARTBEAT_MS = 15_000;
+const HEARTBEAT = ":\n\n";
+/** How soon a browser comes back after the stream has ended. */
+const RECONNECT = "retry: 2000\n\n";
+
+export interface LiveOptions {
+  clock: Clock;
+  /** The overview in JSON. Asked once a second, while somebody watches. */
+  overview(): string;
+  subscribe(listener: (event: LiveEvent) => void): () => void;
+}
+
+/** Everyone who watches. */
+export class Live {
+  readonly #options: LiveOptions;
+  readonly #readers = new Set<Reader>();
+  #unsubscribe = () => {};
+  #cancelTick: CancelTimer = () => {};
+  /** The last overview that was sent, without what runs by itself. */
+  #shown = "";
+
+  constructor(options: LiveOptions) {
+    this.#options = options;
+  }
+
+  /** How many watch. */
+  get size(): number {
+    return this.#readers.size;
+  }
+
+  /** A stream of everything from now on, or null where there are too many. `isWelcome`: asked from time to time. */
+  open(isWelcome: () => boolean): ReadableStream<Uint8Array> | null {
+    if (this.#readers.size >= MOST_READERS) return null;
+    const { clock, overview, subscribe } = this.#options;
+    const reader = new Reader(isWelcome, clock.now(), () => this.#leave(reader));
+    this.#readers.add(reader);
+    if (this.#readers.size === 1) {
+      this.#unsubscribe = subscribe((event) => this.#tell(event));
+      this.#scheduleTick();
+    }
+    const text = overview();
+    // Those who watch already have it, or get it with the next tick.
+    if (this.#readers.size === 1) this.#shown = withoutRunning(text);
+    reader.send(RECONNECT + written("overview", text), clock.now());
+    return reader.stream;
+  }
+
+  /** Ends every stream. */
+  close(): void {
+    for (const reader of [...this.#readers]) reader.end();
+  }
+
+  #leave(reader: Reader): void {
+    if (!this.#readers.delete(reader) || this.#readers.size > 0) return;
+    this.#unsubscribe();
+    this.#cancelTick();
+    this.#shown = "";
+  }
+
+  #scheduleTick(): void {
+    this.#cancelTick = this.#options.clock.after(LIVE_TICK_MS, () => this.#tick());
+  }
+
+  #tick(): void {
+    const now = this.#options.clock.now();
+    for (const reader of [...this.#readers]) reader.beat(now);
+    if (this.#readers.size === 0) return;
+    this.#scheduleTick();
+    const text = this.#options.overview();
+    const shown = withoutRunning(text);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#sendAll(written("overview", text));
+  }
+
+  #tell(event: LiveEvent): void {
+    switch (event.kind) {
+      case "request":
+        return this.#sendAll(written("request", JSON.stringify(shownRequest(event.record))));
+      case "key":
+        return this.#sendAll(written("key", JSON.stringify(shownKeyEvent(event.event))));
+    }
+  }
+
+  #sendAll(text: string): void {
+    const now = this.#options.clock.now();
+    for (const reader of [...this.#readers]) reader.send(text, now);
+  }
+}
+
+/** JSON has no line breaks of its own, so one `data` line holds it. */
+function written(event: string, json: string): string {
+  return `event: ${event}\ndata: ${json}\n\n`;
+}
+
+/** What changes with time alone is no news: the page counts down itself. */
+function withoutRunning(overview: string): string {
+  return overview.replace(/"(?:now|uptime_sec|cooldown_sec|paused_sec)":(?:"[^"]*"|\d+)/g, "");
+}
+
+/** One stream. The queue is ours and not the runtime's, so that dropping a reader frees it at once. */
+class Reader {
+  readonly stream: ReadableStream<Uint8Array>;
+  readonly #isWelcome: () => boolean;
+  readonly #left: () => void;
+  #queue = "";
+  #sentAt: number;
+  #hasEnded = false;
+  /** Resolves what the runtime waits for; null: it waits for nothing. */
+  #wake: (() => void) | null = null;
+
+  constructor(isWelcome: () => boolean, now: number, left: () => void) {
+    this.#isWelcome = isWelcome;
+    this.#left = left;
+    this.#sentAt = now;
+    const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => this.#pull(controller);
+    this.stream = new ReadableStream({ pull, cancel: () => this.end() }, { highWaterMark: 0 });
+  }
+
+  send(text: string, now: number): void {
+    if (this.#hasEnded) return;
+    if (this.#queue.length + text.length > MOST_QUEUED) return this.end();
+    this.#queue += text;
+    this.#sentAt = now;
+    this.#wake?.();
+  }
+
+  /** Keeps a silent stream open, and ends one that is not welcome any more. */
+  beat(now: number): void {
+    if (!this.#isWelcome()) this.end();
+    else if (now - this.#sentAt >= HEARTBEAT_MS) this.send(HEARTBEAT, now);
+  }
+
+  end(): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#queue = "";
+    this.#left();
+    this.#wake?.();
+  }
+
+  async #pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    if (this.#queue === "" && !this.#hasEnded) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wake = resolve;
+      await promise;
+      this.#wake = null;
+    }
+    if (this.#hasEnded) return controller.close();
+    const bytes = new TextEncoder().encode(this.#queue);
+    this.#queue = "";
+    controller.enqueue(bytes);
+  }
 }

@@ -4,11 +4,11 @@ import { readlinkSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  addKey,
+  addToList,
   type Edited,
   readWhole,
-  removeKey,
-  reorderKeys,
+  removeFromList,
+  reorderList,
   setVariable,
   writeAtomically,
 } from "./env-edit.ts";
@@ -164,7 +164,7 @@ describe("a list of keys", () => {
     ["goes on over lines", "\n  k1\n  k2\n", "k3", "\n  k1\n  k2\n  k3\n"],
   ];
   test.each(additions)("%s", (_, list, entry, edited) => {
-    expect(textOf(addKey(list, entry))).toBe(edited);
+    expect(textOf(addToList(list, entry))).toBe(edited);
   });
 
   const faults: [says: string, list: string, entry: string, reason: string][] = [
@@ -175,7 +175,7 @@ describe("a list of keys", () => {
     ["that is a placeholder", "k1", "<canary>", "The key is a placeholder."],
   ];
   test.each(faults)("refuses a key %s, and does not show it", (_, list, entry, reason) => {
-    const said = reasonOf(addKey(list, entry));
+    const said = reasonOf(addToList(list, entry));
     expect(said).toStartWith(reason);
     expect(said).not.toContain("canary");
   });
@@ -190,7 +190,7 @@ describe("a list of keys", () => {
     ["is empty without its only one, written twice", "k1,k1", "k1", ""],
   ];
   test.each(removals)("%s", (_, list, key, edited) => {
-    expect(textOf(removeKey(list, id(key)))).toBe(edited);
+    expect(textOf(removeFromList(list, id(key)))).toBe(edited);
   });
 
   const orders: [says: string, list: string, keys: string[], edited: string][] = [
@@ -199,11 +199,11 @@ describe("a list of keys", () => {
     ["stays as it is", " k1 ,k2, ", [], " k1 ,k2, "],
   ];
   test.each(orders)("%s", (_, list, keys, edited) => {
-    expect(textOf(reorderKeys(list, keys.map(id)))).toBe(edited);
+    expect(textOf(reorderList(list, keys.map(id)))).toBe(edited);
   });
 
   test("says so where it has no such key", () => {
-    for (const edited of [removeKey("k1", id("k2")), reorderKeys("k1", [id("k2")])]) {
+    for (const edited of [removeFromList("k1", id("k2")), reorderList("k1", [id("k2")])]) {
       expect(reasonOf(edited)).toStartWith(`There is no key ${id("k2")} in this list.`);
     }
   });

@@ -20,25 +20,25 @@ export function setVariable(text: string, name: string, value: string | null): E
   if (!/^[A-Za-z_]\w*$/.test(name)) throw new Error("the name of a variable has letters, digits and _ only");
   const before = parseEnvFile(text);
   const [problem] = before.problems;
-  if (problem !== undefined) return refused(`${problem} Until then the file cannot be changed from here.`);
-  const page = new Page(text);
-  const places = page.placesOf(name);
+  if (problem !== undefined) return notEdited(`${problem} Until then the file cannot be changed from here.`);
+  const lines = new EnvLines(text);
+  const places = lines.placesOf(name);
   const last = places.at(-1);
   if (value === null) {
-    for (const place of places.toReversed()) page.replace(place, []);
+    for (const place of places.toReversed()) lines.replace(place, []);
   } else {
     const fault = faultOfValue(value, last?.assignment ?? null);
-    if (fault !== null) return refused(`${name} ${fault}`);
-    if (last === undefined) page.add(name, `${name}=${quoted(value, "", "=")}`);
-    else page.replace(last, rewritten(last.assignment, value));
+    if (fault !== null) return notEdited(`${name} ${fault}`);
+    if (last === undefined) lines.add(name, `${name}=${quotedValue(value, "", "=")}`);
+    else lines.replace(last, rewritten(last.assignment, value));
   }
-  const edited = page.text();
+  const edited = lines.text();
   return readsBack(before.values, edited, name, value)
     ? { ok: true, text: edited }
-    : refused(`${name} cannot be written so that it reads back the same. Write it into the file yourself.`);
+    : notEdited(`${name} cannot be written so that it reads back the same. Write it into the file yourself.`);
 }
 
-function refused(reason: string): { ok: false; reason: string } {
+function notEdited(reason: string): { ok: false; reason: string } {
   return { ok: false, reason };
 }
 
@@ -67,11 +67,11 @@ function readsBack(
 
 /** The lines of an assignment with another value, in the quotation marks it has, if it can keep them. */
 function rewritten({ before, quote, after }: Assignment, value: string): string[] {
-  return `${before}${quoted(value, quote, before)}${after}`.split("\n");
+  return `${before}${quotedValue(value, quote, before)}${after}`.split("\n");
 }
 
 /** `before` is what stands to the left of it on its line. */
-function quoted(value: string, quote: Quote | "", before: string): string {
+function quotedValue(value: string, quote: Quote | "", before: string): string {
   if (quote === "" && isPlain(value, before)) return value;
   if (quote !== '"' && !value.includes("'")) return `'${value}'`;
   return `"${value.replace(/["\\]/g, "\\$&")}"`;
@@ -85,7 +85,7 @@ function isPlain(value: string, before: string): boolean {
 }
 
 /** Where an assignment stands: its lines from `start` up to, but without, `end`. */
-interface Place {
+interface AssignmentLines {
   start: number;
   end: number;
   assignment: Assignment;
@@ -98,7 +98,7 @@ interface Row {
 }
 
 /** The lines of a text. */
-class Page {
+class EnvLines {
   readonly #mark: string;
   readonly #rows: Row[];
   readonly #usualEnd: string;
@@ -116,8 +116,8 @@ class Page {
   }
 
   /** Where this name is set, in order. */
-  placesOf(name: string): Place[] {
-    const places: Place[] = [];
+  placesOf(name: string): AssignmentLines[] {
+    const places: AssignmentLines[] = [];
     let start = 0;
     for (const statement of statementsOf(this.#rows.map(({ text }) => text))) {
       const end = start + statement.lines;
@@ -150,7 +150,7 @@ class Page {
   }
 
   /** Other lines in this place; none takes it out. */
-  replace({ start, end }: Place, lines: readonly string[]): void {
+  replace({ start, end }: AssignmentLines, lines: readonly string[]): void {
     const lastEnd = this.#rows[end - 1]?.end ?? "";
     const rows = lines.map((text, index) => ({
       text,
@@ -171,13 +171,13 @@ interface Entry {
 }
 
 /** `list` with one more `[account@]key[:daily]` at its end, separated as the others are. */
-export function addKey(list: string, entry: string): Edited {
+export function addToList(list: string, entry: string): Edited {
   const [problem] = readPoolKeys([{ text: entry, place: "The key" }]).problems;
-  if (problem !== undefined) return refused(problem);
-  if (entry.includes(",")) return refused("The key holds a comma: it may be two. Add one at a time.");
-  const id = idOf(entry);
+  if (problem !== undefined) return notEdited(problem);
+  if (entry.includes(",")) return notEdited("The key holds a comma: it may be two. Add one at a time.");
+  const id = idOfEntry(entry);
   const entries = entriesOf(list);
-  if (entries.some((known) => known.id === id)) return refused("The key is there already.");
+  if (entries.some((known) => known.id === id)) return notEdited("The key is there already.");
   const last = entries.at(-1);
   if (last === undefined) return { ok: true, text: entry };
   const beforeLast = entries.at(-2);
@@ -186,24 +186,24 @@ export function addKey(list: string, entry: string): Edited {
 }
 
 /** `list` without the key of this id, however often it is there; an empty text where it was the only one. */
-export function removeKey(list: string, id: string): Edited {
+export function removeFromList(list: string, id: string): Edited {
   const entries = entriesOf(list);
   const index = entries.findIndex((entry) => entry.id === id);
   const entry = entries[index];
-  if (entry === undefined) return refused(notThere(id));
+  if (entry === undefined) return notEdited(notThere(id));
   if (entries.length === 1) return { ok: true, text: "" };
   // With the separator behind it; the last one with that before it.
   const next = entries[index + 1];
   const start = next === undefined ? (entries[index - 1]?.end ?? 0) : entry.start;
   const text = list.slice(0, start) + list.slice(next?.start ?? entry.end);
-  return entriesOf(text).some((entry) => entry.id === id) ? removeKey(text, id) : { ok: true, text };
+  return entriesOf(text).some((entry) => entry.id === id) ? removeFromList(text, id) : { ok: true, text };
 }
 
 /** `list` with the keys of these ids in front, in this order; the others stay behind them in theirs. */
-export function reorderKeys(list: string, ids: readonly string[]): Edited {
+export function reorderList(list: string, ids: readonly string[]): Edited {
   const entries = entriesOf(list);
   const missing = ids.find((id) => !entries.some((entry) => entry.id === id));
-  if (missing !== undefined) return refused(notThere(missing));
+  if (missing !== undefined) return notEdited(notThere(missing));
   const rank = ({ id }: Entry) => (id === null || !ids.includes(id) ? ids.length : ids.indexOf(id));
   const ordered = entries.toSorted((a, b) => rank(a) - rank(b));
   let text = list.slice(0, entries[0]?.start);
@@ -222,11 +222,11 @@ function entriesOf(list: string): Entry[] {
   return [...list.matchAll(/[^\s,]+/g)].map(({ 0: text, index }) => ({
     start: index,
     end: index + text.length,
-    id: idOf(text),
+    id: idOfEntry(text),
   }));
 }
 
-function idOf(entry: string): string | null {
+function idOfEntry(entry: string): string | null {
   return readPoolKeys([{ text: entry, place: "" }]).keys[0]?.secret.id ?? null;
 }
 
@@ -243,7 +243,7 @@ export async function readWhole(path: string): Promise<Edited> {
     const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
     return { ok: true, text: decoder.decode(await readFile(path)) };
   } catch (error) {
-    return refused(`${path} ${whyNot(error)}`);
+    return notEdited(`${path} ${whyNot(error)}`);
   }
 }
 
@@ -257,10 +257,10 @@ export type Written = { ok: true } | { ok: false; reason: string };
  */
 export async function writeAtomically(path: string, text: string, expected: string | null): Promise<Written> {
   try {
-    const target = await whereItIs(path);
-    return (await replaceFile(target, text, expected)) ? { ok: true } : refused(`${path} ${CHANGED}`);
+    const target = await resolveLinks(path);
+    return (await replaceFile(target, text, expected)) ? { ok: true } : notEdited(`${path} ${CHANGED}`);
   } catch (error) {
-    return refused(`${path} ${whyNot(error)}`);
+    return notEdited(`${path} ${whyNot(error)}`);
   }
 }
 
@@ -285,7 +285,7 @@ async function replaceFile(target: string, text: string, expected: string | null
 }
 
 /** The file itself, behind all links. */
-async function whereItIs(path: string): Promise<string> {
+async function resolveLinks(path: string): Promise<string> {
   const { lstat, realpath } = await files();
   try {
     return await realpath(path);
@@ -295,7 +295,7 @@ async function whereItIs(path: string): Promise<string> {
       () => true,
       () => false,
     );
-    if (codeOf(error) === "ENOENT" && !isLink) return path;
+    if (failureCode(error) === "ENOENT" && !isLink) return path;
     throw error;
   }
 }
@@ -315,7 +315,7 @@ async function ownerIf(target: string, expected: string | null): Promise<Owner |
     if (expected === null || !Buffer.from(expected).equals(await readFile(target))) return "changed";
     return found;
   } catch (error) {
-    if (codeOf(error) !== "ENOENT") throw error;
+    if (failureCode(error) !== "ENOENT") throw error;
     return expected === null ? null : "changed";
   }
 }
@@ -355,24 +355,24 @@ async function syncDirectory(target: string): Promise<void> {
 }
 
 function ignoreAbsence(error: unknown): void {
-  if (codeOf(error) !== "ENOENT") throw error;
+  if (failureCode(error) !== "ENOENT") throw error;
 }
 
 function ignoreRefusal(error: unknown): void {
-  if (!["EPERM", "EACCES", "EINVAL", "ENOTSUP", "EROFS"].includes(codeOf(error))) throw error;
+  if (!["EPERM", "EACCES", "EINVAL", "ENOTSUP", "EROFS"].includes(failureCode(error))) throw error;
 }
 
 const NOT_A_FILE = "NOT_A_FILE";
 
-/** A system error's code, the one cause of our own, or the name of any other error. */
-function reasonOf(error: unknown): string {
+/** The code of a failure; `NOT_A_FILE` where the path leads to something else. */
+function failureCode(error: unknown): string {
   if (!(error instanceof Error)) return "";
   return error.cause === NOT_A_FILE ? NOT_A_FILE : codeOf(error) || error.name;
 }
 
 /** The end of a sentence that begins with the path. */
 function whyNot(error: unknown): string {
-  const code = reasonOf(error);
+  const code = failureCode(error);
   switch (code) {
     case "ENOENT":
     case "ENOTDIR":
@@ -394,4 +394,77 @@ function whyNot(error: unknown): string {
     default:
       return `cannot be changed (${code}). Change it yourself.`;
   }
+}
+
+// ── Key files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// A key a line; comments and all else stay as they are. What is a key is decided by the rules of `splitKeyFile`; here
+// only where the keys stand is known.
+
+/** One line: its keys as they are written, and the comment behind them with the space before it. */
+interface KeyLine {
+  keys: string[];
+  /** What goes before the first key: nothing, or a byte order mark. */
+  before: string;
+  text: string;
+  comment: string;
+}
+
+function keyLinesOf(text: string): KeyLine[] {
+  return text.split(/\r\n|\n|\r/).map((line) => {
+    const before = line.startsWith("\uFEFF") ? "\uFEFF" : "";
+    const body = line.slice(before.length);
+    const commentAt = body.search(/(?:^|\s)#/);
+    const head = commentAt === -1 ? body : body.slice(0, commentAt);
+    const keys = head.split(/[\s,]+/).filter((key) => key !== "");
+    return { keys, before, text: body, comment: body.slice(head.length) };
+  });
+}
+
+function joinLines(lines: readonly KeyLine[], like: string): string {
+  const lineEnd = like.includes("\r\n") ? "\r\n" : "\n";
+  return lines.map(({ before, text }) => before + text).join(lineEnd);
+}
+
+/** Puts a key (`[account@]key[:daily]`) at the end. */
+export function withKey(text: string, written: string): string {
+  const lineEnd = text.includes("\r\n") ? "\r\n" : "\n";
+  const isLineOpen = text !== "" && !/[\r\n]$/.test(text);
+  return `${text}${isLineOpen ? lineEnd : ""}${written}${lineEnd}`;
+}
+
+/** Takes out the keys that are `gone`; a line that has no other goes with its comment. */
+export function withoutKeys(text: string, gone: (written: string) => boolean): string {
+  const lines = keyLinesOf(text).flatMap((line): KeyLine[] => {
+    const kept = line.keys.filter((key) => !gone(key));
+    if (kept.length === line.keys.length) return [line];
+    if (kept.length === 0) return line.before === "" ? [] : [{ ...line, text: "" }];
+    return [{ ...line, text: kept.join(",") + line.comment }];
+  });
+  return joinLines(lines, text);
+}
+
+/**
+ * Puts the keys into another order. `rankOf`: the lower, the earlier. A key takes the comment behind it along; where
+ * a line holds several, comments stay where they are.
+ */
+export function withKeysInOrder(text: string, rankOf: (written: string) => number): string {
+  const lines = keyLinesOf(text);
+  const filled = lines.filter(({ keys }) => keys.length > 0);
+  if (filled.every(({ keys }) => keys.length === 1)) {
+    const rank = ({ keys: [key = ""] }: KeyLine) => rankOf(key);
+    const sorted = filled.toSorted((a, b) => rank(a) - rank(b));
+    return joinLines(
+      lines.map((line) => (line.keys.length === 0 ? line : { ...line, text: sorted.shift()?.text ?? "" })),
+      text,
+    );
+  }
+  const sorted = filled.flatMap(({ keys }) => keys).toSorted((a, b) => rankOf(a) - rankOf(b));
+  return joinLines(
+    lines.map((line) => {
+      if (line.keys.length === 0) return line;
+      return { ...line, text: sorted.splice(0, line.keys.length).join(",") + line.comment };
+    }),
+    text,
+  );
 }

@@ -6,7 +6,7 @@ import { reconfigure, startProxy } from "../../proxy.ts";
 import type { Proxy } from "../../proxy.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ConfiguredKey } from "../config/config.ts";
-import type { KeyTrial, KeyView, LiveEvent, Outcome } from "./views.ts";
+import type { KeyTrial, KeyView, LiveEvent, ChangeOutcome } from "./views.ts";
 import { AdminService } from "./service.ts";
 import { chat, FalseClock, httpAnswer, startRawProvider } from "../testing/fixture.ts";
 import type { RawProvider } from "../testing/fixture.ts";
@@ -15,19 +15,19 @@ import { createLog } from "../observability/log.ts";
 import { Reloader } from "../config/reload.ts";
 import { fingerprint, Secret } from "../core/secret.ts";
 
-const TOP = mkdtempSync(join(tmpdir(), "keywheel-desk-"));
+const TOP = mkdtempSync(join(tmpdir(), "keywheel-service-"));
 afterAll(() => rmSync(TOP, { recursive: true }));
 
 const SERVED = httpAnswer(200, '{"id":"1","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}');
 const DEAD = httpAnswer(401, '{"error":{"code":"invalid_api_key","message":"Incorrect API key provided"}}');
 const LIMITED = httpAnswer(429, "{}", { "retry-after": "500" });
 
-interface Office {
-  desk: AdminService;
+interface ServiceStage {
+  service: AdminService;
   clock: FalseClock;
   proxy: Proxy;
   provider: RawProvider;
-  ledger: Usage;
+  usage: Usage;
   /** The env file as it is now, without what all of these tests have in it. */
   written(): Promise<string>;
   write(lines: string): void;
@@ -35,10 +35,10 @@ interface Office {
   keys<T>(show: (key: KeyView) => T): T[];
 }
 
-/** A proxy with its settings in a file, and a desk. `key-dead` is refused, `key-cold` is limited, others are served. */
-async function office(
+/** A proxy with its settings in a file, and its admin service. `key-dead` is refused, `key-cold` is limited, others are served. */
+async function withService(
   lines: string,
-  body: (office: Office) => Promise<void>,
+  body: (withService: ServiceStage) => Promise<void>,
   { environment = {}, reloadEnvironment = environment }: Record<string, Record<string, string>> = {},
 ): Promise<void> {
   const folder = mkdtempSync(join(TOP, "case-"));
@@ -63,22 +63,22 @@ async function office(
     log,
     apply,
   });
-  const ledger = new Usage();
-  proxy.engine.observe(ledger);
+  const usage = new Usage();
+  proxy.engine.observe(usage);
   try {
-    const options = { works: proxy.engine, reloader, places, ledger, version: "1.2.3", url: proxy.url };
-    const desk = new AdminService(options);
-    await desk.look();
-    proxy.engine.observe(desk);
+    const options = { engine: proxy.engine, reloader, places, usage, version: "1.2.3", url: proxy.url };
+    const service = new AdminService(options);
+    await service.look();
+    proxy.engine.observe(service);
     await body({
-      desk,
+      service,
       clock,
       proxy,
       provider,
-      ledger,
+      usage,
       write,
       written: async () => (await Bun.file(path).text()).slice(common.length),
-      keys: (show) => desk.overview().providers[0].keys.map(show),
+      keys: (show) => service.overview().providers[0].keys.map(show),
     });
   } finally {
     reloader.close();
@@ -92,12 +92,12 @@ function keyOf(text: string, fields: Partial<ConfiguredKey> = {}): ConfiguredKey
   return { secret: new Secret(text), account: null, dailyLimit: null, ...fields };
 }
 
-describe("the overview of the desk", () => {
+describe("the overview of the service", () => {
   test("tells of the program and of each provider, the default one first", async () => {
     const lines = "API_KEYS=key-a,key-b\nRPM=30\nGROQ_API_KEYS=key-x\nGROQ_RPM=5";
-    await office(lines, async ({ desk, clock, proxy }) => {
+    await withService(lines, async ({ service, clock, proxy }) => {
       await clock.jump(5000);
-      const overview = desk.overview();
+      const overview = service.overview();
       expect(overview).toMatchObject({
         version: "1.2.3",
         uptimeMs: 5000,
@@ -128,10 +128,10 @@ describe("the overview of the desk", () => {
   test("tells where each key stands, and which cannot be moved from here", async () => {
     const environment = { GROQ_API_KEYS: "key-x" };
     const show = ({ id, source, locked }: KeyView) => [id, source, locked === null];
-    await office(
+    await withService(
       "API_KEYS=key-a",
-      async ({ desk }) => {
-        const [first, groq] = desk.overview().providers;
+      async ({ service }) => {
+        const [first, groq] = service.overview().providers;
         expect(first.keys.map(show)).toEqual([[idOf("key-a"), "API_KEYS", true]]);
         expect(groq?.keys.map(show)).toEqual([[idOf("key-x"), "GROQ_API_KEYS", false]]);
         expect(groq?.keys[0]?.locked).toContain("environment");
@@ -141,10 +141,10 @@ describe("the overview of the desk", () => {
   });
 
   test("tells how long the provider is left alone, and shows a probe under way as half open", async () => {
-    await office("API_KEYS=key-a", async ({ desk, proxy, clock }) => {
+    await withService("API_KEYS=key-a", async ({ service, proxy, clock }) => {
       const { breaker } = proxy.engine.upstreams[0]!.pool;
       for (let failure = 0; failure < 5; failure++) breaker.failed(clock.now(), false);
-      const standing = () => desk.overview().providers.map(({ breaker, pausedMs }) => [breaker, pausedMs]);
+      const standing = () => service.overview().providers.map(({ breaker, pausedMs }) => [breaker, pausedMs]);
       expect(standing()).toEqual([["open", 2000]]);
       await clock.jump(2000);
       expect(standing()).toEqual([["half_open", 0]]);
@@ -154,48 +154,48 @@ describe("the overview of the desk", () => {
   });
 
   test("still tells of keys when their file has gone, but not where they stand", async () => {
-    await office("API_KEYS=key-a", async ({ desk, keys }) => {
-      const { envFile } = desk.overview();
+    await withService("API_KEYS=key-a", async ({ service, keys }) => {
+      const { envFile } = service.overview();
       rmSync(envFile ?? "");
-      await desk.look();
+      await service.look();
       expect(keys(({ id, source }) => [id, source])).toEqual([[idOf("key-a"), null]]);
     });
   });
 
   test("P29 holds no key", async () => {
-    await office("API_KEYS=me@key-canary-1:5\nGROQ_API_KEYS=key-canary-2", async ({ desk }) => {
-      const text = JSON.stringify(desk.overview());
+    await withService("API_KEYS=me@key-canary-1:5\nGROQ_API_KEYS=key-canary-2", async ({ service }) => {
+      const text = JSON.stringify(service.overview());
       expect(text).toContain(idOf("key-canary-1"));
       expect(text).not.toContain("canary");
     });
   });
 });
 
-describe("a key at the desk", () => {
+describe("a key at the service", () => {
   test("is paused, resumed and reset at once", async () => {
-    await office("API_KEYS=key-a,key-cold", async ({ desk, proxy, keys }) => {
+    await withService("API_KEYS=key-a,key-cold", async ({ service, proxy, keys }) => {
       const states = () => keys(({ state }) => state);
-      expect(desk.pause("default", idOf("key-a"))).toMatchObject({ kind: "done" });
+      expect(service.pause("default", idOf("key-a"))).toMatchObject({ kind: "done" });
       expect(states()).toEqual(["paused", "ready"]);
       expect((await fetch(`${proxy.url}/v1/x`)).status).toBe(503); // no model is named: the key itself rests
       expect(states()).toEqual(["paused", "cooling"]);
-      expect(desk.reset("default", idOf("key-cold"))).toMatchObject({ kind: "done" });
+      expect(service.reset("default", idOf("key-cold"))).toMatchObject({ kind: "done" });
       expect(states()).toEqual(["paused", "ready"]);
-      expect(desk.resume("default", idOf("key-a"))).toMatchObject({ kind: "done" });
+      expect(service.resume("default", idOf("key-a"))).toMatchObject({ kind: "done" });
       expect(states()).toEqual(["ready", "ready"]);
     });
   });
 
   test("is named where there is none such, and nothing is done", async () => {
-    await office("API_KEYS=key-a", async ({ desk, keys }) => {
+    await withService("API_KEYS=key-a", async ({ service, keys }) => {
       const message = "default has no key nobody.";
       const refused = { kind: "refused", why: "not_found", message } as const;
-      expect([desk.pause("default", "nobody"), await desk.check("default", "nobody")]).toEqual([
+      expect([service.pause("default", "nobody"), await service.check("default", "nobody")]).toEqual([
         refused,
         refused,
       ]);
-      expect(desk.reset("groq", idOf("key-a"))).toMatchObject({ kind: "refused", why: "not_found" });
-      const long = desk.resume("p".repeat(5000), "k".repeat(5000));
+      expect(service.reset("groq", idOf("key-a"))).toMatchObject({ kind: "refused", why: "not_found" });
+      const long = service.resume("p".repeat(5000), "k".repeat(5000));
       expect(long.message.length).toBeLessThan(200);
       expect(keys(({ state }) => state)).toEqual(["ready"]);
     });
@@ -206,46 +206,51 @@ describe("a key at the desk", () => {
     ["works where it is only limited", "key-cold", "works"],
     ["is denied where the provider says that it is dead", "key-dead", "denied"],
   ])("%s", async (_, key, kind) => {
-    await office("API_KEYS=key-a,key-cold,key-dead", async ({ desk, provider }) => {
-      expect((await desk.validate("default", keyOf(key))).kind).toBe(kind);
+    await withService("API_KEYS=key-a,key-cold,key-dead", async ({ service, provider }) => {
+      expect((await service.validate("default", keyOf(key))).kind).toBe(kind);
       expect(provider.requests.map((request) => request.key)).toEqual([key]);
-      if (key !== "key-new") expect((await desk.check("default", idOf(key))).kind).toBe(kind);
+      if (key !== "key-new") expect((await service.check("default", idOf(key))).kind).toBe(kind);
     });
   });
 
   test("is unclear where its provider is not there yet, and nobody is asked", async () => {
-    await office("API_KEYS=key-a", async ({ desk, provider }) => {
-      expect((await desk.validate("groq", keyOf("key-x"))).kind).toBe("unclear");
+    await withService("API_KEYS=key-a", async ({ service, provider }) => {
+      expect((await service.validate("groq", keyOf("key-x"))).kind).toBe("unclear");
       expect(provider.requests.length).toBe(0);
     });
   });
 });
 
-describe("a change at the desk", () => {
-  type Change = (desk: AdminService) => Promise<Outcome>;
+describe("a change at the service", () => {
+  type Change = (service: AdminService) => Promise<ChangeOutcome>;
   test.each<[sentence: string, change: Change, written: string, ids: string[]]>([
     [
       "adds a key, with its account and its limit",
-      (desk) => desk.addKey("default", keyOf("key-n", { account: "me", dailyLimit: 9 })),
+      (service) => service.addKey("default", keyOf("key-n", { account: "me", dailyLimit: 9 })),
       "API_KEYS=key-a,key-b,me@key-n:9\n",
       ["key-a", "key-b", "key-n"],
     ],
-    ["removes a key", (desk) => desk.removeKey("default", idOf("key-a")), "API_KEYS=key-b\n", ["key-b"]],
+    [
+      "removes a key",
+      (service) => service.removeKey("default", idOf("key-a")),
+      "API_KEYS=key-b\n",
+      ["key-b"],
+    ],
     [
       "puts keys into another order",
-      (desk) => desk.reorderKeys("default", [idOf("key-b"), idOf("key-a")]),
+      (service) => service.reorderKeys("default", [idOf("key-b"), idOf("key-a")]),
       "API_KEYS=key-b,key-a\n",
       ["key-b", "key-a"],
     ],
     [
       "edits a setting",
-      (desk) => desk.editProvider("default", new Map([["strategy", "lru"]])),
+      (service) => service.editProvider("default", new Map([["strategy", "lru"]])),
       "API_KEYS=key-a,key-b\nSTRATEGY=lru\n",
       ["key-a", "key-b"],
     ],
   ])("%s, in the file and in the proxy", async (_, change, text, ids) => {
-    await office("API_KEYS=key-a,key-b", async ({ desk, written, keys, proxy }) => {
-      const outcome = await change(desk);
+    await withService("API_KEYS=key-a,key-b", async ({ service, written, keys, proxy }) => {
+      const outcome = await change(service);
       expect([outcome.kind, await written()]).toEqual(["done", text]);
       expect(keys(({ id }) => id)).toEqual(ids.map(idOf));
       expect(keys(({ source }) => source)).toEqual(ids.map(() => "API_KEYS"));
@@ -255,22 +260,22 @@ describe("a change at the desk", () => {
   });
 
   test.each<[sentence: string, change: Change, why: string]>([
-    ["would remove the only key", (desk) => desk.removeKey("default", idOf("key-a")), "conflict"],
-    ["names a key that is there already", (desk) => desk.addKey("default", keyOf("key-a")), "conflict"],
-    ["names a key that is not there", (desk) => desk.removeKey("default", "nobody"), "not_found"],
-    ["leaves a key out", (desk) => desk.reorderKeys("default", []), "invalid_value"],
+    ["would remove the only key", (service) => service.removeKey("default", idOf("key-a")), "conflict"],
+    ["names a key that is there already", (service) => service.addKey("default", keyOf("key-a")), "conflict"],
+    ["names a key that is not there", (service) => service.removeKey("default", "nobody"), "not_found"],
+    ["leaves a key out", (service) => service.reorderKeys("default", []), "invalid_value"],
     [
       "gives a value that is none",
-      (desk) => desk.editProvider("default", new Map([["rpm", "fast"]])),
+      (service) => service.editProvider("default", new Map([["rpm", "fast"]])),
       "invalid_value",
     ],
-    ["is of what the environment says", (desk) => desk.addKey("groq", keyOf("key-n")), "not_writable"],
+    ["is of what the environment says", (service) => service.addKey("groq", keyOf("key-n")), "not_writable"],
   ])("is refused where it %s, and nothing is written", async (_, change, why) => {
     const environment = { GROQ_API_KEYS: "key-x" };
-    await office(
+    await withService(
       "API_KEYS=key-a",
-      async ({ desk, written, keys }) => {
-        expect(await change(desk)).toMatchObject({ kind: "refused", why });
+      async ({ service, written, keys }) => {
+        expect(await change(service)).toMatchObject({ kind: "refused", why });
         expect([await written(), keys(({ id }) => id)]).toEqual(["API_KEYS=key-a\n", [idOf("key-a")]]);
       },
       { environment },
@@ -279,70 +284,73 @@ describe("a change at the desk", () => {
 
   test("is said not to be in use where the files are not taken over, and why", async () => {
     const reloadEnvironment = { MAX_ATTEMPTS: "none" };
-    await office(
+    await withService(
       "API_KEYS=key-a",
-      async ({ desk, written, keys }) => {
-        const outcome = await desk.addKey("default", keyOf("key-n"));
+      async ({ service, written, keys }) => {
+        const outcome = await service.addKey("default", keyOf("key-n"));
         expect(outcome).toMatchObject({ kind: "refused", why: "conflict" });
         expect(outcome.message).toMatch(/was added[\s\S]*But it is not in use[\s\S]*MAX_ATTEMPTS/);
         expect([await written(), keys(({ id }) => id)]).toEqual(["API_KEYS=key-a,key-n\n", [idOf("key-a")]]);
-        expect((await desk.addKey("default", keyOf("key-n"))).message).not.toContain("But"); // nothing was written
+        expect((await service.addKey("default", keyOf("key-n"))).message).not.toContain("But"); // nothing was written
       },
       { environment: {}, reloadEnvironment },
     );
   });
 
   test("is carried out with others of the same moment, and none is lost", async () => {
-    await office("API_KEYS=key-a", async ({ desk, keys }) => {
+    await withService("API_KEYS=key-a", async ({ service, keys }) => {
       const names = ["key-b", "key-c", "key-d"];
-      const outcomes = await Promise.all(names.map((name) => desk.addKey("default", keyOf(name))));
+      const outcomes = await Promise.all(names.map((name) => service.addKey("default", keyOf(name))));
       expect(outcomes.map(({ kind }) => kind)).toEqual(["done", "done", "done"]);
       expect(keys(({ id }) => id)).toEqual(["key-a", ...names].map(idOf));
     });
   });
 
   test("P32 of a file by other hands is taken over on demand, with what needs a restart", async () => {
-    await office("API_KEYS=key-a", async ({ desk, write, keys }) => {
+    await withService("API_KEYS=key-a", async ({ service, write, keys }) => {
       write("API_KEYS=key-a,key-n\nLOG_FORMAT=json");
       const restart = "LOG_FORMAT changed: restart keywheel for that";
-      expect(await desk.reload()).toEqual({ kind: "done", changes: ["default: keys added: [1]", restart] });
+      expect(await service.reload()).toEqual({
+        kind: "done",
+        changes: ["default: keys added: [1]", restart],
+      });
       expect(keys(({ id, source }) => [id, source])).toEqual([
         [idOf("key-a"), "API_KEYS"],
         [idOf("key-n"), "API_KEYS"],
       ]);
       write("API_KEYS=key-a\nRPM=fast");
-      expect(await desk.reload()).toEqual({ kind: "refused", problems: [expect.stringContaining("RPM")] });
-      expect([keys(({ id }) => id).length, desk.overview().problems.length]).toEqual([2, 1]);
+      expect(await service.reload()).toEqual({ kind: "refused", problems: [expect.stringContaining("RPM")] });
+      expect([keys(({ id }) => id).length, service.overview().problems.length]).toEqual([2, 1]);
     });
   });
 });
 
-describe("who watches the desk", () => {
+describe("who watches the service", () => {
   test("hears of requests and keys as it happens, until it goes", async () => {
-    await office("API_KEYS=key-a", async ({ desk, proxy }) => {
+    await withService("API_KEYS=key-a", async ({ service, proxy }) => {
       const heard: string[] = [];
       const hear = (event: LiveEvent) =>
         heard.push(event.kind === "request" ? `request ${event.record.status}` : `key ${event.event.kind}`);
-      const leave = desk.subscribe(hear);
+      const leave = service.subscribe(hear);
       await (await chat(proxy.url)).text();
-      desk.pause("default", idOf("key-a"));
+      service.pause("default", idOf("key-a"));
       expect(heard).toEqual(["request 200", "key paused_by_hand"]);
       leave();
-      desk.resume("default", idOf("key-a"));
+      service.resume("default", idOf("key-a"));
       expect(heard.length).toBe(2);
     });
   });
 
   test("sees the last requests, the use of the day and the traffic of the hour", async () => {
-    await office("API_KEYS=key-a", async ({ desk, proxy, clock }) => {
+    await withService("API_KEYS=key-a", async ({ service, proxy, clock }) => {
       await (await chat(proxy.url)).text();
       await clock.jump(3_600_000 - 1);
-      expect(desk.recent(5).map(({ status }) => status)).toEqual([200]);
-      expect(desk.recent(0)).toEqual([]);
-      expect(desk.usage(1).map(({ keyId, requests }) => [keyId, requests])).toEqual([[idOf("key-a"), 1]]);
-      expect(desk.traffic()[0]?.requests).toBe(1);
+      expect(service.recent(5).map(({ status }) => status)).toEqual([200]);
+      expect(service.recent(0)).toEqual([]);
+      expect(service.usage(1).map(({ keyId, requests }) => [keyId, requests])).toEqual([[idOf("key-a"), 1]]);
+      expect(service.traffic()[0]?.requests).toBe(1);
       await clock.jump(24 * 3_600_000);
-      expect([desk.usage(1), desk.traffic()[0]?.requests]).toEqual([[], 0]);
+      expect([service.usage(1), service.traffic()[0]?.requests]).toEqual([[], 0]);
     });
   });
 });

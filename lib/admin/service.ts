@@ -1,29 +1,27 @@
 /**
- * The operator's desk: what the door under `/admin` asks for, done with the running engine and the files that it is
- * configured by. A change of keys or settings is written to its file first and then read back from there, so the
- * file stays the one truth.
+ * What the admin API asks for, done with the running engine and the files that it is configured by. A change of keys
+ * or settings is written to its file first and then read back from there, so the file stays the one truth.
  */
-import { type Admin, createAdmin } from "./api.ts";
 import { type CheckedKey, checkKeys } from "../pool/key-health.ts";
-import type { Clock } from "../core/clock.ts";
-import type { Config, ConfiguredKey, Places, ProviderConfig } from "../config/config.ts";
+import type { ConfiguredKey, Places } from "../config/config.ts";
 import type {
   KeyTrial,
   KeyView,
   LiveEvent,
-  Operator,
-  Outcome,
-  Overview,
+  ChangeOutcome,
+  AdminOverview,
   ProviderView,
-  Refused,
-  Reloaded,
+  ChangeRefused,
+  ReloadOutcome,
   SettingChanges,
-  TrafficPoint,
-  UsageRow,
 } from "./views.ts";
-import type { Key, KeyReport } from "../pool/key.ts";
-import { Usage } from "../observability/usage.ts";
+import type { Key } from "../pool/key.ts";
+import type { KeyPool } from "../pool/lease.ts";
+import type { Engine, Upstream } from "../routing/engine.ts";
+import { reportOfProvider } from "../observability/health.ts";
+import type { TrafficPoint, Usage, UsageRow } from "../observability/usage.ts";
 import {
+  SettingsFiles,
   keyPlaces,
   planAddKey,
   planOrder,
@@ -32,86 +30,21 @@ import {
   settingsOf,
 } from "./settings-editor.ts";
 import type { Plan, Sources } from "./settings-editor.ts";
-import type { KeyEvent, Log, Observer, RequestRecord } from "../core/events.ts";
+import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import type { Reloader } from "../config/reload.ts";
-import { SettingsFiles } from "./settings-files.ts";
-
-/** The engine, as the desk needs it. */
-export interface Works {
-  readonly config: Config;
-  readonly upstreams: readonly { readonly config: ProviderConfig; readonly pool: WorksPool }[];
-  readonly clock: Clock;
-  readonly startedAt: number;
-  readonly inFlight: number;
-  readonly bufferedBytes: number;
-  readonly draining: boolean;
-  readonly fetch: (url: string, init: BunFetchRequestInit) => Promise<Response>;
-}
-
-interface WorksPool {
-  readonly keys: readonly Key[];
-  readonly waiting: number;
-  /** Epoch ms; in the past where the provider is not left alone. */
-  readonly pausedUntil: number;
-  readonly breaker: { state(now: number): "closed" | "open" | "half_open" | "probing" };
-  report(now: number): KeyReport[];
-  setPaused(key: Key, isPaused: boolean, now: number): void;
-  revive(key: Key, now: number): void;
-}
 
 export interface AdminServiceOptions {
-  works: Works;
+  engine: Engine;
   reloader: Reloader;
   places: Places;
-  ledger: Usage;
+  usage: Usage;
   version: string;
   /** `http://127.0.0.1:3000` */
   url: string;
 }
 
-/** Opens the desk: reads once where settings stand. */
-export async function openAdminService(options: AdminServiceOptions): Promise<AdminService> {
-  const desk = new AdminService(options);
-  await desk.look();
-  return desk;
-}
-
-/** The engine, as desk and door need it together: they are told of its work, and end with it. */
-export interface WatchedWorks extends Works {
-  readonly log: Log;
-  observe(observer: Observer): void;
-  onDrain: () => void;
-}
-
-export interface OpenAdminOptions extends Omit<AdminServiceOptions, "works" | "ledger"> {
-  works: WatchedWorks;
-  /** null: nobody had asked for one before. */
-  ledger: Usage | null;
-  /** Text from at least 32 random bytes, of characters that may stand in a cookie. */
-  newToken(): string;
-}
-
-/** Opens the operator's door, with the desk behind it: when somebody first knocks. */
-export async function openAdmin(options: OpenAdminOptions): Promise<Admin> {
-  const { works, newToken, ...others } = options;
-  const { clock, log } = works;
-  const ledger = options.ledger ?? new Usage();
-  if (options.ledger === null) works.observe(ledger);
-  const desk = await openAdminService({ ...others, works, ledger });
-  works.observe(desk);
-  const admin = createAdmin({
-    operator: desk,
-    clock,
-    log,
-    password: () => works.config.adminPassword,
-    newToken,
-    config: () => works.config,
-  });
-  works.onDrain = () => admin.close();
-  return admin;
-}
-
-export class AdminService implements Operator, Observer {
+/** Does what the admin API asks for. Nothing here throws for what the operator got wrong. */
+export class AdminService implements Observer {
   readonly #options: AdminServiceOptions;
   readonly #files: SettingsFiles;
   readonly #listeners = new Set<(event: LiveEvent) => void>();
@@ -137,6 +70,7 @@ export class AdminService implements Operator, Observer {
     for (const listener of this.#listeners) listener({ kind: "key", event });
   }
 
+  /** Tells of everything from now on; the answer ends that. `listener` is quick and does not throw. */
   subscribe(listener: (event: LiveEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -147,17 +81,17 @@ export class AdminService implements Operator, Observer {
     const sources = await this.#files.read();
     this.#standing = new Map();
     if ("kind" in sources) return;
-    for (const { config } of this.#options.works.upstreams) {
+    for (const { config } of this.#options.engine.upstreams) {
       const { name } = config;
       this.#standing.set(name, { settings: settingsOf(sources, name), keys: keyPlaces(sources, name) });
     }
   }
 
-  overview(): Overview {
-    const { works, reloader, version, url } = this.#options;
-    const { config, clock, startedAt, inFlight, bufferedBytes, draining } = works;
+  overview(): AdminOverview {
+    const { engine, reloader, version, url } = this.#options;
+    const { config, clock, startedAt, inFlight, bufferedBytes, draining } = engine;
     const now = clock.now();
-    const [first, ...others] = works.upstreams.map((upstream) => this.#provider(upstream, now));
+    const [first, ...others] = engine.upstreams.map((upstream) => this.#provider(upstream, now));
     if (first === undefined) throw new Error("there is always a provider");
     return {
       version,
@@ -174,54 +108,55 @@ export class AdminService implements Operator, Observer {
     };
   }
 
-  #provider({ config, pool }: Works["upstreams"][number], now: number): ProviderView {
+  #provider({ config, pool }: Upstream, now: number): ProviderView {
     const standing = this.#standing.get(config.name);
     const state = pool.breaker.state(now);
-    const reports = pool.report(now);
+    const report = reportOfProvider(config, pool, now);
     return {
-      name: config.name,
-      dialect: config.dialect,
-      baseUrl: config.baseUrl.href.replace(/\/$/, ""),
+      ...report,
       isDisabled: config.disabled,
-      pausedMs: Math.max(0, pool.pausedUntil - now),
       breaker: state === "probing" ? "half_open" : state,
-      waiting: pool.waiting,
-      inFlight: reports.reduce((sum, report) => sum + report.inFlight, 0),
+      inFlight: report.keys.reduce((sum, key) => sum + key.inFlight, 0),
       settings: standing?.settings ?? {},
-      keys: reports.map((report): KeyView => {
-        const place = standing?.keys.get(report.id);
-        return { ...report, source: place?.source ?? null, locked: place?.locked ?? null };
+      keys: report.keys.map((key): KeyView => {
+        const place = standing?.keys.get(key.id);
+        return { ...key, source: place?.source ?? null, locked: place?.locked ?? null };
       }),
     };
   }
 
+  /** The last finished requests, newest first, at most `limit`. */
   recent(limit: number): readonly RequestRecord[] {
-    return this.#options.ledger.recent(limit);
+    return this.#options.usage.recent(limit);
   }
 
+  /** The last `days` days with the running one, newest first. */
   usage(days: number): readonly UsageRow[] {
-    return this.#options.ledger.usage(days, this.#options.works.clock.wall());
+    return this.#options.usage.usage(days, this.#options.engine.clock.wall());
   }
 
+  /** The last 60 minutes, oldest first, those without traffic included. */
   traffic(): readonly TrafficPoint[] {
-    return this.#options.ledger.traffic(this.#options.works.clock.wall());
+    return this.#options.usage.traffic(this.#options.engine.clock.wall());
   }
 
-  pause(provider: string, keyId: string): Outcome {
+  /** Takes the key out until it is resumed. Takes effect at once, and survives a restart. */
+  pause(provider: string, keyId: string): ChangeOutcome {
     return this.#withKey(provider, keyId, (pool, key, now) => {
       pool.setPaused(key, true, now);
       return `The key ${keyId} is paused until it is resumed.`;
     });
   }
 
-  resume(provider: string, keyId: string): Outcome {
+  resume(provider: string, keyId: string): ChangeOutcome {
     return this.#withKey(provider, keyId, (pool, key, now) => {
       pool.setPaused(key, false, now);
       return `The key ${keyId} is in use again.`;
     });
   }
 
-  reset(provider: string, keyId: string): Outcome {
+  /** Forgets the key's cooldowns, and why it is out of use. */
+  reset(provider: string, keyId: string): ChangeOutcome {
     return this.#withKey(provider, keyId, (pool, key, now) => {
       pool.revive(key, now);
       return `What the key ${keyId} rested for, or was out of use for, is forgotten.`;
@@ -231,46 +166,50 @@ export class AdminService implements Operator, Observer {
   #withKey(
     provider: string,
     keyId: string,
-    action: (pool: WorksPool, key: Key, now: number) => string,
-  ): Outcome {
-    const { upstreams, clock } = this.#options.works;
+    action: (pool: KeyPool, key: Key, now: number) => string,
+  ): ChangeOutcome {
+    const { upstreams, clock } = this.#options.engine;
     const pool = upstreams.find(({ config }) => config.name === provider)?.pool;
     const key = pool?.keys.find(({ secret }) => secret.id === keyId);
     if (pool === undefined || key === undefined) return noKey(provider, keyId);
     return { kind: "done", message: action(pool, key, clock.now()) };
   }
 
+  /** Asks the provider whether a key works that is not in use yet. */
   async validate(provider: string, key: ConfiguredKey): Promise<KeyTrial> {
-    const config = this.#options.works.upstreams.find(({ config }) => config.name === provider)?.config;
+    const config = this.#options.engine.upstreams.find(({ config }) => config.name === provider)?.config;
     if (config === undefined) return { kind: "unclear", said: "there is no such provider yet" };
-    const { fetch, clock } = this.#options.works;
+    const { fetch, clock } = this.#options.engine;
     const [checked] = await checkKeys([{ ...config, keys: [key] }], { fetch, clock, onProgress() {} });
     return checked === undefined ? { kind: "unclear", said: "" } : trialOf(checked);
   }
 
-  async check(provider: string, keyId: string): Promise<KeyTrial | Refused> {
-    const config = this.#options.works.upstreams.find(({ config }) => config.name === provider)?.config;
+  /** Asks the provider whether a key of the pool works. */
+  async check(provider: string, keyId: string): Promise<KeyTrial | ChangeRefused> {
+    const config = this.#options.engine.upstreams.find(({ config }) => config.name === provider)?.config;
     const key = config?.keys.find(({ secret }) => secret.id === keyId);
     return key === undefined ? noKey(provider, keyId) : this.validate(provider, key);
   }
 
-  addKey(provider: string, key: ConfiguredKey): Promise<Outcome> {
+  /** Writes the key into the file where the provider's keys are, and uses it. */
+  addKey(provider: string, key: ConfiguredKey): Promise<ChangeOutcome> {
     return this.#change((sources) => planAddKey(sources, provider, key));
   }
 
-  removeKey(provider: string, keyId: string): Promise<Outcome> {
+  removeKey(provider: string, keyId: string): Promise<ChangeOutcome> {
     return this.#change((sources) => planRemoveKey(sources, provider, keyId));
   }
 
-  reorderKeys(provider: string, keyIds: readonly string[]): Promise<Outcome> {
+  /** `keyIds`: every key of the provider, in the order in which they shall stand. */
+  reorderKeys(provider: string, keyIds: readonly string[]): Promise<ChangeOutcome> {
     return this.#change((sources) => planOrder(sources, provider, keyIds));
   }
 
-  editProvider(provider: string, changes: SettingChanges): Promise<Outcome> {
+  editProvider(provider: string, changes: SettingChanges): Promise<ChangeOutcome> {
     return this.#change((sources) => planSettings(sources, provider, changes));
   }
 
-  async #change(plan: (sources: Sources) => Plan): Promise<Outcome> {
+  async #change(plan: (sources: Sources) => Plan): Promise<ChangeOutcome> {
     const outcome = await this.#files.change(plan);
     if (outcome.kind === "refused") return outcome;
     const reloaded = await this.reload();
@@ -280,7 +219,8 @@ export class AdminService implements Operator, Observer {
     return { kind: "refused", why: "conflict", message };
   }
 
-  async reload(): Promise<Reloaded> {
+  /** Reads the configuration anew. */
+  async reload(): Promise<ReloadOutcome> {
     const reloaded = await this.#options.reloader.reload();
     await this.look();
     if (!reloaded.ok) return { kind: "refused", problems: reloaded.problems };
@@ -303,7 +243,7 @@ function trialOf({ standing, detail }: Pick<CheckedKey, "standing" | "detail">):
   }
 }
 
-function noKey(provider: string, keyId: string): Refused {
+function noKey(provider: string, keyId: string): ChangeRefused {
   const message = `${provider.slice(0, 60)} has no key ${keyId.slice(0, 60)}.`;
   return { kind: "refused", why: "not_found", message };
 }

@@ -5,14 +5,26 @@
  * Nothing is believed to be right because it was built with care: every plan is read back by the rules by which
  * the program reads its files, and refused unless exactly what was asked for would change.
  */
-import { type Environment, parseConfig, type ParsedConfig } from "../config/config.ts";
-import type { Editable, Refused, SettingChanges, SettingView, Why } from "./views.ts";
-import { addKey, type Edited, removeKey, reorderKeys, setVariable } from "./env-edit.ts";
+import { absolutePath, keyFilesOf, parseConfig } from "../config/config.ts";
+import type { Environment, ParsedConfig, Places } from "../config/config.ts";
 import { parseEnvFile } from "../config/env-file.ts";
-import { withKey, withKeysInOrder, withoutKeys } from "./key-file.ts";
-import { type ConfiguredKey, readPoolKeys, splitKeyFile, splitKeys } from "../config/keys.ts";
-import { providerPrefix, SETTINGS, whyNotPrefix } from "../config/settings.ts";
+import { readPoolKeys, splitKeyFile, splitKeys } from "../config/keys.ts";
+import type { ConfiguredKey } from "../config/keys.ts";
+import { SETTINGS, providerPrefix, whyNotPrefix } from "../config/settings.ts";
 import { shown } from "../config/key-shapes.ts";
+import {
+  addToList,
+  readWhole,
+  removeFromList,
+  reorderList,
+  setVariable,
+  withKey,
+  withKeysInOrder,
+  withoutKeys,
+  writeAtomically,
+} from "./env-edit.ts";
+import type { Edited } from "./env-edit.ts";
+import type { Editable, ChangeOutcome, ChangeRefused, SettingChanges, SettingView, Why } from "./views.ts";
 
 /** Where the configuration comes from. */
 export interface Sources {
@@ -31,15 +43,15 @@ export interface Edit {
 }
 
 /** `message`: what will have been done. */
-export type Plan = { kind: "write"; edits: readonly Edit[]; message: string } | Refused;
+export type Plan = { kind: "write"; edits: readonly Edit[]; message: string } | ChangeRefused;
 
 /** Adds a key behind the others of its list. A provider that has none yet is made by it, where its name is enough. */
 export function planAddKey(sources: Sources, provider: string, key: ConfiguredKey): Plan {
   const pool = poolOf(sources, provider);
-  if (pool === null) return noProvider(provider);
+  if (pool === null) return providerNotFound(provider);
   const { id } = key.secret;
   if (pool.ids.includes(id)) {
-    return refused("conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
+    return refusedChange("conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
   }
   const place = placeToAdd(pool);
   if ("kind" in place) return place;
@@ -47,7 +59,7 @@ export function planAddKey(sources: Sources, provider: string, key: ConfiguredKe
   const edits = editPlace(
     sources,
     place,
-    (list) => addKey(list, written),
+    (list) => addToList(list, written),
     withKey(place.file?.text ?? "", written),
   );
   const message = `The key ${id} was added to ${place.name} in ${pathOf(place, sources)}.`;
@@ -58,20 +70,25 @@ export function planAddKey(sources: Sources, provider: string, key: ConfiguredKe
 /** Takes a key out, wherever it is written. */
 export function planRemoveKey(sources: Sources, provider: string, id: string): Plan {
   const pool = poolOf(sources, provider);
-  if (pool === null || !pool.ids.includes(id)) return noKey(provider, id);
+  if (pool === null || !pool.ids.includes(id)) return keyNotFound(provider, id);
   const left = pool.ids.filter((other) => other !== id);
   if (left.length === 0) {
     const instead = provider === "default" ? "pause it" : "switch the provider off";
-    return refused(
+    return refusedChange(
       "conflict",
       `The key ${id} is the only one of ${provider}. Add another one first, or ${instead}.`,
     );
   }
-  const isGone = (written: string) => idOf(written) === id;
+  const isGone = (written: string) => idOfWritten(written) === id;
   const holders = pool.places.filter(({ items }) => items.some(isGone));
   const edits = allOf(
     holders.map((place) =>
-      editPlace(sources, place, (list) => removeKey(list, id), withoutKeys(place.file?.text ?? "", isGone)),
+      editPlace(
+        sources,
+        place,
+        (list) => removeFromList(list, id),
+        withoutKeys(place.file?.text ?? "", isGone),
+      ),
     ),
   );
   const where = holders.map((place) => `${place.name} in ${pathOf(place, sources)}`).join(" and ");
@@ -81,15 +98,15 @@ export function planRemoveKey(sources: Sources, provider: string, id: string): P
 /** Puts the keys into the order of `ids`, which must name each of them once. */
 export function planOrder(sources: Sources, provider: string, ids: readonly string[]): Plan {
   const pool = poolOf(sources, provider);
-  if (pool === null || pool.ids.length === 0) return noProvider(provider);
+  if (pool === null || pool.ids.length === 0) return providerNotFound(provider);
   if (ids.toSorted().join() !== pool.ids.toSorted().join()) {
-    return refused("invalid_value", `Name each key of ${provider} once: ${pool.ids.join(", ")}.`);
+    return refusedChange("invalid_value", `Name each key of ${provider} once: ${pool.ids.join(", ")}.`);
   }
-  const rankOf = (written: string) => ids.indexOf(idOf(written) ?? "");
-  const ordersOf = ({ items }: Place) => idsOf(items.toSorted((a, b) => rankOf(a) - rankOf(b)));
+  const rankOf = (written: string) => ids.indexOf(idOfWritten(written) ?? "");
+  const ordersOf = ({ items }: KeySource) => idsOf(items.toSorted((a, b) => rankOf(a) - rankOf(b)));
   if ([...new Set(pool.places.flatMap(ordersOf))].join() !== ids.join()) {
     const names = pool.places.map(({ name }) => name).join(" come before those of ");
-    return refused(
+    return refusedChange(
       "conflict",
       `The keys of ${names}, always. Move them within each, or all into one of the two.`,
     );
@@ -100,7 +117,7 @@ export function planOrder(sources: Sources, provider: string, ids: readonly stri
       editPlace(
         sources,
         place,
-        (list) => reorderKeys(list, ordersOf(place)),
+        (list) => reorderList(list, ordersOf(place)),
         withKeysInOrder(place.file?.text ?? "", rankOf),
       ),
     ),
@@ -111,16 +128,16 @@ export function planOrder(sources: Sources, provider: string, ids: readonly stri
 /** Changes settings of a provider; for the default one those without a prefix, which hold for all. */
 export function planSettings(sources: Sources, provider: string, changes: SettingChanges): Plan {
   const pool = poolOf(sources, provider);
-  if (pool === null || pool.ids.length === 0) return noProvider(provider);
+  if (pool === null || pool.ids.length === 0) return providerNotFound(provider);
   let edited: Edited = { ok: true, text: sources.envFile?.text ?? "" };
   const names: string[] = [];
   for (const [setting, value] of changes) {
-    const name = variableOf(provider, setting);
-    if (name === null) return refused("invalid_value", DEFAULT_IS_NEEDED);
+    const name = variableFor(provider, setting);
+    if (name === null) return refusedChange("invalid_value", DEFAULT_IS_NEEDED);
     const locked = lockOf(sources, name);
-    if (locked !== null) return refused("not_writable", locked);
+    if (locked !== null) return refusedChange("not_writable", locked);
     edited = setVariable(edited.text, name, value);
-    if (!edited.ok) return refused("invalid_value", edited.reason);
+    if (!edited.ok) return refusedChange("invalid_value", edited.reason);
     names.push(name);
   }
   const edits = editEnvFile(sources, edited.text);
@@ -136,7 +153,7 @@ export function settingsOf(sources: Sources, provider: string): Partial<Record<E
   const values = valuesOf(sources);
   const views: Partial<Record<Editable, SettingView>> = {};
   for (const [setting, shared] of SHARED) {
-    const own = variableOf(provider, setting);
+    const own = variableFor(provider, setting);
     if (own === null) continue;
     const isShared = own === shared;
     const ownValue = isShared ? null : (values.get(own) ?? null);
@@ -166,7 +183,7 @@ export function keyPlaces(
 // Where keys are written
 
 /** One list of keys: the value of a variable, or the file that a variable names. */
-interface Place {
+interface KeySource {
   /** `GROQ_API_KEYS`, `API_KEYS_FILE`. */
   name: string;
   /** As they are written: `[account@]key[:daily]`. Never to be shown. */
@@ -177,15 +194,15 @@ interface Place {
   locked: string | null;
 }
 
-interface Pool {
+interface ProviderKeys {
   /** Those that hold or could hold keys: the list first, as in the configuration. */
-  places: Place[];
+  places: KeySource[];
   /** Of its keys, each once, in their order. */
   ids: string[];
 }
 
 /** Null: no provider can have this name. */
-function poolOf(sources: Sources, provider: string): Pool | null {
+function poolOf(sources: Sources, provider: string): ProviderKeys | null {
   if (provider !== provider.toLowerCase()) return null;
   const prefix = prefixOf(provider);
   if (
@@ -198,7 +215,7 @@ function poolOf(sources: Sources, provider: string): Pool | null {
   const listName = `${prefix}API_KEYS`;
   const fileName = `${prefix}API_KEYS_FILE`;
   const items = splitKeys(listName, values.get(listName) ?? "").map(({ text }) => text);
-  const places: Place[] = [{ name: listName, items, file: null, locked: lockOf(sources, listName) }];
+  const places: KeySource[] = [{ name: listName, items, file: null, locked: lockOf(sources, listName) }];
   const file = sources.keyFiles.get(values.get(fileName) ?? "");
   if (file !== undefined) {
     const items = splitKeyFile(fileName, file.text).map(({ text }) => text);
@@ -208,14 +225,14 @@ function poolOf(sources: Sources, provider: string): Pool | null {
 }
 
 /** Beside the other keys; where those cannot be changed, in the key file. */
-function placeToAdd({ places }: Pool): Place | Refused {
+function placeToAdd({ places }: ProviderKeys): KeySource | ChangeRefused {
   const [list, file] = places;
   const writable = places.filter(({ locked }) => locked === null);
   const place = list?.items.length === 0 && file !== undefined ? file : writable[0];
-  return place ?? refused("not_writable", list?.locked ?? "");
+  return place ?? refusedChange("not_writable", list?.locked ?? "");
 }
 
-function pathOf({ file }: Place, { envFile }: Sources): string {
+function pathOf({ file }: KeySource, { envFile }: Sources): string {
   return file?.path ?? envFile?.path ?? "";
 }
 
@@ -225,11 +242,11 @@ function prefixOf(provider: string): string {
 }
 
 function idsOf(items: readonly string[]): string[] {
-  return [...new Set(items.map(idOf))].filter((id) => id !== null);
+  return [...new Set(items.map(idOfWritten))].filter((id) => id !== null);
 }
 
 /** Null: it is no key. */
-function idOf(written: string): string | null {
+function idOfWritten(written: string): string | null {
   return readPoolKeys(splitKeys("", written)).keys[0]?.secret.id ?? null;
 }
 
@@ -256,7 +273,7 @@ const SHARED = [
 ] as const satisfies readonly (readonly [Editable, keyof typeof SETTINGS | null])[];
 
 /** Null: this provider has no such setting. */
-function variableOf(provider: string, setting: Editable): string | null {
+function variableFor(provider: string, setting: Editable): string | null {
   if (setting === "disabled" && provider === "default") return null;
   return prefixOf(provider) + setting.toUpperCase();
 }
@@ -283,17 +300,17 @@ function valuesOf({ environment, envFile }: Sources): Map<string, string> {
 /** Changes one list of keys: `inList` that of a variable, `fileText` is the new text where it is a file. */
 function editPlace(
   sources: Sources,
-  { name, file, locked }: Place,
+  { name, file, locked }: KeySource,
   inList: (list: string) => Edited,
   fileText: string,
-): Edit[] | Refused {
-  if (locked !== null) return refused("not_writable", locked);
+): Edit[] | ChangeRefused {
+  if (locked !== null) return refusedChange("not_writable", locked);
   if (file !== null) return [{ path: file.path, before: file.text, after: fileText }];
   const text = sources.envFile?.text ?? "";
   const list = inList(parseEnvFile(text).values.get(name) ?? "");
-  if (!list.ok) return refused("invalid_value", list.reason);
+  if (!list.ok) return refusedChange("invalid_value", list.reason);
   const edited = setVariable(text, name, list.text === "" ? null : list.text);
-  return edited.ok ? editEnvFile(sources, edited.text) : refused("conflict", edited.reason);
+  return edited.ok ? editEnvFile(sources, edited.text) : refusedChange("conflict", edited.reason);
 }
 
 function editEnvFile({ envFile }: Sources, after: string): Edit[] {
@@ -301,7 +318,7 @@ function editEnvFile({ envFile }: Sources, after: string): Edit[] {
 }
 
 /** All of them, or the first reason why not. */
-function allOf(each: readonly (Edit[] | Refused)[]): Edit[] | Refused {
+function allOf(each: readonly (Edit[] | ChangeRefused)[]): Edit[] | ChangeRefused {
   const edits: Edit[] = [];
   for (const outcome of each) {
     if ("kind" in outcome) return outcome;
@@ -317,7 +334,7 @@ function allOf(each: readonly (Edit[] | Refused)[]): Edit[] | Refused {
 function verified(
   sources: Sources,
   provider: string,
-  edits: Edit[] | Refused,
+  edits: Edit[] | ChangeRefused,
   ids: readonly string[],
   message: string,
 ): Plan {
@@ -330,12 +347,18 @@ function verified(
   }
   const earlier = problemsOf(sources);
   const fresh = problems.filter((problem) => !earlier.includes(problem));
-  if (fresh.length > 0) return refused("invalid_value", fresh.join("\n"));
+  if (fresh.length > 0) return refusedChange("invalid_value", fresh.join("\n"));
   if (problems.length > 0) {
-    return refused("conflict", `The settings have mistakes. First correct them:\n${problems.join("\n")}`);
+    return refusedChange(
+      "conflict",
+      `The settings have mistakes. First correct them:\n${problems.join("\n")}`,
+    );
   }
   const paths = edits.map(({ path }) => path).join(" and ");
-  return refused("invalid_value", `This cannot be written into ${paths} so that it is read as it is meant.`);
+  return refusedChange(
+    "invalid_value",
+    `This cannot be written into ${paths} so that it is read as it is meant.`,
+  );
 }
 
 function sourcesAfter({ environment, envFile, keyFiles }: Sources, edits: readonly Edit[]): Sources {
@@ -367,14 +390,76 @@ function configOf({ environment, envFile, keyFiles }: Sources): ParsedConfig {
   });
 }
 
-function refused(why: Why, message: string): Refused {
+function refusedChange(why: Why, message: string): ChangeRefused {
   return { kind: "refused", why, message };
 }
 
-function noProvider(provider: string): Refused {
-  return refused("not_found", `There is no provider ${shown(provider)}.`);
+function providerNotFound(provider: string): ChangeRefused {
+  return refusedChange("not_found", `There is no provider ${shown(provider)}.`);
 }
 
-function noKey(provider: string, id: string): Refused {
-  return refused("not_found", `There is no key ${shown(id)} of ${shown(provider)}.`);
+function keyNotFound(provider: string, id: string): ChangeRefused {
+  return refusedChange("not_found", `There is no key ${shown(id)} of ${shown(provider)}.`);
+}
+
+// ── The files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// Read when somebody wants to change them, and written as planned. One change after the other, each from the files as
+// they are then. What somebody else writes meanwhile is never overwritten.
+
+export interface SettingsFilesOptions extends Pick<Places, "environment" | "workingDirectory"> {
+  /** The env file that was read (`LoadedConfig.envFile`), as it is now; null: there is none. */
+  envFile(): string | null;
+  /** Where one is made when there is none and a change needs it; null: none is made. */
+  newEnvFile: string | null;
+}
+
+export class SettingsFiles {
+  readonly #options: SettingsFilesOptions;
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(options: SettingsFilesOptions) {
+    this.#options = options;
+  }
+
+  /** The texts hold keys: look at them, and let them go. */
+  async read(): Promise<Sources | ChangeRefused> {
+    const { environment, workingDirectory, newEnvFile } = this.#options;
+    const path = this.#options.envFile();
+    const written = path === null ? null : await readWhole(path);
+    if (written?.ok === false) return { kind: "refused", why: "not_writable", message: written.reason };
+    const envFile =
+      path !== null && written !== null
+        ? { path, text: written.text }
+        : newEnvFile === null
+          ? null
+          : { path: newEnvFile, text: null };
+    const keyFiles = new Map<string, { path: string; text: string }>();
+    for (const name of keyFilesOf(environment, parseEnvFile(envFile?.text ?? "").values)) {
+      const path = absolutePath(workingDirectory, name);
+      const file = await readWhole(path);
+      // One that cannot be read is a problem of the configuration, and told as such.
+      if (file.ok) keyFiles.set(name, { path, text: file.text });
+    }
+    return { environment, envFile, keyFiles };
+  }
+
+  /** Plans a change from the files as they are, and writes it. Taking it over is the caller's affair. */
+  change(planFrom: (sources: Sources) => Plan): Promise<ChangeOutcome> {
+    const outcome = this.#last.then(() => this.#carryOut(planFrom));
+    this.#last = outcome.catch(() => {}); // told to the caller; the next change begins anew
+    return outcome;
+  }
+
+  async #carryOut(planFrom: (sources: Sources) => Plan): Promise<ChangeOutcome> {
+    const sources = await this.read();
+    if ("kind" in sources) return sources;
+    const plan = planFrom(sources);
+    if (plan.kind === "refused") return plan;
+    for (const { path, before, after } of plan.edits) {
+      const written = await writeAtomically(path, after, before);
+      if (!written.ok) return { kind: "refused", why: "not_writable", message: written.reason };
+    }
+    return { kind: "done", message: plan.message };
+  }
 }

@@ -1,48 +1,18 @@
 /**
- * What the operator sees and may do: the shape that `/admin` needs the engine to have, and how what it tells is
- * written in JSON. Pure.
+ * What the operator sees: the shapes of the admin API, and how they are written in JSON. Pure.
  *
- * A key's text goes in here and never comes out: everything that is shown names a key by its id.
+ * A key's text never comes out here: everything that is shown names a key by its id.
  */
-import { retryAfterSec } from "../core/clock.ts";
-import type { ConfiguredKey } from "../config/keys.ts";
+import { instantText } from "../core/clock.ts";
+import { keyJson, poolStatus, providerJson } from "../observability/health.ts";
+import type { TrafficPoint, UsageRow } from "../observability/usage.ts";
 import type { KeyEvent, RequestRecord } from "../core/events.ts";
-import type { KeyReport } from "../pool/key.ts";
-
-/** The engine, as the operator's door needs it. Nothing here throws for what the operator got wrong. */
-export interface Operator {
-  overview(): Overview;
-  /** The last finished requests, newest first, at most `limit`. */
-  recent(limit: number): readonly RequestRecord[];
-  /** The last `days` days with the running one, newest first. */
-  usage(days: number): readonly UsageRow[];
-  /** The last 60 minutes, oldest first, those without traffic included. */
-  traffic(): readonly TrafficPoint[];
-  /** Takes the key out until it is resumed. Takes effect at once, and survives a restart. */
-  pause(provider: string, keyId: string): Outcome;
-  resume(provider: string, keyId: string): Outcome;
-  /** Forgets the key's cooldowns, and why it is out of use. */
-  reset(provider: string, keyId: string): Outcome;
-  /** Asks the provider whether a key works that is not in use yet. */
-  validate(provider: string, key: ConfiguredKey): Promise<KeyTrial>;
-  /** Asks the provider whether a key of the pool works. */
-  check(provider: string, keyId: string): Promise<KeyTrial | Refused>;
-  /** Writes the key into the file where the provider's keys are, and uses it. */
-  addKey(provider: string, key: ConfiguredKey): Promise<Outcome>;
-  removeKey(provider: string, keyId: string): Promise<Outcome>;
-  /** `keyIds`: every key of the provider, in the order in which they shall stand. */
-  reorderKeys(provider: string, keyIds: readonly string[]): Promise<Outcome>;
-  editProvider(provider: string, changes: SettingChanges): Promise<Outcome>;
-  /** Reads the configuration anew. */
-  reload(): Promise<Reloaded>;
-  /** Tells of everything from now on; the answer ends that. `listener` is quick and does not throw. */
-  subscribe(listener: (event: LiveEvent) => void): () => void;
-}
+import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
 /** What became of a change. `message`: what was done, or why not and what to do; for people, without a key. */
-export type Outcome = { kind: "done"; message: string } | Refused;
+export type ChangeOutcome = { kind: "done"; message: string } | ChangeRefused;
 
-export interface Refused {
+export interface ChangeRefused {
   kind: "refused";
   why: Why;
   message: string;
@@ -51,36 +21,13 @@ export interface Refused {
 /** `not_writable`: the setting is not in a file that can be changed from here. */
 export type Why = "not_found" | "conflict" | "invalid_value" | "not_writable";
 
-export type Reloaded =
+export type ReloadOutcome =
   { kind: "done"; changes: readonly string[] } | { kind: "refused"; problems: readonly string[] };
 
 /** What a provider says of a key. `unclear`: it could not be asked, or its answer tells nothing about the key. */
 export type KeyTrial = { kind: "works" } | { kind: "unclear" | "denied"; said: string };
 
 export type LiveEvent = { kind: "request"; record: RequestRecord } | { kind: "key"; event: KeyEvent };
-
-/** Upstream requests of one day (UTC) with one key for one model. */
-export interface UsageRow {
-  /** `2026-11-20` */
-  day: string;
-  provider: string;
-  keyId: string;
-  model: string | null;
-  requests: number;
-  rateLimited: number;
-  errors: number;
-}
-
-export interface TrafficPoint {
-  /** Epoch ms at which the minute begins. */
-  at: number;
-  /** Finished requests of clients. */
-  requests: number;
-  /** Refusals and faults of upstream that no client saw. */
-  absorbed: number;
-  /** Requests of clients that ended with a status of 500 or more, or cut short. */
-  errors: number;
-}
 
 /** What of a provider can be changed from here: not its address, or whoever takes the page takes the keys. */
 export const EDITABLE = [
@@ -115,23 +62,16 @@ export interface KeyView extends KeyReport {
   locked: string | null;
 }
 
-export interface ProviderView {
-  name: string;
-  dialect: string;
-  baseUrl: string;
+export interface ProviderView extends ProviderReport {
   isDisabled: boolean;
-  /** 0: it is not left alone. */
-  pausedMs: number;
   breaker: "closed" | "open" | "half_open";
-  /** Requests that wait for a key. */
-  waiting: number;
   inFlight: number;
   settings: Readonly<Partial<Record<Editable, SettingView>>>;
   keys: readonly KeyView[];
 }
 
 /** Everything the page shows at once. */
-export interface Overview {
+export interface AdminOverview {
   version: string;
   uptimeMs: number;
   isDraining: boolean;
@@ -152,15 +92,12 @@ export interface Overview {
 }
 
 /** The overview in JSON. Its names are those of `/health`. */
-export function shownOverview(overview: Overview, now: number): object {
-  const { keys } = overview.providers[0];
-  const isReady = (key: KeyView) => key.state === "ready";
-  const isAlive = (key: KeyView) => key.state === "ready" || key.state === "cooling";
+export function shownOverview(overview: AdminOverview, now: number): object {
   return {
     version: overview.version,
-    now: instant(now),
+    now: instantText(now),
     uptime_sec: Math.floor(overview.uptimeMs / 1000),
-    status: keys.every(isReady) && keys.length > 0 ? "ok" : keys.some(isAlive) ? "degraded" : "down",
+    status: poolStatus(overview.providers[0].keys),
     draining: overview.isDraining,
     in_flight: overview.inFlight,
     buffered_bytes: overview.bufferedBytes,
@@ -175,12 +112,8 @@ export function shownOverview(overview: Overview, now: number): object {
 
 function shownProvider(provider: ProviderView): object {
   return {
-    name: provider.name,
-    dialect: provider.dialect,
-    base_url: provider.baseUrl,
+    ...providerJson(provider),
     state: provider.isDisabled ? "disabled" : provider.pausedMs > 0 ? "paused" : "up",
-    paused_sec: seconds(provider.pausedMs),
-    waiting: provider.waiting,
     in_flight: provider.inFlight,
     breaker: provider.breaker,
     settings: provider.settings,
@@ -189,27 +122,9 @@ function shownProvider(provider: ProviderView): object {
 }
 
 function shownKey(key: KeyView): object {
-  const models = Object.entries(key.models).map(([model, { coolingMs, reason }]) => [
-    model,
-    { cooldown_sec: seconds(coolingMs), reason },
-  ]);
   return {
-    index: key.index,
-    id: key.id,
-    account: key.account,
-    state: key.state,
-    reason: key.reason,
+    ...keyJson(key),
     said: key.said === "" ? null : key.said,
-    cooldown_sec: seconds(key.coolingMs),
-    models: Object.fromEntries(models),
-    requests: key.requests,
-    rate_limited: key.rateLimited,
-    errors: key.errors,
-    today: key.today,
-    daily_limit: key.dailyLimit,
-    rpm_limit: key.rpmLimit,
-    in_flight: key.inFlight,
-    last_used: key.lastUsedAt === 0 ? null : `${instant(key.lastUsedAt).slice(0, 19)}Z`,
     source: key.source,
     locked: key.locked,
   };
@@ -218,7 +133,7 @@ function shownKey(key: KeyView): object {
 export function shownRequest(record: RequestRecord): object {
   return {
     id: record.id,
-    at: instant(record.at),
+    at: instantText(record.at),
     method: record.method,
     path: record.path,
     provider: record.provider,
@@ -249,14 +164,14 @@ export function shownRequest(record: RequestRecord): object {
 export function shownKeyEvent(event: KeyEvent): object {
   const { at, provider, key, keyId, kind, model, reason, until, said } = event;
   return {
-    at: instant(at),
+    at: instantText(at),
     provider,
     key,
     key_id: keyId,
     kind,
     model,
     reason,
-    until: until === null ? null : instant(until),
+    until: until === null ? null : instantText(until),
     said,
   };
 }
@@ -266,18 +181,5 @@ export function shownUsage({ day, provider, keyId, model, requests, rateLimited,
 }
 
 export function shownTraffic({ at, requests, absorbed, errors }: TrafficPoint): object {
-  return { at: instant(at), requests, absorbed, errors };
-}
-
-/** The latest instant that a date can hold (ECMA-262 21.4.1.1). */
-const LAST_INSTANT = 8.64e15;
-
-/** RFC 3339 in UTC. */
-function instant(epochMs: number): string {
-  return new Date(Math.min(Math.max(0, epochMs), LAST_INSTANT)).toISOString();
-}
-
-/** Rounded up: what is still on is never shown as over. */
-function seconds(ms: number): number {
-  return ms <= 0 ? 0 : retryAfterSec(ms);
+  return { at: instantText(at), requests, absorbed, errors };
 }

@@ -49,14 +49,14 @@ export interface Overview {
   status: string;
   version: string;
   uptimeSec: number;
-  /** Null: it does not show them to this visitor. */
+  /** Null: it does not show them to this peer. */
   providers: ShownProvider[] | null;
   /** As it was sent, for scripts. */
   json: JsonObject;
 }
 
 /** Who answers where the proxy should be. */
-export type Found =
+export type FoundProxy =
   | { kind: "running"; overview: Overview }
   | { kind: "not_running" }
   /** Something answers, and it is no keywheel. */
@@ -99,7 +99,7 @@ export class AdminClient {
   }
 
   /** Looks who is there, and what the proxy shows of itself. */
-  async find(): Promise<Found> {
+  async find(): Promise<FoundProxy> {
     const { listen } = this.#options;
     if (listen.kind === "tcp" && listen.port === 0) return { kind: "not_running" }; // nobody knows which one it took
     const answer = await this.#ask("GET", "/health", LOOK_TIMEOUT_MS);
@@ -136,7 +136,7 @@ export class AdminClient {
     const { listen, password, fetch, clock } = this.#options;
     const headers = new Headers({ accept: "application/json" });
     if (body !== null) headers.set("content-type", "application/json");
-    if (password !== null && path !== "/health") headers.set("authorization", bearer(password));
+    if (password !== null && path !== "/health") headers.set("authorization", bearerField(password));
     const aborter = new AbortController();
     const cancel = clock.after(timeoutMs, () => aborter.abort());
     try {
@@ -158,7 +158,7 @@ export class AdminClient {
 }
 
 /** A field holds bytes: letters beyond ASCII go as curl sends them, in UTF-8. */
-function bearer(password: Secret): string {
+function bearerField(password: Secret): string {
   return `Bearer ${Buffer.from(password.reveal(), "utf8").toString("latin1")}`;
 }
 
@@ -189,12 +189,12 @@ function readOverview(json: unknown): Overview | null {
     status,
     version,
     uptimeSec: numberOf(json, "uptime_sec"),
-    providers: Array.isArray(providers) ? providers.filter(isObject).map(readProvider) : null,
+    providers: Array.isArray(providers) ? providers.filter(isObject).map(readShownProvider) : null,
     json,
   };
 }
 
-function readProvider(json: JsonObject): ShownProvider {
+function readShownProvider(json: JsonObject): ShownProvider {
   const keys = field(json, "keys");
   return {
     name: fieldText(json, "name"),

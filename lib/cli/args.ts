@@ -65,7 +65,7 @@ Give your client http://127.0.0.1:3000/v1 as its base URL, and any text as its
 API key. .env.example explains every setting: provider, port, who gets in, ...
 
 Changed settings apply at once. SIGTERM stops when running answers are done.
-Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.
+Exit codes: 0 fine, 1 failed, 2 wrong usageError or configuration.
 `;
 
 const COMMANDS = ["serve", "check", "status", "keys"];
@@ -79,17 +79,17 @@ export function parseCommand(words: readonly string[]): Command {
   if (words.some((word) => word === "--help" || word === "-h")) return { kind: "help" };
   if (words.some((word) => word === "--version" || word === "-V")) return { kind: "version" };
   const line = splitLine(words);
-  if (typeof line === "string") return usage(line);
+  if (typeof line === "string") return usageError(line);
   const [name = "serve", ...rest] = line.words;
   const command = line.isDemo ? demoCommand(line, line.words) : commandOf(name, rest, line);
-  if (typeof command === "string") return usage(command);
+  if (typeof command === "string") return usageError(command);
   const takesJson = "json" in command;
-  if (line.json && !takesJson) return usage("--json goes with check, status and keys list.");
+  if (line.json && !takesJson) return usageError("--json goes with check, status and keys list.");
   return command;
 }
 
 /** The options, and the words that are none, in their order. */
-interface Line {
+interface ParsedLine {
   words: string[];
   envFile: string | null;
   isDemo: boolean;
@@ -97,8 +97,8 @@ interface Line {
 }
 
 /** The parts of the line, or what is wrong with it. */
-function splitLine(words: readonly string[]): Line | string {
-  const line: Line = { words: [], envFile: null, isDemo: false, json: false };
+function splitLine(words: readonly string[]): ParsedLine | string {
+  const line: ParsedLine = { words: [], envFile: null, isDemo: false, json: false };
   const rest = [...words];
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
     const [option, value = null] = word.startsWith("--env-file=") ? splitOption(word) : [word];
@@ -125,13 +125,13 @@ function splitOption(word: string): [option: string, value: string] {
   return [word.slice(0, equals), word.slice(equals + 1)];
 }
 
-function demoCommand({ envFile }: Line, words: readonly string[]): Command | string {
+function demoCommand({ envFile }: ParsedLine, words: readonly string[]): Command | string {
   const [word] = words.filter((word) => word !== "serve");
   return word === undefined ? { kind: "demo", envFile } : unknownCommand(word);
 }
 
 /** The command, or what is wrong with it. */
-function commandOf(name: string, rest: readonly string[], { json, envFile }: Line): Command | string {
+function commandOf(name: string, rest: readonly string[], { json, envFile }: ParsedLine): Command | string {
   const [first = null, second] = rest;
   switch (name) {
     case "serve":
@@ -219,7 +219,7 @@ function notAProvider(word: string): string {
   return `${shown(word)} cannot be the name of a provider, which is one such as groq, or default.`;
 }
 
-function usage(problem: string): Command {
+function usageError(problem: string): Command {
   return { kind: "usage", message: `${problem} keywheel --help shows what there is.` };
 }
 

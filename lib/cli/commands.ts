@@ -15,9 +15,9 @@ import {
 } from "./args.ts";
 import { type Clock, formatDuration, systemClock } from "../core/clock.ts";
 import { type Config, loadConfig, type LoadedConfig, type Places } from "../config/config.ts";
-import type { Outcome } from "../admin/views.ts";
+import type { ChangeOutcome } from "../admin/views.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
-import { planAddKey, planRemoveKey } from "../admin/settings-editor.ts";
+import { SettingsFiles, planAddKey, planRemoveKey } from "../admin/settings-editor.ts";
 import {
   AdminClient,
   type Change,
@@ -26,13 +26,11 @@ import {
   type ShownKey,
   type ShownProvider,
 } from "./admin-client.ts";
-import { placesOf } from "./process.ts";
-import { SettingsFiles } from "../admin/settings-files.ts";
-import { type Column, oneLine, table } from "./table.ts";
-import { openTerminal, type Terminal } from "./terminal.ts";
+import { oneLine, openTerminal, table, type Column, type Terminal } from "./terminal.ts";
+import { placesOf } from "./startup.ts";
 
 /** What a command needs from outside. */
-export interface Shell {
+export interface CommandContext {
   readonly terminal: Terminal;
   readonly clock: Clock;
   /** Must obey no proxy of the environment: it carries keys, and the operator's password. */
@@ -53,24 +51,24 @@ export function operate(command: OperatorCommand, environment: Record<string, st
 }
 
 /** Runs a command to its end. Resolves with the exit code. */
-export async function runCommand(command: OperatorCommand, shell: Shell): Promise<number> {
-  const places = shell.placesOf(command.envFile);
+export async function runCommand(command: OperatorCommand, context: CommandContext): Promise<number> {
+  const places = context.placesOf(command.envFile);
   const loaded = await loadConfig(places);
   const files = () => settingsFiles(places, loaded);
-  if (command.kind === "keys" && command.action === "add") return addKeys(command, loaded, files(), shell);
+  if (command.kind === "keys" && command.action === "add") return addKeys(command, loaded, files(), context);
   if (!loaded.ok) {
-    for (const problem of loaded.problems) shell.terminal.writeError(`${problem}\n`);
+    for (const problem of loaded.problems) context.terminal.writeError(`${problem}\n`);
     return EXIT_USAGE;
   }
   const { config } = loaded;
   switch (command.kind) {
     case "check":
-      return check(command, config, shell);
+      return checkCommand(command, config, context);
     case "status":
-      return status(command, config, shell);
+      return status(command, config, context);
     case "keys":
-      if (command.action === "list") return listKeys(command, config, shell);
-      return changeKeys(command, config, files(), shell);
+      if (command.action === "list") return listKeys(command, config, context);
+      return changeKeys(command, config, files(), context);
   }
 }
 
@@ -86,10 +84,10 @@ const WORDS: Record<Standing, string> = {
 };
 
 /** Exit code 1 where a key is dead, or its provider could not be asked. */
-async function check(
+async function checkCommand(
   { provider, json }: Extract<OperatorCommand, { kind: "check" }>,
   config: Config,
-  { terminal, clock, fetch }: Shell,
+  { terminal, clock, fetch }: CommandContext,
 ): Promise<number> {
   const providers = config.providers.filter(({ name }) => provider === null || name === provider);
   if (providers.length === 0) return noSuchProvider(provider ?? "", config, terminal);
@@ -123,11 +121,11 @@ async function check(
 async function status(
   { json }: Extract<OperatorCommand, { kind: "status" }>,
   config: Config,
-  shell: Shell,
+  context: CommandContext,
 ): Promise<number> {
-  const { terminal, clock } = shell;
-  const operator = operatorOf(config, shell);
-  const overview = await look(operator, terminal);
+  const { terminal, clock } = context;
+  const operator = operatorOf(config, context);
+  const overview = await overviewOrSay(operator, terminal);
   if (overview === null) {
     if (json)
       terminal.write(`${JSON.stringify({ status: "not_running", url: operator.address }, null, 2)}\n`);
@@ -140,7 +138,7 @@ async function status(
     terminal.write(`keywheel ${overview.version} at ${operator.address}: ${overview.status}, up ${up}\n`);
     const { providers } = overview;
     if (providers === null) terminal.writeError(`${HIDDEN}\n`);
-    else terminal.write(`${providers.map(providerLine).join("")}\n${keyTable(providers, terminal, clock)}`);
+    else terminal.write(`${providers.map(statusLineOf).join("")}\n${keyTable(providers, terminal, clock)}`);
   }
   return overview.status === "down" ? EXIT_FAILED : EXIT_FINE;
 }
@@ -148,7 +146,7 @@ async function status(
 const HIDDEN =
   "It shows its keys only to this machine's own address (127.0.0.1) and to the operator. Set ADMIN_PASSWORD, or HOST=0.0.0.0.";
 
-function providerLine({ name, dialect, baseUrl, state, pausedSec, waiting }: ShownProvider): string {
+function statusLineOf({ name, dialect, baseUrl, state, pausedSec, waiting }: ShownProvider): string {
   const paused = state === "paused" ? ` for ${formatDuration(pausedSec * 1000)}` : "";
   const queue = waiting === 0 ? "" : `, ${waiting} waiting`;
   return `  ${oneLine(`${name} (${dialect}) ${baseUrl}: ${state}${paused}${queue}`)}\n`;
@@ -159,12 +157,12 @@ function providerLine({ name, dialect, baseUrl, state, pausedSec, waiting }: Sho
 async function listKeys(
   { provider, json }: Extract<OperatorCommand, { action: "list" }>,
   config: Config,
-  shell: Shell,
+  context: CommandContext,
 ): Promise<number> {
-  const { terminal, clock } = shell;
-  const operator = operatorOf(config, shell);
+  const { terminal, clock } = context;
+  const operator = operatorOf(config, context);
   const found = await operator.find();
-  const live = found.kind === "running" ? (await look(operator, terminal))?.providers : null;
+  const live = found.kind === "running" ? (await overviewOrSay(operator, terminal))?.providers : null;
   const all = live ?? config.providers.map(asConfigured);
   const providers = all.filter(({ name }) => provider === null || name === provider);
   if (providers.length === 0) return noSuchProvider(provider ?? "", config, terminal);
@@ -242,7 +240,7 @@ function keyTable(providers: readonly ShownProvider[], terminal: Terminal, clock
     { title: "KEY", of: (key) => String(key.index), align: "right" },
     { title: "ID", of: (key) => key.id },
     { title: "ACCOUNT", of: (key) => key.account ?? "", expendable: 2 },
-    { title: "STATE", of: stateOf },
+    { title: "STATE", of: stateText },
     { title: "TODAY", of: (key) => counted(key.today), align: "right", expendable: 1 },
     { title: "A DAY", of: (key) => String(key.dailyLimit ?? ""), align: "right", expendable: 3 },
     { title: "A MINUTE", of: (key) => String(key.rpmLimit ?? ""), align: "right", expendable: 6 },
@@ -260,7 +258,7 @@ function keyTable(providers: readonly ShownProvider[], terminal: Terminal, clock
   return `${table(columns, rows, terminal.columns)}\n${said.join("")}`;
 }
 
-function stateOf({ state, reason, cooldownSec, restingModels }: ShownKey): string {
+function stateText({ state, reason, cooldownSec, restingModels }: ShownKey): string {
   const because = reason === null ? "" : ` (${reason})`;
   if (state === "cooling") return `cooling ${formatDuration(cooldownSec * 1000)}${because}`;
   if (state !== "ready" || restingModels === 0) return `${state}${because}`;
@@ -276,9 +274,9 @@ async function addKeys(
   command: Extract<OperatorCommand, { action: "add" }>,
   loaded: LoadedConfig,
   files: SettingsFiles,
-  shell: Shell,
+  context: CommandContext,
 ): Promise<number> {
-  const { terminal } = shell;
+  const { terminal } = context;
   const provider = command.provider ?? (loaded.ok ? loaded.config.providers[0].name : "default");
   const { keys, problems, texts } = readPoolKeys(await writtenKeys(command, provider, terminal));
   for (const problem of problems) terminal.writeError(`${problem}\n`);
@@ -287,7 +285,7 @@ async function addKeys(
     terminal.writeError("No key was given. Type or paste it, or pipe it in.\n");
     return EXIT_USAGE;
   }
-  const operator = loaded.ok ? await runningOperator(loaded.config, shell) : null;
+  const operator = loaded.ok ? await runningOperator(loaded.config, context) : null;
   let code = EXIT_FINE;
   for (const [index, text] of [...texts].entries()) {
     const key = keys[index]!;
@@ -331,13 +329,13 @@ async function changeKeys(
   command: Extract<OperatorCommand, { action: KeyAction }>,
   config: Config,
   files: SettingsFiles,
-  shell: Shell,
+  context: CommandContext,
 ): Promise<number> {
-  const { terminal } = shell;
+  const { terminal } = context;
   const { action } = command;
-  const operator = await runningOperator(config, shell);
+  const operator = await runningOperator(config, context);
   if (operator === null && action !== "remove") {
-    const { address, hasPassword } = operatorOf(config, shell);
+    const { address, hasPassword } = operatorOf(config, context);
     terminal.writeError(
       hasPassword
         ? `No keywheel answers at ${address}, and keys ${action} needs a running one. Start it, or correct HOST and PORT.\n`
@@ -404,24 +402,24 @@ function settingsFiles(
   });
 }
 
-function changeOf({ kind, message }: Outcome): Change {
+function changeOf({ kind, message }: ChangeOutcome): Change {
   return { isDone: kind === "done", message };
 }
 
-function operatorOf({ listen, adminPassword }: Config, { fetch, clock }: Shell): AdminClient {
+function operatorOf({ listen, adminPassword }: Config, { fetch, clock }: CommandContext): AdminClient {
   return new AdminClient({ listen, password: adminPassword, fetch, clock });
 }
 
 /** The running proxy where it can be asked for changes; null: it does not run, or has no password. */
-async function runningOperator(config: Config, shell: Shell): Promise<AdminClient | null> {
-  const operator = operatorOf(config, shell);
+async function runningOperator(config: Config, context: CommandContext): Promise<AdminClient | null> {
+  const operator = operatorOf(config, context);
   if (!operator.hasPassword) return null;
   const found = await operator.find();
   return found.kind === "running" ? operator : null;
 }
 
 /** What the running proxy shows; null, and the reason is said, where there is none. */
-async function look(operator: AdminClient, terminal: Terminal): Promise<Overview | null> {
+async function overviewOrSay(operator: AdminClient, terminal: Terminal): Promise<Overview | null> {
   const found = await operator.find();
   switch (found.kind) {
     case "not_running":

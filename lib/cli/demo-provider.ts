@@ -49,15 +49,20 @@ export interface DemoProvider {
 const MAX_ROWS = 1000;
 const MAX_HELD_BYTES = 8 * 2 ** 20;
 const MAX_EMBEDDED_NUMBERS = 2 ** 20;
-const MODELS = ["demo-model", "demo-embedding"];
+const DEMO_MODELS = ["demo-model", "demo-embedding"];
 const KEY_NAMES = ["one", "two", "three"];
 type Bytes = Uint8Array<ArrayBuffer>;
 type Json = Record<string, unknown>;
 type StoredFile = { readonly card: Json; readonly body: Bytes };
 /** What belongs to one key. */
-type Account = { readonly name: string; windowBeganAt: number; used: number; readonly files: StoredFile[] };
+type DemoAccount = {
+  readonly name: string;
+  windowBeganAt: number;
+  used: number;
+  readonly files: StoredFile[];
+};
 /** An admitted request: `path` is without query and `/v1`, `id` unique, `left` says what the key has left. */
-type Turn = DemoCall & { path: string; account: Account; id: string; left: string };
+type Turn = DemoCall & { path: string; account: DemoAccount; id: string; left: string };
 /** One answer, whole and as the events of a stream. */
 type Speech = { whole: Json; events: (Json | "[DONE]")[] };
 
@@ -124,12 +129,12 @@ export function startDemoProvider(options: DemoOptions = {}): DemoProvider {
   return { url: server.url.origin, keys, seen, stop: () => server.stop(true) };
 }
 
-function openAccount(index: number): Account {
+function openAccount(index: number): DemoAccount {
   return { name: KEY_NAMES[index] ?? String(index + 1), windowBeganAt: -Infinity, used: 0, files: [] };
 }
 
 /** Takes a request out of the key's window; false where none is left. A refused one costs nothing. */
-function spend(account: Account, limit: number, windowMs: number, now: number): boolean {
+function spend(account: DemoAccount, limit: number, windowMs: number, now: number): boolean {
   if (now >= account.windowBeganAt + windowMs) Object.assign(account, { windowBeganAt: now, used: 0 });
   if (account.used >= limit) return false;
   account.used += 1;
@@ -152,8 +157,9 @@ function serve(turn: Turn, send: (events: Speech["events"]) => Response): Respon
   const [, collection, id = ""] = path.split("/");
   const speak = SPEECHES[path];
   if (collection === "files") return serveFile(turn);
-  if (method === "GET" && path === "/models") return list(MODELS.map(modelCard));
-  if (method === "GET" && collection === "models" && MODELS.includes(id)) return Response.json(modelCard(id));
+  if (method === "GET" && path === "/models") return list(DEMO_MODELS.map(modelCard));
+  if (method === "GET" && collection === "models" && DEMO_MODELS.includes(id))
+    return Response.json(modelCard(id));
   if (method !== "POST" || (!speak && path !== "/embeddings")) return failure(path, 404, "Unknown endpoint.");
   if (!isObject(json)) return failure(path, 400, "The body is not a JSON object.");
   if (!speak) return embed(json);

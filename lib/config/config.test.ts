@@ -2,12 +2,12 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { banner } from "../cli/banner.ts";
 import { type Config, type FileOf, loadConfig, parseConfig } from "./config.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { PROVIDER_SETTINGS, SETTINGS } from "./settings.ts";
 import { DIALECTS } from "../providers/verdict.ts";
 import { defaultBaseUrl } from "../providers/catalog.ts";
+import { banner } from "../cli/startup.ts";
 
 type Variables = Record<string, string>;
 

@@ -70,6 +70,19 @@ export function retryAfterSec(waitMs: number): number {
   return Math.max(1, Math.ceil(waitMs / 1000));
 }
 
+/** The latest instant that a date can hold (ECMA-262 21.4.1.1). */
+const LATEST_INSTANT = 8.64e15;
+
+/** An instant (epoch ms) in RFC 3339, UTC: `2026-11-20T21:54:07.000Z`. What no date can hold is shown as the nearest. */
+export function instantText(at: number): string {
+  return new Date(Math.min(Math.max(0, at), LATEST_INSTANT)).toISOString();
+}
+
+/** The UTC day of an instant (epoch ms): `2026-11-20`. */
+export function utcDay(at: number): string {
+  return instantText(at).slice(0, 10);
+}
+
 /** A duration for people: `850ms`, `42s`, `3m20s`, `2h05m`. */
 export function formatDuration(durationMs: number): string {
   if (durationMs <= 999) return `${Math.round(durationMs)}ms`;

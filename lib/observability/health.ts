@@ -1,17 +1,21 @@
 /**
- * `GET /health`: what a person or a monitor sees. Pure; there is no key and no part of one in it.
+ * How the pool is doing, as `/health` and the admin API show it. Pure; there is no key and no part of one in it.
  */
-import { retryAfterSec } from "../core/clock.ts";
-import type { KeyReport } from "../pool/key.ts";
+import type { ProviderConfig } from "../config/config.ts";
+import { instantText, retryAfterSec } from "../core/clock.ts";
+import type { KeyReport, ProviderReport } from "../pool/key.ts";
+import type { KeyPool } from "../pool/lease.ts";
 
-/** A provider as it is shown. */
-export interface ProviderReport {
-  name: string;
-  dialect: string;
-  baseUrl: string;
-  pausedMs: number;
-  waiting: number;
-  keys: readonly KeyReport[];
+/** A provider as it is now. */
+export function reportOfProvider(config: ProviderConfig, pool: KeyPool, now: number): ProviderReport {
+  return {
+    name: config.name,
+    dialect: config.dialect,
+    baseUrl: config.baseUrl.href.replace(/\/$/, ""),
+    pausedMs: Math.max(0, pool.pausedUntil - now),
+    waiting: pool.waiting,
+    keys: pool.report(now),
+  };
 }
 
 export interface HealthReport {
@@ -19,48 +23,56 @@ export interface HealthReport {
   uptimeMs: number;
   /** The default one first. */
   providers: readonly [ProviderReport, ...ProviderReport[]];
-  /** Whether the visitor may see more than the default provider's summary. */
+  /** Whether the peer may see more than the default provider's summary. */
   isKnownClient: boolean;
 }
 
 /** 200 while a key of the default provider can serve now or after a cooldown, else 503. */
 export function healthResponse({ version, uptimeMs, providers, isKnownClient }: HealthReport): Response {
   const { keys } = providers[0];
-  const isReady = (key: KeyReport) => key.state === "ready";
-  const isAlive = (key: KeyReport) => key.state === "ready" || key.state === "cooling";
-  const status = keys.every(isReady) && keys.length > 0 ? "ok" : keys.some(isAlive) ? "degraded" : "down";
+  const status = poolStatus(keys);
   const body = {
     status,
     version,
     uptime_sec: Math.floor(uptimeMs / 1000),
     keys: keys.length,
     pool: keys.map(poolWord).join(" "),
-    ...(isKnownClient ? { providers: providers.map(shownProvider) } : {}),
+    ...(isKnownClient ? { providers: providers.map(providerJson) } : {}),
   };
   const headers = { "cache-control": "no-store" };
   return Response.json(body, { status: status === "down" ? 503 : 200, headers });
+}
+
+/** `ok`: every key is ready. `degraded`: some key is, or will be. `down`: none is, now or later. */
+export function poolStatus(keys: readonly KeyReport[]): "ok" | "degraded" | "down" {
+  const isReady = (key: KeyReport) => key.state === "ready";
+  const isAlive = (key: KeyReport) => key.state === "ready" || key.state === "cooling";
+  if (keys.length > 0 && keys.every(isReady)) return "ok";
+  return keys.some(isAlive) ? "degraded" : "down";
 }
 
 function poolWord({ index, state, coolingMs }: KeyReport): string {
   return `[${index}]:${state === "cooling" ? `cooling(${retryAfterSec(coolingMs)}s)` : state}`;
 }
 
-function shownProvider(provider: ProviderReport): object {
+/** A provider in JSON, with its keys: the one shape for `/health` and, with more in it, for the admin API. */
+export function providerJson(provider: ProviderReport) {
   return {
     name: provider.name,
     dialect: provider.dialect,
     base_url: provider.baseUrl,
     state: provider.pausedMs > 0 ? "paused" : "up",
-    paused_sec: shownSec(provider.pausedMs),
+    paused_sec: secondsLeft(provider.pausedMs),
     waiting: provider.waiting,
-    keys: provider.keys.map(shownKey),
+    keys: provider.keys.map(keyJson),
   };
 }
 
-function shownKey(key: KeyReport): object {
+/** A key in JSON: the one shape for `/health`, the admin API and `--json`. */
+export function keyJson(key: KeyReport) {
   const models = Object.entries(key.models).map(([model, { coolingMs, reason }]) => [
     model,
-    { cooldown_sec: shownSec(coolingMs), reason },
+    { cooldown_sec: secondsLeft(coolingMs), reason },
   ]);
   return {
     index: key.index,
@@ -68,7 +80,7 @@ function shownKey(key: KeyReport): object {
     account: key.account,
     state: key.state,
     reason: key.reason,
-    cooldown_sec: shownSec(key.coolingMs),
+    cooldown_sec: secondsLeft(key.coolingMs),
     models: Object.fromEntries(models),
     requests: key.requests,
     rate_limited: key.rateLimited,
@@ -77,10 +89,11 @@ function shownKey(key: KeyReport): object {
     daily_limit: key.dailyLimit,
     rpm_limit: key.rpmLimit,
     in_flight: key.inFlight,
-    last_used: key.lastUsedAt === 0 ? null : `${new Date(key.lastUsedAt).toISOString().slice(0, 19)}Z`,
+    last_used: key.lastUsedAt === 0 ? null : `${instantText(key.lastUsedAt).slice(0, 19)}Z`,
   };
 }
 
-function shownSec(ms: number): number {
+/** Whole seconds, rounded up: what is still on is never shown as over. */
+export function secondsLeft(ms: number): number {
   return ms <= 0 ? 0 : retryAfterSec(ms);
 }

@@ -7,19 +7,19 @@
  */
 import { codeOf } from "../core/json.ts";
 import type { FileHandle } from "node:fs/promises";
-import { DAY_MS, untilMidnight, type CancelTimer, type Clock } from "../core/clock.ts";
+import { DAY_MS, untilMidnight, utcDay, type CancelTimer, type Clock } from "../core/clock.ts";
 import { jsonLine, keyEventFields, requestFields, requestLine } from "./log.ts";
 import type { AttemptRecord, KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import { type Log } from "../core/events.ts";
 
 /** How long a line may wait for others. */
-const GATHER_MS = 1000;
+const GATHER_LINES_MS = 1000;
 /** What waits beyond this is written at once: more in memory would cost the collector. */
 const GATHER_LENGTH = 128 * 1024;
 /** How long a disk that failed is left alone. */
-const RETRY_MS = 10_000;
+const APPEND_AGAIN_MS = 10_000;
 /** What may wait for a disk, in UTF-16 units: mostly bytes. Lines beyond are dropped, and counted. */
-const MOST_PENDING = 4_000_000;
+const MOST_PENDING_LINES = 4_000_000;
 
 type Kind = "requests" | "errors" | "keys";
 
@@ -97,12 +97,12 @@ export class LogFiles implements Observer {
   }
 
   #gather(kind: Kind, at: number, line: string): void {
-    if (this.#pendingLength + line.length > MOST_PENDING) {
+    if (this.#pendingLength + line.length > MOST_PENDING_LINES) {
       this.#dropped += 1;
       return;
     }
     const day = Math.floor(at / DAY_MS);
-    if (this.#day.number !== day) this.#day = { number: day, name: dayOf(at) };
+    if (this.#day.number !== day) this.#day = { number: day, name: utcDay(at) };
     const name = `${kind}-${this.#day.name}.jsonl`;
     const lines = this.#pending.get(name);
     if (lines === undefined) this.#pending.set(name, [line]);
@@ -115,7 +115,7 @@ export class LogFiles implements Observer {
 
   #writeSoon(): void {
     if (this.#cancelWriting !== null || this.#writing !== null || this.#isClosed) return;
-    const delayMs = this.#trouble === null ? GATHER_MS : RETRY_MS;
+    const delayMs = this.#trouble === null ? GATHER_LINES_MS : APPEND_AGAIN_MS;
     this.#cancelWriting = this.#clock.after(delayMs, () => void this.flush());
   }
 
@@ -156,7 +156,7 @@ export class LogFiles implements Observer {
   #turnDay(): void {
     const now = this.#clock.wall();
     this.#cancelMidnight = this.#clock.after(untilMidnight("UTC", now), () => this.#turnDay());
-    void this.#deleteBefore(dayOf(now - this.#retentionDays * DAY_MS));
+    void this.#deleteBefore(utcDay(now - this.#retentionDays * DAY_MS));
   }
 
   /** A directory that cannot be read is said when it cannot be written; one that is not there has nothing to delete. */
@@ -174,11 +174,6 @@ export class LogFiles implements Observer {
 
 /** (Loaded late: a plain import would load it with the executable, for 0.5 MB, whether there is a `LOG_DIR` or not.) */
 const files = () => import("node:fs/promises");
-
-/** The UTC day of an instant, as in `2026-11-20`. */
-function dayOf(at: number): string {
-  return new Date(at).toISOString().slice(0, 10);
-}
 
 /** An attempt as a line of the errors shows it. */
 function shownTry({ provider, key, keyId, verdict, status, ms, said }: AttemptRecord): object {

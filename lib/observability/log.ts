@@ -4,7 +4,9 @@
  * Lines are gathered and written together a few times a second: a write a request would cost a small machine more
  * than the request. Nothing here is ever handed a key or a prompt.
  */
-import { type CancelTimer, type Clock, formatDuration } from "../core/clock.ts";
+import { formatDuration, instantText } from "../core/clock.ts";
+import { codeOf } from "../core/json.ts";
+import type { CancelTimer, Clock } from "../core/clock.ts";
 import type {
   AttemptRecord,
   KeyEvent,
@@ -75,7 +77,7 @@ export function logLine(
 ): string {
   if (format === "json") return jsonLine(at, level, event, fields);
   const said = event === "request" ? requestText(fields) : eventText(level, event, fields);
-  return `${new Date(at).toISOString().slice(11, 19)} ${said}\n`;
+  return `${instantText(at).slice(11, 19)} ${said}\n`;
 }
 
 /** A line in JSON. What all lines have is not put into the object: copying that cost as much as making text of it. */
@@ -89,7 +91,7 @@ let lastTime = { at: NaN, text: "" };
 
 /** An instant as it is written; many lines of a busy proxy are of the same one. */
 function timeOf(at: number): string {
-  if (lastTime.at !== at) lastTime = { at, text: new Date(at).toISOString() };
+  if (lastTime.at !== at) lastTime = { at, text: instantText(at) };
   return lastTime.text;
 }
 
@@ -161,7 +163,7 @@ export function keyEventFields(change: KeyEvent): { level: LogLevel; event: stri
     model: model ?? undefined,
     reason: reason ?? undefined,
     for: until === null ? undefined : formatDuration(Math.max(0, until - at)),
-    until: until === null ? undefined : new Date(until).toISOString(),
+    until: until === null ? undefined : instantText(until),
     said: said === "" ? undefined : said,
   };
   const { level, event } = EVENTS[kind];
@@ -189,7 +191,7 @@ function eventText(level: LogLevel, event: string, fields: LogFields): string {
   let line = level === "info" ? event : `${level} ${event}`;
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined || value === null || FOR_MACHINES.has(name)) continue;
-    line += ` ${name}=${typeof value === "string" ? quoted(value) : value}`;
+    line += ` ${name}=${typeof value === "string" ? asWord(value) : value}`;
   }
   return line;
 }
@@ -204,8 +206,8 @@ function requestText(fields: LogFields): string {
   const firstByteMs = fields["first_byte_ms"] ?? null;
   const bytes = Number(fields["bytes"] ?? 0);
   const columns = `${status} ${duration(totalMs).padStart(6)} ${`[${key ?? "-"}]`.padEnd(4)}`;
-  let line = `${columns} ${method} ${quoted(String(path ?? ""))}`;
-  if (typeof model === "string") line += ` ${quoted(model)}`;
+  let line = `${columns} ${method} ${asWord(String(path ?? ""))}`;
+  if (typeof model === "string") line += ` ${asWord(model)}`;
   if (outcome !== "served") line += `, ${outcome}`;
   if (typeof trail === "string") line += `, tried ${trail}`;
   else if (typeof attempts === "number" && attempts > 1) line += `, ${attempts} attempts`;
@@ -213,7 +215,7 @@ function requestText(fields: LogFields): string {
   if (firstByteMs !== null) line += `, first byte ${duration(Number(firstByteMs))}`;
   if (bytes > 0) line += `, ${size(bytes)}`;
   if (fields["truncated"] === true) line += ", cut short";
-  if (typeof client === "string") line += `, for ${quoted(client)}`;
+  if (typeof client === "string") line += `, for ${asWord(client)}`;
   return line;
 }
 
@@ -230,11 +232,153 @@ function size(bytes: number): string {
 }
 
 /** A value as one word: quoted where it holds anything that would end the word or the line. */
-function quoted(value: string): string {
+function asWord(value: string): string {
   if (/^[\w./:@,+*()[\]-]+$/.test(value)) return value;
   // JSON leaves the controls above ASCII as they are, and some terminals obey them.
   return JSON.stringify(value).replace(
     /[\u007f-\u009f]/g,
     (control) => `\\u00${control.charCodeAt(0).toString(16)}`,
   );
+}
+
+// ── Standard output ───────────────────────────────────────────────────────────────────────────────────────────────
+//
+// It never holds up the proxy: what nobody reads waits up to a bound, then lines are dropped, and how many is said
+// once reading goes on. `console.log` waits for a full pipe, and with it every request (Bun 1.4.5). A file sink on
+// descriptor 1 does not; on a terminal it does (Ctrl-S), so there each write goes through a thread. `process.stdout`
+// would do for both, for 2 MB of memory.
+
+/** Text on its way out in the background. */
+export interface BoundedWriter {
+  /** Never waits and never throws. */
+  write(text: string): void;
+  /** Resolves when nothing is pending; at once where the reader is gone for good. */
+  flushed(): Promise<void>;
+}
+
+/** Takes a text; a promise where it takes its time. Rejects or throws where the text was not (wholly) written. */
+export type Send = (text: string) => void | Promise<unknown>;
+
+/** What may be pending, the write under way included, in UTF-16 units: mostly bytes. */
+const MOST_PENDING = 1_000_000;
+
+/** The reader, or the terminal, is gone: nothing that is written will ever be read. */
+const GONE: ReadonlySet<string> = new Set(["EPIPE", "EIO", "EBADF", "ECONNRESET", "ENXIO"]);
+
+/**
+ * Writes in order, one write at a time, what came meanwhile together. `sayDropped` makes the line that tells how
+ * many lines were dropped. `mostPending` bounds the memory.
+ */
+export function createBoundedWriter(
+  send: Send,
+  sayDropped: (lines: number) => string,
+  mostPending = MOST_PENDING,
+): BoundedWriter {
+  let pending: string[] = [];
+  /** Of what is pending and what is being sent. */
+  let length = 0;
+  let dropped = 0;
+  let sending: Promise<void> | null = null;
+  let isGone = false;
+
+  const next = () => {
+    if (dropped > 0) pending.push(sayDropped(dropped));
+    const text = pending.join("");
+    pending = [];
+    length = text.length;
+    dropped = 0;
+    return text;
+  };
+  const failed = (text: string, error: unknown) => {
+    if (GONE.has(codeOf(error))) isGone = true;
+    else dropped += lineCount(text); // a full disk may have room again
+  };
+  const sendOn = async (first: string, underWay: Promise<unknown>) => {
+    let text = first;
+    let written = underWay;
+    for (;;) {
+      const isWritten = await written.then(
+        () => true,
+        (error) => (failed(text, error), false),
+      );
+      if (isGone || (pending.length === 0 && !(isWritten && dropped > 0))) break;
+      text = next();
+      written = attemptToSend(send, text);
+    }
+    pending = [];
+    sending = null;
+  };
+
+  return {
+    write(text) {
+      if (isGone || text === "") return;
+      if (sending !== null && length + text.length > mostPending) {
+        dropped += lineCount(text);
+        return;
+      }
+      pending.push(text);
+      length += text.length;
+      if (sending !== null) return;
+      const whole = next();
+      try {
+        const written = send(whole);
+        if (written instanceof Promise) sending = sendOn(whole, written);
+      } catch (error) {
+        failed(whole, error);
+      }
+    },
+    flushed: () => sending ?? Promise.resolve(),
+  };
+}
+
+/** As a promise, whether it throws or rejects. */
+async function attemptToSend(send: Send, text: string): Promise<void> {
+  await send(text);
+}
+
+function lineCount(text: string): number {
+  return text.split("\n").length - 1;
+}
+
+/** Sends to descriptor 1, by the way that does not wait. `isTerminal`: see `writesToTerminal`. */
+export function sendToStdout(isTerminal: boolean): Send {
+  return isTerminal ? sendByThread() : sendBySink();
+}
+
+/** Pipes, sockets (the journal's) and files. The sink makes pipes and sockets non-blocking. */
+function sendBySink(): Send {
+  let sink: Bun.FileSink | null = null;
+  return (text) => {
+    const current = (sink ??= Bun.file(1).writer());
+    // After a failure a sink takes everything and writes nothing: the next write opens another.
+    const failed = (error: unknown) => {
+      if (sink === current) sink = null;
+      throw error;
+    };
+    try {
+      const written = current.write(text);
+      const flushed = current.flush();
+      // Both must be listened to: each rejects.
+      if (written instanceof Promise || flushed instanceof Promise) {
+        return Promise.all([written, flushed]).catch(failed);
+      }
+    } catch (error) {
+      failed(error);
+    }
+  };
+}
+
+/** A terminal, which may be stopped or far away. `node:fs` costs 1.2 MB: somebody watches, so it is worth it. */
+function sendByThread(): Send {
+  return async (text) => {
+    const { write } = await import("node:fs");
+    const bytes = Buffer.from(text);
+    const writeFrom = (at: number) =>
+      new Promise<number>((resolve, reject) => {
+        write(1, bytes, at, bytes.length - at, null, (error, count) =>
+          error === null ? resolve(count) : reject(error),
+        );
+      });
+    for (let at = 0; at < bytes.length;) at += await writeFrom(at);
+  };
 }

@@ -1,9 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import type { ProviderReport } from "./health.ts";
-import { Metrics, type Snapshot } from "./metrics.ts";
+import { Metrics, readVitals, type Snapshot } from "./metrics.ts";
 import type { AttemptRecord, RequestRecord } from "../core/events.ts";
-import { readVitals } from "./vitals.ts";
-import type { KeyReport } from "../pool/key.ts";
+import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
 const attempt = (key: number, verdict: string): AttemptRecord => ({
   provider: "groq",

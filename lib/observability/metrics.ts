@@ -6,9 +6,8 @@
  * is bounded: by the configuration, or by words of our own. Nothing that a client chooses (model, path, its name
  * for itself) is one.
  */
-import type { ProviderReport } from "./health.ts";
 import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
-import type { Vitals } from "./vitals.ts";
+import type { ProviderReport } from "../pool/key.ts";
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -62,90 +61,90 @@ export class Metrics implements Observer {
 
   /** All of it, in the text format of Prometheus (0.0.4). */
   render(snapshot: Snapshot): string {
-    const page = new Page();
-    this.#renderCounts(page);
-    renderTimes(page, this.#waits, this.#firstBytes, this.#durations);
-    renderKeys(page, snapshot.providers);
-    renderProviders(page, snapshot);
-    renderProcess(page, snapshot);
-    return page.text;
+    const text = new MetricsText();
+    this.#renderCounts(text);
+    renderTimes(text, this.#waits, this.#firstBytes, this.#durations);
+    renderKeys(text, snapshot.providers);
+    renderProviders(text, snapshot);
+    renderProcess(text, snapshot);
+    return text.text;
   }
 
-  #renderCounts(page: Page): void {
-    page.family("keywheel_requests_total", "counter", "Finished requests of clients.");
+  #renderCounts(text: MetricsText): void {
+    text.family("keywheel_requests_total", "counter", "Finished requests of clients.");
     for (const [provider, status, outcome, count] of this.#requests.rows()) {
-      page.sample(count, { provider, status, outcome });
+      text.sample(count, { provider, status, outcome });
     }
-    page.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
+    text.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
     for (const [provider, key, verdict, count] of this.#attempts.rows()) {
-      page.sample(count, { provider, key, verdict });
+      text.sample(count, { provider, key, verdict });
     }
-    page.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");
-    for (const [provider, kind, , count] of this.#keyEvents.rows()) page.sample(count, { provider, kind });
-    page.family("keywheel_truncated_streams_total", "counter", "Answers that ended before their end.");
-    page.sample(this.#truncated);
-    page.family(
+    text.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");
+    for (const [provider, kind, , count] of this.#keyEvents.rows()) text.sample(count, { provider, kind });
+    text.family("keywheel_truncated_streams_total", "counter", "Answers that ended before their end.");
+    text.sample(this.#truncated);
+    text.family(
       "keywheel_maybe_billed_replays_total",
       "counter",
       "Attempts repeated although the provider may have done the work.",
     );
-    page.sample(this.#maybeBilledReplays);
-    page.family("keywheel_response_bytes_total", "counter", "Bytes of answers' bodies passed to clients.");
-    page.sample(this.#responseBytes);
+    text.sample(this.#maybeBilledReplays);
+    text.family("keywheel_response_bytes_total", "counter", "Bytes of answers' bodies passed to clients.");
+    text.sample(this.#responseBytes);
   }
 }
 
 function renderTimes(
-  page: Page,
+  text: MetricsText,
   waits: Histogram,
   firstBytes: ReadonlyMap<string, Histogram>,
   durations: ReadonlyMap<string, Histogram>,
 ): void {
-  page.family("keywheel_wait_seconds", "histogram", "Time a request waited for a key or backed off.");
-  page.histogram(waits);
-  page.family("keywheel_first_byte_seconds", "histogram", "Time from arrival to the answer's first byte.");
-  for (const [provider, histogram] of firstBytes) page.histogram(histogram, { provider });
-  page.family("keywheel_request_duration_seconds", "histogram", "Time from arrival to the answer's end.");
-  for (const [provider, histogram] of durations) page.histogram(histogram, { provider });
+  text.family("keywheel_wait_seconds", "histogram", "Time a request waited for a key or backed off.");
+  text.histogram(waits);
+  text.family("keywheel_first_byte_seconds", "histogram", "Time from arrival to the answer's first byte.");
+  for (const [provider, histogram] of firstBytes) text.histogram(histogram, { provider });
+  text.family("keywheel_request_duration_seconds", "histogram", "Time from arrival to the answer's end.");
+  for (const [provider, histogram] of durations) text.histogram(histogram, { provider });
 }
 
 const KEY_STATES = ["ready", "cooling", "disabled", "paused"] as const;
 
-function renderKeys(page: Page, providers: readonly ProviderReport[]): void {
+function renderKeys(text: MetricsText, providers: readonly ProviderReport[]): void {
   const keys = providers.flatMap(({ name, keys }) =>
     keys.map((report) => ({ report, labels: { provider: name, key: report.index } })),
   );
-  page.family("keywheel_key_state", "gauge", "1 for the state a key is in, 0 for the others.");
+  text.family("keywheel_key_state", "gauge", "1 for the state a key is in, 0 for the others.");
   for (const { report, labels } of keys) {
-    for (const state of KEY_STATES) page.sample(report.state === state ? 1 : 0, { ...labels, state });
+    for (const state of KEY_STATES) text.sample(report.state === state ? 1 : 0, { ...labels, state });
   }
-  page.family("keywheel_key_cooldown_seconds", "gauge", "Time until a key may be used again; 0 if it may.");
-  for (const { report, labels } of keys) page.sample(report.coolingMs / 1000, labels);
-  page.family("keywheel_key_requests_today", "gauge", "Requests of a key since its daily reset.");
-  for (const { report, labels } of keys) page.sample(report.today, labels);
-  page.family("keywheel_key_daily_limit", "gauge", "Requests a day that a key may make, where that is set.");
+  text.family("keywheel_key_cooldown_seconds", "gauge", "Time until a key may be used again; 0 if it may.");
+  for (const { report, labels } of keys) text.sample(report.coolingMs / 1000, labels);
+  text.family("keywheel_key_requests_today", "gauge", "Requests of a key since its daily reset.");
+  for (const { report, labels } of keys) text.sample(report.today, labels);
+  text.family("keywheel_key_daily_limit", "gauge", "Requests a day that a key may make, where that is set.");
   for (const { report, labels } of keys) {
-    if (report.dailyLimit !== null) page.sample(report.dailyLimit, labels);
+    if (report.dailyLimit !== null) text.sample(report.dailyLimit, labels);
   }
 }
 
-function renderProviders(page: Page, { providers, inFlight }: Snapshot): void {
-  page.family("keywheel_in_flight_requests", "gauge", "Requests being answered now.");
-  page.sample(inFlight);
-  page.family("keywheel_waiting_requests", "gauge", "Requests that wait for a key now.");
-  for (const { name, waiting } of providers) page.sample(waiting, { provider: name });
-  page.family("keywheel_provider_paused", "gauge", "1 while a provider as a whole is left alone.");
-  for (const { name, pausedMs } of providers) page.sample(pausedMs > 0 ? 1 : 0, { provider: name });
+function renderProviders(text: MetricsText, { providers, inFlight }: Snapshot): void {
+  text.family("keywheel_in_flight_requests", "gauge", "Requests being answered now.");
+  text.sample(inFlight);
+  text.family("keywheel_waiting_requests", "gauge", "Requests that wait for a key now.");
+  for (const { name, waiting } of providers) text.sample(waiting, { provider: name });
+  text.family("keywheel_provider_paused", "gauge", "1 while a provider as a whole is left alone.");
+  for (const { name, pausedMs } of providers) text.sample(pausedMs > 0 ? 1 : 0, { provider: name });
 }
 
-function renderProcess(page: Page, { version, startedAt, vitals }: Snapshot): void {
-  page.family("keywheel_build_info", "gauge", "1, with the version as a label.");
-  page.sample(1, { version });
-  page.family("process_start_time_seconds", "gauge", "When the process started, in seconds since the epoch.");
-  page.sample(startedAt / 1000);
+function renderProcess(text: MetricsText, { version, startedAt, vitals }: Snapshot): void {
+  text.family("keywheel_build_info", "gauge", "1, with the version as a label.");
+  text.sample(1, { version });
+  text.family("process_start_time_seconds", "gauge", "When the process started, in seconds since the epoch.");
+  text.sample(startedAt / 1000);
   if (vitals === null) return;
-  page.family("process_cpu_seconds_total", "counter", "User and system CPU time spent.");
-  page.sample(vitals.cpuSec);
+  text.family("process_cpu_seconds_total", "counter", "User and system CPU time spent.");
+  text.sample(vitals.cpuSec);
   const gauges: [name: string, help: string, value: number | null][] = [
     ["process_resident_memory_bytes", "Resident memory.", vitals.residentBytes],
     ["process_open_fds", "Open file descriptors.", vitals.openDescriptors],
@@ -153,15 +152,15 @@ function renderProcess(page: Page, { version, startedAt, vitals }: Snapshot): vo
   ];
   for (const [name, help, value] of gauges) {
     if (value === null) continue;
-    page.family(name, "gauge", help);
-    page.sample(value);
+    text.family(name, "gauge", help);
+    text.sample(value);
   }
 }
 
 type Label = string | number;
 
 /** Only what a stranger may choose has more values than this: were it ever made a label, memory stays bounded. */
-const MOST_VALUES = 10_000;
+const MOST_LABEL_VALUES = 10_000;
 
 /** A counter, and the counters below it by the next label's value. */
 class Tally {
@@ -174,7 +173,7 @@ class Tally {
   }
 
   #grow(value: Label): Tally {
-    if (this.#below.size >= MOST_VALUES && value !== "other") return this.at("other");
+    if (this.#below.size >= MOST_LABEL_VALUES && value !== "other") return this.at("other");
     const tally = new Tally();
     this.#below.set(value, tally);
     return tally;
@@ -231,7 +230,7 @@ function statusLabel(status: number): Label {
 }
 
 /** The text as it grows: a family's heading, then its samples. */
-class Page {
+class MetricsText {
   text = "";
   #name = "";
 
@@ -260,4 +259,59 @@ class Page {
 /** (Prometheus exposition format 0.0.4: these three, in a label's value.) */
 function escaped(value: string): string {
   return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+}
+
+// ── What the kernel knows of this process ─────────────────────────────────────────────────────────────────────────
+//
+// Memory, time, descriptors. Read from /proc when asked; null where there is none.
+
+/** One reading. Null: not to be had here. */
+export interface Vitals {
+  /** Resident memory, shared pages of the executable included. */
+  residentBytes: number | null;
+  /** In user and kernel mode together, since the process started. */
+  cpuSec: number;
+  openDescriptors: number | null;
+  /** The soft limit of open descriptors. */
+  maxDescriptors: number | null;
+}
+
+export async function readVitals(directory = "/proc/self"): Promise<Vitals> {
+  const [status, limits, openDescriptors] = await Promise.all([
+    readOrEmpty(`${directory}/status`),
+    readOrEmpty(`${directory}/limits`),
+    countDescriptors(`${directory}/fd`),
+  ]);
+  const { user, system } = process.cpuUsage();
+  const residentKb = numberIn(/^VmRSS:\s*(\d+) kB$/m, status);
+  return {
+    residentBytes: residentKb === null ? null : residentKb * 1024,
+    cpuSec: (user + system) / 1e6,
+    openDescriptors,
+    maxDescriptors: numberIn(/^Max open files\s+(\d+)/m, limits),
+  };
+}
+
+async function readOrEmpty(path: string): Promise<string> {
+  try {
+    return await Bun.file(path).text();
+  } catch {
+    return ""; // not Linux, or /proc is not mounted
+  }
+}
+
+function numberIn(pattern: RegExp, text: string): number | null {
+  const digits = pattern.exec(text)?.[1];
+  return digits === undefined ? null : Number(digits);
+}
+
+/** (By `Bun.Glob`: `node:fs` would cost 0.6 MB.) */
+async function countDescriptors(directory: string): Promise<number | null> {
+  try {
+    let count = 0;
+    for await (const _ of new Bun.Glob("*").scan({ cwd: directory, onlyFiles: false })) count += 1;
+    return Math.max(0, count - 1); // one of them is the directory being read
+  } catch {
+    return null;
+  }
 }

@@ -12,10 +12,10 @@ interface Shelf {
   readonly clock: FalseClock;
   readonly path: string;
   readonly folder: string;
-  readonly ledger: Usage;
+  readonly usage: Usage;
   readonly store: Store | null;
   /** Opens the file once more, as the next start of the program does. */
-  again(): Promise<{ store: Store | null; ledger: Usage }>;
+  again(): Promise<{ store: Store | null; usage: Usage }>;
   said(): string;
 }
 
@@ -30,10 +30,10 @@ async function shelf(
   const log = createLog({ level: "info", format: "json", clock, write: (line) => (text += line) });
   const opened: (Store | null)[] = [];
   const open = async () => {
-    const ledger = new Usage();
-    const store = await openStore({ path, clock, log, ledger });
+    const usage = new Usage();
+    const store = await openStore({ path, clock, log, usage });
     opened.push(store);
-    return { store, ledger };
+    return { store, usage };
   };
   prepare(path);
   try {
@@ -77,12 +77,12 @@ const record = (id: number, at: number, fields: Partial<RequestRecord> = {}): Re
 
 describe("the state file", () => {
   test("P33 keeps states of keys, resources, requests and counts over a restart", async () => {
-    await shelf(async ({ clock, ledger, store, again }) => {
+    await shelf(async ({ clock, usage, store, again }) => {
       store?.saveKey("default", "aaaaaaaa", () => ({ today: 7 }));
       store?.saveResource({ provider: "default", id: "file-1", account: "alice", at: clock.now() });
       for (let id = 0; id < 3; id++) {
         const request = record(id, clock.now());
-        ledger.finished(request);
+        usage.finished(request);
         store?.finished(request);
       }
       await clock.advance(1000);
@@ -90,12 +90,12 @@ describe("the state file", () => {
       expect(next.store?.keyStates("default")).toEqual(new Map([["aaaaaaaa", { today: 7 }]]));
       expect(next.store?.keyStates("other").size).toBe(0);
       expect(next.store?.resources()).toMatchObject([{ id: "file-1", account: "alice" }]);
-      expect(next.ledger.recent(9).map(({ id }) => id)).toEqual([2, 1, 0]);
-      expect(next.ledger.usage(1, clock.now())).toMatchObject([
+      expect(next.usage.recent(9).map(({ id }) => id)).toEqual([2, 1, 0]);
+      expect(next.usage.usage(1, clock.now())).toMatchObject([
         { keyId: "bbbbbbbb", requests: 3, rateLimited: 3 },
         { keyId: "aaaaaaaa", requests: 3, rateLimited: 0 },
       ]);
-      expect(next.ledger.traffic(clock.now()).at(-1)).toMatchObject({ requests: 3, absorbed: 3, errors: 0 });
+      expect(next.usage.traffic(clock.now()).at(-1)).toMatchObject({ requests: 3, absorbed: 3, errors: 0 });
     });
   });
 
@@ -111,15 +111,15 @@ describe("the state file", () => {
   });
 
   test("keeps the last 500 requests, in order, whenever it is opened again", async () => {
-    await shelf(async ({ clock, store, ledger, again }) => {
+    await shelf(async ({ clock, store, usage, again }) => {
       for (let id = 0; id < 730; id++) {
         const request = record(id, clock.now() + id);
-        ledger.finished(request);
+        usage.finished(request);
         store?.finished(request);
         if (id % 90 === 0) store?.flush();
       }
       const next = await (store?.close(), again());
-      const ids = next.ledger.recent(1000).map(({ id }) => id);
+      const ids = next.usage.recent(1000).map(({ id }) => id);
       expect([ids.length, ids[0], ids.at(-1)]).toEqual([500, 729, 230]);
     });
   });
@@ -166,7 +166,7 @@ describe("the state file", () => {
     let text = "";
     const log = createLog({ level: "info", format: "json", clock, write: (line) => (text += line) });
     const path = join(tmpdir(), "there-is-no-such-folder", "keywheel.db");
-    expect(await openStore({ path, clock, log, ledger: new Usage() })).toBeNull();
+    expect(await openStore({ path, clock, log, usage: new Usage() })).toBeNull();
     log.flush();
     expect(text).toContain("state_not_kept");
   });
@@ -198,7 +198,7 @@ describe("the state file", () => {
         import { Usage } from ${JSON.stringify(join(import.meta.dir, "usage.ts"))};
         import { systemClock } from ${JSON.stringify(join(import.meta.dir, "../core/clock.ts"))};
         const log = { enabled: () => false, line() {}, request() {}, flush() {}, setLevel() {} };
-        const store = await openStore({ path: ${JSON.stringify(path)}, clock: systemClock, log, ledger: new Usage() });
+        const store = await openStore({ path: ${JSON.stringify(path)}, clock: systemClock, log, usage: new Usage() });
         let count = 0;
         const tick = () => {
           count += 1;

@@ -8,16 +8,16 @@
 import { DAY_MS, HOUR_MS } from "../core/clock.ts";
 import { codeOf } from "../core/json.ts";
 import type { Database } from "bun:sqlite";
-import type { CancelTimer, Clock } from "../core/clock.ts";
+import { type CancelTimer, type Clock, utcDay } from "../core/clock.ts";
 import { KEPT_REQUESTS, type Usage } from "./usage.ts";
 import type { Log, Observer, RequestRecord } from "../core/events.ts";
 
 /** At most one writing in this time: SD cards wear out. */
 const WRITE_EVERY_MS = 1000;
 /** What happens together is written together. */
-const GATHER_MS = 100;
+const GATHER_WRITES_MS = 100;
 /** How long a disk that failed is left alone. */
-const RETRY_MS = 30_000;
+const WRITE_AGAIN_MS = 30_000;
 /** Written over a layout of this version; a file of a later one is set aside. */
 const LAYOUT_VERSION = 1;
 const USAGE_DAYS = 90;
@@ -36,7 +36,7 @@ export interface StoreOptions {
   clock: Clock;
   log: Log;
   /** Filled with what is stored, and read when it is written. */
-  ledger: Usage;
+  usage: Usage;
 }
 
 const LAYOUT = `
@@ -59,9 +59,9 @@ export async function openStore(options: StoreOptions): Promise<Store | null> {
   try {
     return new Store(await openDatabase(path), options);
   } catch (error) {
-    if (!isUnreadable(error)) return refused(path, error, log);
+    if (!isUnreadable(error)) return notKept(path, error, log);
     const aside = `${path}.corrupt-${new Date(clock.wall()).toISOString().replace(/[:.]/g, "-")}`;
-    const fault = faultOf(error);
+    const fault = storeFault(error);
     log.line("warn", "state_set_aside", {
       file: path,
       to: aside,
@@ -77,15 +77,15 @@ export async function openStore(options: StoreOptions): Promise<Store | null> {
       }
       return new Store(await openDatabase(path), options);
     } catch (again) {
-      return refused(path, again, log);
+      return notKept(path, again, log);
     }
   }
 }
 
-function refused(path: string, error: unknown, log: Log): null {
+function notKept(path: string, error: unknown, log: Log): null {
   const hint =
     "cooldowns and counts will not survive a restart; set STATE to a file that can be written, or to off";
-  log.line("warn", "state_not_kept", { file: path, fault: faultOf(error), hint });
+  log.line("warn", "state_not_kept", { file: path, fault: storeFault(error), hint });
   return null;
 }
 
@@ -132,7 +132,7 @@ function isUnreadable(error: unknown): boolean {
 }
 
 /** SQLite's own words or the system's; there is no key in them. */
-function faultOf(error: unknown): string {
+function storeFault(error: unknown): string {
   if (codeOf(error) === "SQLITE_BUSY") return "another keywheel uses it";
   return error instanceof Error ? error.message : "not an Error";
 }
@@ -141,7 +141,7 @@ export class Store implements Observer {
   readonly #database: Database;
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #ledger: Usage;
+  readonly #usage: Usage;
   /** By provider and key. */
   readonly #keys = new Map<string, Map<string, () => unknown>>();
   readonly #resources = new Map<string, ResourceRow | { provider: string; id: string; account: null }>();
@@ -154,11 +154,11 @@ export class Store implements Observer {
   #isFailing = false;
   #isClosed = false;
 
-  constructor(database: Database, { clock, log, ledger }: StoreOptions) {
+  constructor(database: Database, { clock, log, usage }: StoreOptions) {
     this.#database = database;
     this.#clock = clock;
     this.#log = log;
-    this.#ledger = ledger;
+    this.#usage = usage;
     this.#forgetOld();
     this.#load();
   }
@@ -198,15 +198,15 @@ export class Store implements Observer {
     this.#writeSoon();
   }
 
-  /** After the ledger has counted it. */
+  /** After `usage` has counted it. */
   finished(record: RequestRecord): void {
     this.#requests.push(record);
     if (this.#requests.length >= 2 * KEPT_REQUESTS) this.#requests.splice(0, KEPT_REQUESTS); // one by one costs more
-    this.#minutes.add(this.#ledger.minuteAt(record.at + record.totalMs).at);
+    this.#minutes.add(this.#usage.minuteAt(record.at + record.totalMs).at);
     this.#writeSoon();
   }
 
-  #writeSoon(leastMs = GATHER_MS): void {
+  #writeSoon(leastMs = GATHER_WRITES_MS): void {
     if (this.#cancel !== null || this.#isClosed) return;
     const afterMs = Math.max(leastMs, this.#writtenAt + WRITE_EVERY_MS - this.#clock.now());
     this.#cancel = this.#clock.after(afterMs, () => {
@@ -239,10 +239,10 @@ export class Store implements Observer {
   #failed(error: unknown): void {
     if (!this.#isFailing) {
       const hint = "cooldowns and counts may not survive a restart; make room, or set STATE to another file";
-      this.#log.line("warn", "state_not_saved", { fault: faultOf(error), hint });
+      this.#log.line("warn", "state_not_saved", { fault: storeFault(error), hint });
     }
     this.#isFailing = true;
-    this.#writeSoon(RETRY_MS);
+    this.#writeSoon(WRITE_AGAIN_MS);
   }
 
   #write(): void {
@@ -278,7 +278,7 @@ export class Store implements Observer {
     const used = new Set(
       this.#requests.flatMap((record) =>
         record.attempts.map(({ provider, keyId }) =>
-          this.#ledger.usedRow(record.at, provider, keyId, record.model),
+          this.#usage.usedRow(record.at, provider, keyId, record.model),
         ),
       ),
     );
@@ -286,12 +286,12 @@ export class Store implements Observer {
     const saveMinute = database.query(
       "INSERT OR REPLACE INTO traffic VALUES ($at, $requests, $absorbed, $errors)",
     );
-    for (const at of this.#minutes) saveMinute.run({ ...this.#ledger.minuteAt(at) });
+    for (const at of this.#minutes) saveMinute.run({ ...this.#usage.minuteAt(at) });
   }
 
   #forgetOld(): void {
     const now = this.#clock.wall();
-    const day = new Date(now - USAGE_DAYS * DAY_MS).toISOString().slice(0, 10);
+    const day = utcDay(now - USAGE_DAYS * DAY_MS);
     try {
       this.#database.query("DELETE FROM usage WHERE day < $day").run({ day });
       this.#database.query("DELETE FROM traffic WHERE at < $at").run({ at: now - 2 * HOUR_MS });
@@ -307,7 +307,7 @@ export class Store implements Observer {
       .all();
     for (const { record } of requests) {
       const read = readRecord(parsed(record));
-      if (read !== null) this.#ledger.keep(read);
+      if (read !== null) this.#usage.keep(read);
     }
     this.#slot = ((requests.at(-1)?.slot ?? -1) + 1) % KEPT_REQUESTS;
     const rows = database
@@ -325,13 +325,13 @@ export class Store implements Observer {
       >("SELECT * FROM usage ORDER BY day DESC")
       .all();
     for (const { day, provider, key_id: keyId, model, requests, rate_limited: rateLimited, errors } of rows) {
-      const row = this.#ledger.rowOf(day, provider, keyId, model === "" ? null : model);
+      const row = this.#usage.rowOf(day, provider, keyId, model === "" ? null : model);
       if (row !== null) Object.assign(row, { requests, rateLimited, errors });
     }
     const minutes = database
       .query<{ at: number; requests: number; absorbed: number; errors: number }, []>("SELECT * FROM traffic")
       .all();
-    for (const minute of minutes) Object.assign(this.#ledger.minuteAt(minute.at), minute);
+    for (const minute of minutes) Object.assign(this.#usage.minuteAt(minute.at), minute);
   }
 
   /** Writes what is left, and lets the file go. */

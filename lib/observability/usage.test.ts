@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { dayName, KEPT_REQUESTS, Usage } from "./usage.ts";
+import { utcDay } from "../core/clock.ts";
+import { KEPT_REQUESTS, Usage } from "./usage.ts";
 import type { AttemptRecord, RequestRecord } from "../core/events.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -34,18 +35,18 @@ function record(fields: Partial<RequestRecord> = {}): RequestRecord {
   };
 }
 
-/** A ledger in which these requests have finished, in this order. */
+/** The usage after these requests have finished, in this order. */
 function ledgerOf(...records: RequestRecord[]): Usage {
-  const ledger = new Usage();
-  for (const finished of records) ledger.finished(finished);
-  return ledger;
+  const usage = new Usage();
+  for (const finished of records) usage.finished(finished);
+  return usage;
 }
 
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 describe("the last requests", () => {
   const after = (count: number) => ledgerOf(...upTo(count).map((id) => record({ id })));
-  const ids = (ledger: Usage, limit: number) => ledger.recent(limit).map(({ id }) => id);
+  const ids = (usage: Usage, limit: number) => usage.recent(limit).map(({ id }) => id);
 
   test.each<[sentence: string, finished: number, limit: number, first: number, last: number, count: number]>([
     ["are as many as are asked for", 10, 3, 9, 7, 3],
@@ -65,11 +66,11 @@ describe("the last requests", () => {
   });
 
   test("P33 are those of an earlier run too, which are not counted again", () => {
-    const ledger = new Usage();
-    ledger.keep(record({ id: 7 }));
-    ledger.finished(record({ id: 0 }));
-    expect(ids(ledger, 9)).toEqual([0, 7]);
-    expect([ledger.traffic(NOW).at(-1)?.requests, ledger.usage(1, NOW)[0]?.requests]).toEqual([1, 1]);
+    const usage = new Usage();
+    usage.keep(record({ id: 7 }));
+    usage.finished(record({ id: 0 }));
+    expect(ids(usage, 9)).toEqual([0, 7]);
+    expect([usage.traffic(NOW).at(-1)?.requests, usage.usage(1, NOW)[0]?.requests]).toEqual([1, 1]);
   });
 });
 
@@ -114,21 +115,21 @@ describe("the traffic of the last hour", () => {
 
   // A client that had left within the attempt was shown among the failures that no client saw.
   test("tells of nothing absorbed where the client left", () => {
-    const ledger = ledgerOf(record({ status: 499, outcome: "abandoned", attempts: many("abandoned") }));
-    expect(ledger.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 1, absorbed: 0, errors: 0 });
+    const usage = ledgerOf(record({ status: 499, outcome: "abandoned", attempts: many("abandoned") }));
+    expect(usage.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 1, absorbed: 0, errors: 0 });
   });
 
   test("adds up", () => {
     const refused = record({ attempts: many("rate_limited", "served") });
-    const ledger = ledgerOf(refused, refused, record({ status: 500 }));
-    expect(ledger.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 3, absorbed: 2, errors: 1 });
+    const usage = ledgerOf(refused, refused, record({ status: 500 }));
+    expect(usage.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 3, absorbed: 2, errors: 1 });
   });
 
   test("forgets what is older than an hour, and keeps what is not", () => {
-    const ledger = ledgerOf(record({ at: NOW, totalMs: 0 }), record({ at: NOW + MINUTE, totalMs: 0 }));
-    ledger.finished(record({ at: NOW + 60 * MINUTE, totalMs: 0 }));
-    expect(ledger.minuteAt(NOW + MINUTE).requests).toBe(1);
-    expect(ledger.minuteAt(NOW).requests).toBe(0);
+    const usage = ledgerOf(record({ at: NOW, totalMs: 0 }), record({ at: NOW + MINUTE, totalMs: 0 }));
+    usage.finished(record({ at: NOW + 60 * MINUTE, totalMs: 0 }));
+    expect(usage.minuteAt(NOW + MINUTE).requests).toBe(1);
+    expect(usage.minuteAt(NOW).requests).toBe(0);
   });
 });
 
@@ -150,14 +151,14 @@ describe("the usage", () => {
   });
 
   test("has a row for each key, model and provider, the most used first", () => {
-    const ledger = ledgerOf(
+    const usage = ledgerOf(
       record({ attempts: [attempt("rate_limited", { keyId: "bbbb" }), attempt("served")] }),
       record({ model: null }),
       record(),
       record({ attempts: [attempt("served", { provider: "groq" })] }),
       record(),
     );
-    const rows = ledger
+    const rows = usage
       .usage(1, NOW)
       .map(({ provider, keyId, model, requests }) => [provider, keyId, model, requests]);
     expect(rows[0]).toEqual(["default", "aaaa", "big", 3]);
@@ -173,8 +174,8 @@ describe("the usage", () => {
     ["shows the day before too", 2, ["2026-11-20", "2026-11-19"]],
     ["shows the newest day first", 30, ["2026-11-20", "2026-11-19", "2026-11-01"]],
   ])("%s", (_, days, shown) => {
-    const ledger = ledgerOf(...[NOW - 19 * DAY, NOW, NOW - DAY].map((at) => record({ at })));
-    expect(ledger.usage(days, NOW).map(({ day }) => day)).toEqual(shown);
+    const usage = ledgerOf(...[NOW - 19 * DAY, NOW, NOW - DAY].map((at) => record({ at })));
+    expect(usage.usage(days, NOW).map(({ day }) => day)).toEqual(shown);
   });
 
   test.each<[sentence: string, at: number, day: string]>([
@@ -182,28 +183,28 @@ describe("the usage", () => {
     ["counts midnight (UTC) on the day that begins", Date.UTC(2026, 10, 21), "2026-11-21"],
     ["counts a request of the day before on that day", Date.UTC(2026, 10, 20) - 1, "2026-11-19"],
   ])("%s", (_, at, day) => {
-    const ledger = ledgerOf(record(), record({ at, model: "other" }));
-    expect(ledger.usage(9, NOW + DAY).find(({ model }) => model === "other")?.day).toBe(day);
-    expect(ledger.usedRow(at, "default", "aaaa", "other")).toMatchObject({ day, requests: 1 });
-    expect(dayName(at)).toBe(day);
+    const usage = ledgerOf(record(), record({ at, model: "other" }));
+    expect(usage.usage(9, NOW + DAY).find(({ model }) => model === "other")?.day).toBe(day);
+    expect(usage.usedRow(at, "default", "aaaa", "other")).toMatchObject({ day, requests: 1 });
+    expect(utcDay(at)).toBe(day);
   });
 
   test("has 20,000 rows at most, as models are named by clients, and goes on counting in those", () => {
-    const ledger = new Usage();
-    for (const index of upTo(20_000)) ledger.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
-    expect(ledger.rowOf("2026-11-20", "default", "aaaa", "one-more")).toBeNull();
-    ledger.finished(record({ model: "one-more" }));
-    ledger.finished(record({ model: "model-5" }));
-    const rows = ledger.usage(1, NOW);
+    const usage = new Usage();
+    for (const index of upTo(20_000)) usage.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
+    expect(usage.rowOf("2026-11-20", "default", "aaaa", "one-more")).toBeNull();
+    usage.finished(record({ model: "one-more" }));
+    usage.finished(record({ model: "model-5" }));
+    const rows = usage.usage(1, NOW);
     expect([rows.length, rows[0]?.model, rows[0]?.requests]).toEqual([20_000, "model-5", 1]);
   });
 
   // What 20,000 names of models had filled on one day was never emptied: from then on nothing new was counted, on no
   // later day either.
   test("is counted on a new day, although an earlier one has filled it", () => {
-    const ledger = new Usage();
-    for (const index of upTo(20_000)) ledger.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
-    ledger.finished(record({ at: NOW + DAY }));
-    expect(ledger.usage(1, NOW + DAY).length).toBe(1);
+    const usage = new Usage();
+    for (const index of upTo(20_000)) usage.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
+    usage.finished(record({ at: NOW + DAY }));
+    expect(usage.usage(1, NOW + DAY).length).toBe(1);
   });
 });

@@ -2,7 +2,7 @@
  * What was lately done, for the operator: the last requests, the last hour by minutes, and how often each key was used
  * for which model on which day. In memory, and bounded; what of it outlives a restart is the store's business.
  */
-import { DAY_MS, MINUTE_MS } from "../core/clock.ts";
+import { DAY_MS, MINUTE_MS, utcDay } from "../core/clock.ts";
 import type { Observer, RequestRecord } from "../core/events.ts";
 
 /** Requests that are kept. */
@@ -103,7 +103,7 @@ export class Usage implements Observer {
 
   /** The last `days` days with the running one, newest first. */
   usage(days: number, now: number): UsageRow[] {
-    const first = dayName(now - (days - 1) * DAY_MS);
+    const first = utcDay(now - (days - 1) * DAY_MS);
     const rows = [...this.#usage.values()].filter(({ day }) => day >= first);
     return rows.sort((a, b) => (a.day === b.day ? b.requests - a.requests : a.day < b.day ? 1 : -1));
   }
@@ -144,7 +144,7 @@ export class Usage implements Observer {
   #dayOf(at: number): string {
     if (at >= this.#day.endsAt || at < this.#day.endsAt - DAY_MS) {
       this.#found.clear();
-      this.#day = { name: dayName(at), endsAt: (Math.floor(at / DAY_MS) + 1) * DAY_MS };
+      this.#day = { name: utcDay(at), endsAt: (Math.floor(at / DAY_MS) + 1) * DAY_MS };
     }
     return this.#day.name;
   }
@@ -153,9 +153,4 @@ export class Usage implements Observer {
 /** Whether the verdict is of an answer, not of a failed attempt. */
 function isAnswer(verdict: string): boolean {
   return verdict === "served" || verdict === "rejected";
-}
-
-/** The day in UTC: `2026-11-20`. */
-export function dayName(at: number): string {
-  return new Date(at).toISOString().slice(0, 10);
 }

@@ -1,8 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { FalseClock, until } from "../testing/fixture.ts";
 import { createLog } from "./log.ts";
-import { combined, noticeOf, webhookRequest } from "./notices.ts";
-import { Webhook } from "./webhook.ts";
+import { Webhook, combined, noticeOf, webhookRequest } from "./webhook.ts";
 import type { KeyEvent } from "../core/events.ts";
 import { Secret } from "../core/secret.ts";
 

@@ -164,6 +164,18 @@ export interface KeyReport {
   said: string;
 }
 
+/** A provider as it is shown. */
+export interface ProviderReport {
+  name: string;
+  dialect: string;
+  baseUrl: string;
+  /** For how long the provider as a whole is left alone; 0: it is not. */
+  pausedMs: number;
+  /** Requests that wait for a key. */
+  waiting: number;
+  keys: readonly KeyReport[];
+}
+
 /** The key as `/health` shows it. `models`: what is known of single models with its account. */
 export function reportOf(
   key: Key,

@@ -27,16 +27,24 @@ export interface Upstream extends Reachable {
   readonly retries: RetryBudget;
 }
 
+/** A request for `/admin` or something below it, as the server knows it. */
+export interface AdminRequest {
+  readonly request: Request;
+  /** As resolved: `/admin/api/overview`. */
+  readonly path: string;
+  /** Empty, or begins with `?`. */
+  readonly query: string;
+  /** Address of the socket's other end; null: surely this machine. */
+  readonly peer: string | null;
+  /** Lifts the server's idle timer from this request: only for who has shown to be the operator (P44). */
+  keepOpen(): void;
+}
+
 /** The admin API, as the server needs it. */
 export interface AdminApi {
-  /** Answers whatever is asked under `/admin`. `peer`: the socket's other end; null: surely this machine. */
-  handle(asked: {
-    readonly request: Request;
-    readonly path: string;
-    readonly query: string;
-    readonly peer: string | null;
-  }): Promise<Response>;
-  /** Whether a request for another path carries the operator's password. */
+  /** Answers whatever is asked under `/admin`. */
+  handle(asked: AdminRequest): Promise<Response>;
+  /** Whether a request for another path (`/metrics`, `/health`) carries the password. Ask after client keys. */
   isOperator(headers: Headers, peer: string | null): boolean;
 }
 

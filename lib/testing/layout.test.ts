@@ -157,24 +157,24 @@ describe("the layout", () => {
     [
       "the environment",
       /process\.env|Bun\.env|import\.meta\.env|\/proc\/self\/environ/,
-      [/^lib\/cli\/process\.ts: /],
+      [/^lib\/cli\/startup\.ts: /],
     ],
     [
       "the command line and the exit",
       /process\.(?:argv|exit|on\b|execve)/,
-      [/^proxy\.ts: /, /^lib\/cli\/(?:process|signals|terminal)\.ts: /],
+      [/^proxy\.ts: /, /^lib\/cli\/(?:startup|terminal)\.ts: /],
     ],
     [
       "the terminal",
       /console\.|process\.std(?:out|err|in)/,
-      [/^proxy\.ts: /, /^lib\/(?:cli\/process|cli\/terminal|observability\/output)\.ts: /],
+      [/^proxy\.ts: /, /^lib\/(?:cli\/startup|cli\/terminal|observability\/log)\.ts: /],
     ],
     [
       "a file's text",
       /readFileSync|Bun\.file\(|node:fs/,
       [
-        /^lib\/(?:cli\/process|config\/config|config\/reload|admin\/env-edit)\.ts: /,
-        /^lib\/observability\/(?:output|log-files|vitals|store)\.ts: /,
+        /^lib\/(?:cli\/startup|config\/config|config\/reload|admin\/env-edit)\.ts: /,
+        /^lib\/observability\/(?:log|log-files|metrics|store)\.ts: /,
       ],
     ],
   ];
@@ -185,7 +185,7 @@ describe("the layout", () => {
   });
 
   test("asks for the environment in one function", () => {
-    const source = withoutComments(SOURCES.get("lib/cli/process.ts") ?? "");
+    const source = withoutComments(SOURCES.get("lib/cli/startup.ts") ?? "");
     const body = /\n(?:export )?(?:async )?function givenEnvironment\([\s\S]*?\n}\n/.exec(source)?.[0] ?? "";
     const rest = source.replace(body, "");
     expect(body).toContain("process.env");

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { HOUR_MS } from "../core/clock.ts";
-import { LoginThrottle, networkOf } from "./login-throttle.ts";
+import { LoginThrottle, networkOf } from "./auth.ts";
 
 const HERE = "198.51.100.7";
 

@@ -1,0 +1,320 @@
+/**
+ * How the program starts and ends: the banner, the environment and limits of the process, signals, and what the work
+ * is written to. Nothing that is printed holds a key.
+ */
+import type { Config, Listen, Places, ProviderConfig, RouteTarget } from "../config/config.ts";
+import { codeOf } from "../core/json.ts";
+import { formatDuration, nextTurn } from "../core/clock.ts";
+import type { Clock } from "../core/clock.ts";
+import type { Log, Observer } from "../core/events.ts";
+import type { Secret } from "../core/secret.ts";
+import type { LogFiles } from "../observability/log-files.ts";
+import { createBoundedWriter, createLog, logLine, sendToStdout } from "../observability/log.ts";
+import type { Store } from "../observability/store.ts";
+import { Usage } from "../observability/usage.ts";
+import { EXIT_FINE } from "./args.ts";
+
+export interface Running {
+  version: string;
+  /** Where it listens. */
+  url: string;
+}
+
+/** The first lines of a run. `envFile`: the file the settings came from, null where there was none. */
+export function banner(
+  config: Config,
+  { version, url, envFile }: Running & { envFile: string | null },
+): string {
+  return [
+    `keywheel ${version}`,
+    ...config.providers.map((provider, index) => providerLine(provider, index === 0)),
+    ...chainLines(config),
+    `  settings   ${envFile ?? "from the environment"}`,
+    `  open to    ${whoMayConnect(config)}`,
+    `  give this base URL to your agent:  ${baseUrl(url)}${agentKey(config)}`,
+  ].join("\n");
+}
+
+/** The first lines of `--demo`: what it is, and a command that works when pasted. */
+export function demoBanner(config: Config, { version, url }: Running): string {
+  const [{ keys }] = config.providers;
+  return `keywheel ${version} demo: ${keys.length} keys of a built-in fake provider, 5 requests a minute each.
+Nothing leaves this machine, and no real key is needed.
+
+  base URL   ${baseUrl(url)}   (any API key, any model name)
+
+Paste this into another terminal, a few times in a row. Each answer says which key it came from; after
+15 requests in a minute the next one waits for a key instead of failing:
+
+  curl -s ${baseUrl(url)}/chat/completions -H 'content-type: application/json' -d '{"model":"demo","messages":[{"role":"user","content":"hello"}]}'
+
+Add "stream": true to see it stream, and look at ${url}/health. Ctrl-C ends it.
+`;
+}
+
+function providerLine(
+  { name, dialect, baseUrl: target, keys, cooldownMs, disabled }: ProviderConfig,
+  isDefault: boolean,
+): string {
+  const label = isDefault ? "target" : `/${name}`;
+  const count = keys.length === 1 ? "1 key" : `${keys.length} keys`;
+  const state = disabled ? ", switched off" : "";
+  return `  ${label.padEnd(10)} ${target.href.replace(/\/$/, "")} (${dialect}), ${count}, cooldown ${formatDuration(cooldownMs)} after a 429 without a hint${state}`;
+}
+
+/** Where requests may go besides: model names to ask for, and what stands in when the default provider is out. */
+function chainLines({ routes, fallback }: Config): string[] {
+  const lines: string[] = [];
+  if (routes.length > 0) lines.push(`  routes     ${routes.map(({ name }) => name).join(", ")}`);
+  if (fallback.length > 0) lines.push(`  fallback   ${fallback.map(targetText).join(" > ")}`);
+  return lines;
+}
+
+function targetText({ provider, model }: RouteTarget): string {
+  return model === null ? provider : `${provider}/${model}`;
+}
+
+function whoMayConnect({ access, listen }: Config): string {
+  const where = listen.kind === "unix" ? "whoever may open the socket" : `whoever reaches ${listen.hostname}`;
+  switch (access.mode) {
+    case "protected":
+      return listen.kind === "unix"
+        ? where
+        : "this machine only (protected mode; set PROXY_API_KEY to let others in)";
+    case "keys":
+      return `${where} with ${access.clients.length === 1 ? "the client key" : `one of ${access.clients.length} client keys`}`;
+    case "open":
+      return `${where}, without a key (PROXY_API_KEY=off)`;
+  }
+}
+
+function agentKey({ access }: Config): string {
+  return access.mode === "keys" ? "   API key: one of PROXY_API_KEY" : "   API key: anything";
+}
+
+function baseUrl(url: string): string {
+  return url.startsWith("unix:") ? url : `${url}/v1`;
+}
+
+/** Where it is reached: `http://127.0.0.1:3000`, or `unix:/path`. `port`: the one that was taken. */
+export function urlOf(listen: Listen, port: number | undefined): string {
+  return listen.kind === "unix" ? `unix:${listen.path}` : `http://${hostOf(listen.hostname)}:${port}`;
+}
+
+/** The host to write into a URL for an address that is listened on: all addresses include this machine's own. */
+function hostOf(hostname: string): string {
+  if (hostname === "0.0.0.0" || hostname === "::") return "127.0.0.1";
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
+/** Why the address cannot be listened on, and what to do. */
+export function whyNotListening(listen: Listen, error: unknown): string {
+  const code = codeOf(error) || "unknown failure";
+  if (listen.kind === "unix") {
+    return `Cannot listen on ${listen.path} (${code}). If no other keywheel uses it, remove the file; else choose another HOST=unix:/path.`;
+  }
+  const { hostname, port } = listen;
+  switch (code) {
+    case "EADDRINUSE":
+      return `Port ${port} is taken by another program. Stop it, or choose another port: PORT=${port + 1} (PORT=0 picks a free one).`;
+    case "EACCES":
+      return `Port ${port} may not be used without special rights. Choose one from 1024 up: PORT=3000.`;
+    case "EADDRNOTAVAIL":
+      return `HOST is ${hostname}, which is no address of this machine. Use 0.0.0.0 for all of its addresses, or 127.0.0.1.`;
+    default:
+      return `Cannot listen on ${hostname} port ${port} (${code}). Check HOST and PORT.`;
+  }
+}
+
+// ── The process ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Bun's fetch keeps at most 256 requests under way unless this is in the environment when the process starts (1.4.5):
+ * the 257th stream would hang. So the process replaces itself once, with it set. The environment it passes on is the
+ * one it was given: from source, Bun has mixed the working directory's `.env` into its own copy.
+ */
+export function liftFetchLimit(environment: Record<string, string>): void {
+  const isRight = environment[FETCH_LIMIT] !== undefined && environment[FETCH_TRACE] === undefined;
+  if (isRight || process.execve === undefined) return;
+  const own = Bun.isStandaloneExecutable
+    ? process.argv.slice(2)
+    : ["--no-env-file", ...process.argv.slice(1)];
+  const { [FETCH_TRACE]: _, ...others } = environment;
+  try {
+    process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
+  } catch {
+    console.error(
+      `warning: at most 256 requests at a time go through. Set ${FETCH_LIMIT}=65535 in the environment.`,
+    );
+  }
+}
+
+const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
+/** Has Bun print every request with its fields to stderr: keys among them. */
+const FETCH_TRACE = "BUN_CONFIG_VERBOSE_FETCH";
+
+/** The environment as the process was given it. */
+export async function givenEnvironment(): Promise<Record<string, string>> {
+  try {
+    const text = await Bun.file("/proc/self/environ").text();
+    const variables = text.split("\0").map((variable): [string, string] => {
+      const equals = variable.indexOf("=");
+      return [variable.slice(0, equals), variable.slice(equals + 1)];
+    });
+    return Object.fromEntries(variables.filter(([name]) => name !== ""));
+  } catch {
+    return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
+  }
+}
+
+/** Where settings are looked for. `envFile`: the PATH of `--env-file PATH`, or null. */
+export function placesOf(environment: Record<string, string>, envFile: string | null): Places {
+  const program = Bun.isStandaloneExecutable ? process.execPath : Bun.main;
+  const programDirectory = program.slice(0, program.lastIndexOf("/"));
+  return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
+}
+
+/**
+ * Whether stdout is a terminal: its device is one of the kernel's majors for consoles (4, 5) and pseudo-terminals
+ * (136 to 143; Documentation/admin-guide/devices.txt). `process.stdout` would tell too, for 2 MB of memory.
+ */
+export async function writesToTerminal(): Promise<boolean> {
+  try {
+    const { rdev } = await Bun.file(1).stat();
+    const major = (rdev >> 8) & 0xfff;
+    return major === 4 || major === 5 || (major >= 136 && major <= 143);
+  } catch {
+    return false;
+  }
+}
+
+// ── Signals ───────────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// Those that end the proxy, and the one that has it read its settings again (P31, P32).
+
+/** What runs until a signal comes. */
+export interface Run {
+  readonly proxy: {
+    readonly engine: {
+      readonly clock: Clock;
+      readonly log: Log;
+      /** As they are now: a reload may put others here. */
+      readonly config: { readonly drainMs: number };
+      readonly inFlight: number;
+    };
+    /** Takes no new requests, and ends when those in flight are over, or their time is. */
+    drain(): Promise<void>;
+  };
+  /** What its work is written to: closed last, so that the last request is in it. */
+  readonly outputs: { close(): Promise<void> };
+  /** null: there are no settings to be read again. */
+  readonly reloader: { reload(): Promise<unknown>; close(): void } | null;
+}
+
+/** Two SIGINTs within this time are one Ctrl-C. */
+const SAME_CTRL_C_MS = 100;
+
+/**
+ * Serves until SIGTERM or SIGINT, then drains, and resolves with the exit code; a second signal ends the process at
+ * once. SIGHUP reads the settings again.
+ */
+export function untilSignalled({ proxy, outputs, reloader }: Run): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  let drainingSince = 0;
+  const onSignal = (signal: NodeJS.Signals) => {
+    const { inFlight, config, log, clock } = proxy.engine;
+    // Ctrl-C under `bun run` comes twice: from the terminal, and passed on by the parent a moment later.
+    if (signal === "SIGINT" && clock.now() < drainingSince + SAME_CTRL_C_MS) return;
+    if (drainingSince > 0) process.exit(EXIT_FINE);
+    drainingSince = clock.now();
+    reloader?.close();
+    log.line("info", "draining", { in_flight: inFlight, at_most: formatDuration(config.drainMs) });
+    log.flush();
+    void proxy
+      .drain()
+      .then(() => outputs.close())
+      .then(() => resolve(EXIT_FINE));
+  };
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  process.on("SIGHUP", () => void reloader?.reload());
+  return promise;
+}
+
+// ── What the work is written to ───────────────────────────────────────────────────────────────────────────────────
+//
+// Log, log files, state file, webhook: each is opened, and its module loaded, only where a setting asks for it.
+
+/** Everything that is told of the work. */
+export interface Outputs {
+  readonly log: Log;
+  /** null: nobody asks for it. */
+  readonly usage: Usage | null;
+  /** null: nothing outlives the program. */
+  readonly store: Store | null;
+  readonly observers: readonly Observer[];
+  /** Writes what is still to be written; takes a second at most. */
+  close(): Promise<void>;
+}
+
+/** How long the last lines may take to be written. */
+const LAST_WORDS_MS = 1000;
+
+/** What everything that runs goes by. `random`: from 0 up to 1. */
+interface TimeAndChance {
+  readonly clock: Clock;
+  readonly random: () => number;
+}
+
+/** Opens what the settings ask for. */
+export async function openOutputs(config: Config, timeAndChance: TimeAndChance): Promise<Outputs> {
+  const { clock } = timeAndChance;
+  const isTerminal = await writesToTerminal();
+  const format = config.logFormat ?? (isTerminal ? "text" : "json");
+  const sayDropped = (lines: number) =>
+    logLine(format, clock.wall(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
+  const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
+  const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
+  const { statePath, logDir, webhookUrl, adminPassword } = config;
+  const usage = statePath === null && adminPassword === null ? null : new Usage();
+  const files = logDir === null ? null : await openLogFiles(logDir, config, log, timeAndChance);
+  const notifier = webhookUrl === null ? null : await openNotifier(webhookUrl, log, timeAndChance);
+  const store =
+    statePath === null || usage === null ? null : await openState(statePath, usage, log, timeAndChance);
+  return {
+    log,
+    usage,
+    store,
+    observers: [usage, store, files, notifier].filter((observer) => observer !== null),
+    async close() {
+      store?.close();
+      log.flush();
+      await Promise.race([Promise.all([output.flushed(), files?.close()]), nextTurn(LAST_WORDS_MS)]);
+    },
+  };
+}
+
+async function openState(
+  path: string,
+  usage: Usage,
+  log: Log,
+  { clock }: TimeAndChance,
+): Promise<Store | null> {
+  const { openStore } = await import("../observability/store.ts");
+  return openStore({ path, clock, log, usage });
+}
+
+async function openLogFiles(
+  directory: string,
+  { logRetentionDays }: Config,
+  log: Log,
+  { clock }: TimeAndChance,
+): Promise<LogFiles> {
+  const { LogFiles } = await import("../observability/log-files.ts");
+  return new LogFiles({ directory, retentionDays: logRetentionDays, clock, log });
+}
+
+async function openNotifier(url: Secret, log: Log, { clock, random }: TimeAndChance): Promise<Observer> {
+  const { Webhook } = await import("../observability/webhook.ts");
+  return new Webhook({ url, clock, random, fetch, log });
+}
