@@ -88,15 +88,22 @@ function reportsOf(
 }
 
 /** The answer under `/admin` where no password is set: what to set, as a page for a browser, as JSON for a program. */
-export function adminOff(request: Request, peer: string | null, { access, listen }: Config): Response {
+export function adminOff(request: Request, peer: string | null, config: Config): Response {
   const { headers } = request;
+  const response = adminOffAnswer(request, peer, config);
+  addCors(response.headers, headers, config.corsOrigins);
+  return response;
+}
+
+function adminOffAnswer({ method, headers }: Request, peer: string | null, config: Config): Response {
+  const { access, listen, corsOrigins } = config;
   if (access.mode === "protected") {
-    const admission = authorizeLocal({ peer, headers, keyParameter: null }, listen, []);
+    const admission = authorizeLocal({ peer, headers, keyParameter: null }, listen, corsOrigins);
     if (admission.kind === "refused") return errorResponse(admissionError(admission));
   }
   const wantsPage = headers.get("accept")?.includes("text/html") === true;
   if (!wantsPage) return errorResponse(ADMIN_OFF);
-  return new Response(request.method === "HEAD" ? null : ADMIN_OFF_PAGE, {
+  return new Response(method === "HEAD" ? null : ADMIN_OFF_PAGE, {
     status: ADMIN_OFF.status,
     headers: {
       "cache-control": "no-store",
