@@ -118,8 +118,8 @@ export function parseDuration(text: string): number | null {
   return totalMs;
 }
 
-/** How far a zone's wall clock is ahead of UTC at an instant, in milliseconds. */
-function zoneOffsetMs(zone: string, at: number): number {
+/** How far the wall clock of an IANA zone is ahead of UTC at an instant, in ms. Throws where there is no such zone. */
+export function zoneOffsetMs(zone: string, at: number): number {
   const parts = new Intl.DateTimeFormat("en-US", {
     timeZone: zone,
     hourCycle: "h23",

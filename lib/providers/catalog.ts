@@ -36,7 +36,7 @@ import {
   GATED_MODEL,
 } from "./refusal-rules.ts";
 import type { RefusalRule, Wait } from "./refusal-rules.ts";
-import type { ClockOffset } from "./retry-hints.ts";
+import type { ClockOffset } from "./wait-text.ts";
 import { DIALECTS } from "./verdict.ts";
 import type { Dialect, Scope } from "./verdict.ts";
 
@@ -67,7 +67,7 @@ export interface Provider {
   readonly keyHeader: KeyHeader;
   /** Where the day of a daily quota ends. */
   readonly resetZone: string;
-  /** Written times without a zone are in this one. */
+  /** Written times without a zone are in this one; null: it is not known. */
   readonly clockOffset: ClockOffset;
   readonly proof: Proof | null;
   /** What a rate limit holds for where the answer does not say. */
@@ -114,7 +114,7 @@ const UTC = "UTC";
 const LOS_ANGELES = "America/Los_Angeles";
 const SHANGHAI = "Asia/Shanghai";
 
-const BEARER = { keyHeader: "bearer", resetZone: UTC, clockOffset: "Z" } as const;
+const BEARER = { keyHeader: "bearer", resetZone: UTC, clockOffset: null } as const;
 const CHINESE = { keyHeader: "bearer", resetZone: SHANGHAI, clockOffset: "+08:00" } as const;
 const MODELS: Proof = { method: "GET", target: "/models", proves: "key" };
 const MODELS_OF_ALL: Proof = { ...MODELS, mayBePublic: true };

@@ -224,6 +224,9 @@ const NESTED_FIELDS = [
   "detail",
   "violations", // Google QuotaFailure
   "innererror", // Azure
+  "data", // gateways
+  "retryInfo", // Google's detail, renamed by gateways
+  "base_resp", // MiniMax
 ];
 
 /** Fields whose text may itself be JSON: an SDK's error as the message of the next gateway, OpenRouter's `raw`. */

@@ -76,6 +76,13 @@ describe("what an answer announces of its limits", () => {
       { limit: null, remaining: 0, kind: "window", scope: "key+model", inMs: 15 * SECOND },
       null,
     ],
+    [
+      "P46 a reset by an upstream's clock that is two hours ahead",
+      "generic",
+      { ...unnamed("60", "3", epochSec(7200 + 21)), date: new Date(NOW + 7200 * SECOND).toUTCString() },
+      { limit: 60, remaining: 3, inMs: 21 * SECOND },
+      null,
+    ],
     ["OpenAI: a full bucket needs no time", "openai", named("requests", "500", "500", "0s"), null, null],
     [
       "Groq: requests are a day's, also when their reset is near",

@@ -11,7 +11,7 @@
 import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import { PROVIDERS } from "./catalog.ts";
-import { waitUntilMs } from "./retry-hints.ts";
+import { waitUntilMs, writtenAt } from "./retry-hints.ts";
 import type { Dialect, Scope } from "./verdict.ts";
 
 /** What an answer announced of a request limit. */
@@ -228,17 +228,25 @@ function firstOfList(text: string | null): number | null {
 
 // ------------------------------------------------------------------ resets
 
+/** A value so short is no instant: then upstream's own clock need not be looked for. */
+const SHORTEST_INSTANT = 10;
+
+function resetIn(value: string | null, headers: Headers, now: number): number | null {
+  if (value === null) return null;
+  return waitUntilMs(value, value.length < SHORTEST_INSTANT ? now : writtenAt(headers, now));
+}
+
 /** From a header in whatever unit. */
 const told =
   (name: string): Limit["resetMs"] =>
   (headers, now) =>
-    waitUntilMs(headers.get(name), now);
+    resetIn(headers.get(name), headers, now);
 
 /** From a header, else the whole length of the window, which is told in seconds: never too early. */
 const toldOrPeriod =
   (reset: string, period: string): Limit["resetMs"] =>
   (headers, now) => {
-    const resetMs = waitUntilMs(headers.get(reset), now);
+    const resetMs = resetIn(headers.get(reset), headers, now);
     if (resetMs !== null && resetMs > 0) return resetMs;
     const seconds = whole(headers.get(period));
     return seconds === null ? null : seconds * SECOND_MS;

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { type ClockOffset, namedWaitMs, waitFromProse, waitUntilMs } from "./retry-hints.ts";
+import { namedWaitMs, waitUntilMs } from "./retry-hints.ts";
+import { type ClockOffset, waitFromProse } from "./wait-text.ts";
 
 /** A quarter past noon, with milliseconds, so that nothing is round by accident. */
 const NOW = Date.UTC(2026, 10, 20, 12, 15, 7, 250);
@@ -249,9 +250,145 @@ describe("which of several hints counts", () => {
       "",
       null,
     ],
+    ["the same under an extra x", { "x-retry-after": "31" }, [], "", 31_000],
+    ["the same with a unit in its value", { "retry-after": "31 seconds" }, [], "", 31_000],
+    ["the same with a unit in its name", { "x-ms-retry-after-ms": "310" }, [], "", 310],
+    ["a longer name that ends in it", { "x-ratelimit-retry-after": "31" }, [], "", 31_000],
+    ["seconds until a reset", { "x-ratelimit-reset-after": "31" }, [], "", 31_000],
+    ["a reset with a hyphen more", { "x-rate-limit-reset": epochSec(31) }, [], "", 31_000 - NEARER],
+    [
+      "of resets of unknown buckets the nearest",
+      { "x-ratelimit-reset-requests": "31s", "x-ratelimit-reset-tokens": "3s" },
+      [],
+      "",
+      3000,
+    ],
+    [
+      "a reset with an offset without a colon",
+      { "x-ratelimit-reset": "2026-11-20T12:15:38+0000" },
+      [],
+      "",
+      30_750,
+    ],
+    [
+      "the window of a subscription that is used up",
+      {
+        "x-codex-primary-used-percent": "100",
+        "x-codex-primary-reset-after-seconds": "310",
+        "x-codex-secondary-used-percent": "40",
+        "x-codex-secondary-reset-after-seconds": "9000",
+      },
+      [],
+      "",
+      310_000,
+    ],
+    [
+      "windows of a subscription with something left",
+      { "x-codex-primary-used-percent": "99", "x-codex-primary-reset-after-seconds": "310" },
+      [],
+      "",
+      null,
+    ],
+    [
+      "windows that say that all is well tell of no wait",
+      {
+        "anthropic-ratelimit-unified-5h-status": "allowed",
+        "anthropic-ratelimit-unified-5h-reset": epochSec(9),
+      },
+      [],
+      "",
+      null,
+    ],
+    ["a field in camel case", {}, [{ retryAfterSeconds: 31 }], "", 31_000],
+    ["a field of minutes", {}, [{ retryAfterMinutes: 3 }], "", 3 * MINUTE],
+    ["a field with a short unit", {}, [{ retry_after_sec: 31 }], "", 31_000],
+    ["a field with a unit in its value", {}, [{ retry_after: "31 seconds" }], "", 31_000],
+    ["a wait in seconds", {}, [{ wait_seconds: 31 }], "", 31_000],
+    ["an instant in seconds", {}, [{ reset_at: Number(epochSec(31)) }], "", 31_000 - NEARER],
+    ["an instant in text", {}, [{ resetTime: rfc3339(31) }], "", 31_000],
+    ["an instant in milliseconds by its name", {}, [{ resetAtMs: NOW + 31_000 }], "", 31_000],
+    ["a duration in a field of that name", {}, [{ reset_time: "10m0s" }], "", 10 * MINUTE],
+    ["a count of retries is no wait", {}, [{ retry: 3, retries: 5, retry_count: 7, remaining: 9 }], "", null],
+    ["a count of what waits is no wait", {}, [{ waiting: 3, resetting: true, wait_list: 5 }], "", null],
     ["part of a millisecond is rounded up: never too early", { "retry-after": "0.0001" }, [], "", 1],
   ];
   test.each(answers)("%s", (_sentence, headers, layers, text, waitMs) => {
     expect(namedWaitMs({ headers: new Headers(headers), layers, text }, "Z", NOW)).toBe(waitMs);
+  });
+});
+
+describe("P46 an answer's instants are meant by its own clock", () => {
+  const HOURS_2 = 7200;
+  type Fields = Record<string, string>;
+  test.each<
+    [
+      sentence: string,
+      headers: Fields,
+      layers: Record<string, unknown>[],
+      text: string,
+      waitMs: number | null,
+    ]
+  >([
+    [
+      "an HTTP date of a clock that is ahead",
+      { date: httpDate(HOURS_2), "retry-after": httpDate(HOURS_2 + 31) },
+      [],
+      "",
+      31_000,
+    ],
+    [
+      "an HTTP date of a clock that is behind",
+      { date: httpDate(-HOURS_2), "retry-after": httpDate(31 - HOURS_2) },
+      [],
+      "",
+      31_000,
+    ],
+    [
+      "the reset of an empty bucket",
+      { date: httpDate(HOURS_2), "x-ratelimit-remaining": "0", "x-ratelimit-reset": epochSec(HOURS_2 + 31) },
+      [],
+      "",
+      31_000,
+    ],
+    ["a field", { date: httpDate(HOURS_2) }, [{ resets_at: Number(epochSec(HOURS_2 + 31)) }], "", 31_000],
+    ["a sentence", { date: httpDate(HOURS_2) }, [], "resets at 2026-11-20 14:15:38 UTC", 31_000],
+    [
+      "a year that is off",
+      { date: httpDate(-300 * 86_400) },
+      [{ resets_at: Number(epochSec(31 - 300 * 86_400)) }],
+      "",
+      31_000,
+    ],
+    ["seconds are seconds by any clock", { date: httpDate(HOURS_2), "retry-after": "31" }, [], "", 31_000],
+    [
+      "an answer from a cache is older than it says",
+      { date: httpDate(-50), age: "50", "retry-after": httpDate(31) },
+      [],
+      "",
+      31_000 - NEARER,
+    ],
+    [
+      "a clock that was never set is not believed",
+      { date: "Thu, 01 Jan 1970 00:00:09 GMT", "retry-after": httpDate(31) },
+      [],
+      "",
+      31_000 - NEARER,
+    ],
+    [
+      "a date that is none is not believed",
+      { date: "soon", "retry-after": httpDate(31) },
+      [],
+      "",
+      31_000 - NEARER,
+    ],
+    [
+      "clocks that agree within seconds are the same",
+      { date: httpDate(-2), "retry-after": httpDate(31) },
+      [],
+      "",
+      31_000 - NEARER,
+    ],
+  ])("%s", (_, headers, layers, text, waitMs) => {
+    expect(namedWaitMs({ headers: new Headers(headers), layers, text }, null, NOW)).toBe(waitMs);
   });
 });

@@ -4,7 +4,9 @@
  * The answer is a time from now, or null where there is none to believe: garbage and the past count as nothing
  * said. Which provider lies about it is not known here; that stands with the provider, in `lib/providers/catalog.ts`.
  */
-import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, parseDuration } from "../core/clock.ts";
+import { HOUR_MS, MINUTE_MS, SECOND_MS, parseDuration } from "../core/clock.ts";
+import { amountsOf, instantOf, waitFromProse } from "./wait-text.ts";
+import type { ClockOffset } from "./wait-text.ts";
 
 /** Fields by lower-case name: response headers, or the copy of them that OpenRouter puts into the body. */
 export interface HeaderFields {
@@ -20,9 +22,6 @@ export interface HintSource {
   text: string;
 }
 
-/** The zone of a written time without one: `Z`, or `+08:00` for the providers that write Beijing time. */
-export type ClockOffset = "Z" | "+08:00";
-
 /**
  * How long upstream asks us to wait, in milliseconds.
  *
@@ -31,28 +30,54 @@ export type ClockOffset = "Z" | "+08:00";
  * daily bucket's reset in 3m6s.
  */
 export function namedWaitMs(source: HintSource, clockOffset: ClockOffset, now: number): number | null {
+  const at = writtenAt(source.headers, now);
   const copies = source.layers.flatMap(copiedHeaders);
   const namedMs =
-    retryHeaderMs(source.headers, now) ??
-    firstOf(copies, (fields) => retryHeaderMs(fields, now)) ??
-    retryInBodyMs(source, clockOffset, now) ??
-    emptyBucketMs(source.headers, now) ??
-    firstOf(copies, (fields) => emptyBucketMs(fields, now));
+    retryHeaderMs(source.headers, at) ??
+    firstOf(copies, (fields) => retryHeaderMs(fields, at)) ??
+    retryInBodyMs(source, clockOffset, at) ??
+    emptyBucketMs(source.headers, at) ??
+    firstOf(copies, (fields) => emptyBucketMs(fields, at));
   return namedMs === null ? null : Math.ceil(namedMs); // Never too early.
 }
 
-/** `retry-after-ms` (Azure, OpenAI), `retry-after` (0 is valid and means now), GitHub's seconds left. */
+/** Clocks that differ by less are taken to agree: `Date` has whole seconds, and the answer was on its way. */
+const SAME_CLOCK_MS = 3 * SECOND_MS;
+/** A `Date` outside of these years is a clock that was never set. */
+const SANE_FROM = Date.UTC(2025, 0);
+const SANE_UNTIL = Date.UTC(2100, 0);
+
+/**
+ * When the answer was written, by upstream's own clock: its instants are meant against that one, and ours may be
+ * hours off (a small computer without a clock of its own). Ours where the two agree, or upstream does not tell.
+ */
+export function writtenAt(headers: HeaderFields, now: number): number {
+  const date = headers.get("date");
+  if (date == null || date.length > LONGEST_VALUE || !DATE_SHAPE.test(date)) return now;
+  const ageSec = decimal(headers.get("age")) ?? 0; // It may come from a cache.
+  const at = Date.parse(inUtc(date)) + ageSec * SECOND_MS;
+  const isSane = at >= SANE_FROM && at < SANE_UNTIL && Math.abs(at - now) > SAME_CLOCK_MS;
+  return isSane ? at : now;
+}
+
+/** `retry-after-ms` (Azure, OpenAI), `retry-after` (0 is valid and means now), their kin, GitHub's seconds left. */
 function retryHeaderMs(fields: HeaderFields, now: number): number | null {
-  return (
+  const named =
     decimal(fields.get("retry-after-ms")) ??
     largestWaitMs(fields.get("retry-after"), now) ??
-    waitUntilMs(fields.get("x-ratelimit-timeremaining"), now)
-  );
+    waitUntilMs(fields.get("x-ratelimit-timeremaining"), now);
+  if (named !== null) return named;
+  const kin: (number | null)[] = [];
+  for (const [name, value] of fields) {
+    if (name.includes("retry-after") && name !== "retry-after") kin.push(waitByName(name, value, now));
+  }
+  return longest(kin);
 }
 
 /** A field that a gateway on the way sent once more, or several at once (`5, 10`): the longest that can be read. */
 function largestWaitMs(value: string | null | undefined, now: number): number | null {
-  return longest((value ?? "").split(LIST_COMMA).map((item) => waitUntilMs(item, now)));
+  const items = (value ?? "").slice(0, LONGEST_VALUE).split(LIST_COMMA);
+  return longest(items.map((item) => waitUntilMs(item, now)));
 }
 
 /** A comma between two values, not the one behind the weekday of a date. */
@@ -63,33 +88,47 @@ const LIST_COMMA = /(?<!day|Mon|Tue|Wed|Thu|Fri|Sat|Sun)\s*,/;
  * delay each, and its `retryDelay` is cut down to whole seconds while the sentence has the fraction.
  */
 function retryInBodyMs(source: HintSource, clockOffset: ClockOffset, now: number): number | null {
-  const waits = source.layers.flatMap((layer) => RETRY_FIELDS.map((name) => waitFromField(layer, name, now)));
+  const waits = source.layers.flatMap((layer) =>
+    Object.entries(layer).map(([name, value]) => waitFromField(name, value, now)),
+  );
   return longest([...waits, waitFromProse(source.text, clockOffset, now)]);
 }
 
-/** Fields of error bodies that name a wait or an instant; the unit follows from the name and the magnitude. */
-const RETRY_FIELDS = [
-  "retryDelay", // Google RetryInfo: protobuf Duration, "34s" or "34.074824224s"
-  "quotaResetDelay", // Code Assist: Go duration, "161h39m41.3s"
-  "quotaResetTimeStamp", // Code Assist: RFC 3339
-  "retry_after", // OpenRouter availability, gateways: seconds
-  "retryAfter",
-  "retry_after_seconds",
-  "retry_after_ms",
-  "retryAfterMs",
-  "resets_in_seconds", // OpenAI subscription accounts
-  "resets_at", // the same, epoch seconds
-] as const;
+/**
+ * Fields of error bodies that name a wait or an instant, however they are spelt (`retry_after`, `retryAfter`). Seen:
+ * Google's `retryDelay`, Code Assist's `quotaResetDelay` and `quotaResetTimeStamp`, OpenRouter's `retry_after`, OpenAI
+ * subscriptions' `resets_in_seconds` and `resets_at`; of gateways `reset_at`, `resetTime`, `reset_seconds`,
+ * `retryAfterSeconds`, `wait_seconds`, `cooldown_until` (public issues, Nov 2026).
+ */
+const RETRY_FIELD =
+  /^(?:quota|ratelimit|limit|window|next|time|until)?(?:(?:resets?|retry|wait|cooldown|available|unlocks?)(?:at|after|in|delay|until|on|time|timestamp|date|for)|resets?|untilreset|waittime|cooldown|wait)(?:ms|millis|milliseconds|s|sec|secs|seconds|minutes|mins|hours)?$/;
+const LONGEST_FIELD_NAME = 40;
 
-function waitFromField(
-  layer: { readonly [name: string]: unknown },
-  name: string,
-  now: number,
-): number | null {
-  if (!Object.hasOwn(layer, name)) return null;
-  const value = layer[name];
+function waitFromField(name: string, value: unknown, now: number): number | null {
   if (typeof value !== "string" && typeof value !== "number") return null;
-  return /ms$/i.test(name) ? decimal(String(value)) : waitUntilMs(String(value), now);
+  if (name.length > LONGEST_FIELD_NAME) return null;
+  const plainName = name.replaceAll(/[_-]/g, "").toLowerCase();
+  return RETRY_FIELD.test(plainName) ? waitByName(plainName, String(value), now) : null;
+}
+
+/** A value whose unit the name tells (`…_ms`, `…Minutes`); else by its magnitude. */
+function waitByName(name: string, value: string, now: number): number | null {
+  const unitMs = UNIT_OF_NAME.find(([unit]) => unit.test(name))?.[1];
+  const number = unitMs === undefined ? null : decimal(value);
+  return number === null || unitMs === undefined
+    ? waitUntilMs(value, now)
+    : notPastInstant(number, unitMs, now);
+}
+
+const UNIT_OF_NAME: readonly (readonly [RegExp, number])[] = [
+  [/ms$|millis$|milliseconds$/, 1],
+  [/min(?:ute)?s$/, MINUTE_MS],
+  [/hours$/, HOUR_MS],
+];
+
+/** `resetMs` may hold an instant. */
+function notPastInstant(number: number, unitMs: number, now: number): number | null {
+  return number >= EPOCH_SEC_FROM ? waitUntilMs(String(number), now) : number * unitMs;
 }
 
 /** OpenRouter, until 2026: `error.metadata.headers` instead of response headers. */
@@ -101,120 +140,81 @@ function copiedHeaders(layer: { readonly [name: string]: unknown }): HeaderField
 
 /**
  * The reset of the bucket that is empty: only a `remaining` of 0 tells which of several resets matters. The longest
- * where several are empty. Azure's -1 means "unknown" and is not empty.
+ * where several are empty. Azure's -1 means "unknown" and is not empty. Where nothing tells which bucket is empty, the
+ * nearest reset: a try that is too early costs one refusal.
  */
 function emptyBucketMs(fields: HeaderFields, now: number): number | null {
   const waits: (number | null)[] = [];
-  let hasRemaining = false;
-  for (const [name, value] of fields) {
-    if (name.includes("remaining")) {
-      hasRemaining = true;
-      if (decimal(value) === 0) waits.push(waitUntilMs(fields.get(name.replace("remaining", "reset")), now));
-    }
-    // Anthropic subscription keys: `anthropic-ratelimit-unified-status: rejected`.
-    if (name.endsWith("-status") && value === "rejected") {
-      waits.push(waitUntilMs(fields.get(name.replace(/status$/, "reset")), now));
-    }
-    if (name === "ratelimit") waits.push(ietfWaitMs(value));
-  }
-  if (!hasRemaining) {
-    waits.push(
-      waitUntilMs(fields.get("x-ratelimit-reset"), now),
-      waitUntilMs(fields.get("ratelimit-reset"), now),
+  const resets: (number | null)[] = [];
+  let isTold = false;
+  const resetOf = (name: string, left: RegExp) =>
+    RESET_NAMES.map((reset) => waitUntilMs(fields.get(name.replace(left, reset)), now)).find(
+      (ms) => ms !== null,
     );
+  for (const [name, value] of fields) {
+    if (name === "ratelimit") waits.push(ietfWaitMs(value));
+    if (name.includes("remaining")) {
+      isTold = true;
+      if (decimal(value) === 0) waits.push(resetOf(name, /remaining/) ?? null);
+    } else if (name.endsWith("-status")) {
+      // Anthropic subscription keys: `anthropic-ratelimit-unified-status: rejected`.
+      isTold ||= name.includes("ratelimit");
+      if (value === "rejected") waits.push(resetOf(name, /status$/) ?? null);
+    } else if (name.endsWith("-used-percent")) {
+      // OpenAI subscription keys: `x-codex-primary-used-percent: 100`.
+      isTold = true;
+      if ((decimal(value) ?? 0) >= 100) waits.push(resetOf(name, /used-percent$/) ?? null);
+    } else if (RESET_HEADER.test(name)) resets.push(waitByName(name, value, now));
   }
   // A bucket that is empty and resets in 0 s contradicts itself: nothing said.
-  return longest(waits.filter((ms) => ms !== 0));
+  const isSaid = (ms: number | null) => ms !== null && ms > 0;
+  return longest(waits.filter(isSaid)) ?? (isTold ? null : shortest(resets.filter(isSaid)));
 }
+
+/** What stands in the name of a reset in the place of `remaining`. */
+const RESET_NAMES = ["reset", "reset-after", "reset-after-seconds", "reset-at"] as const;
+/** `x-ratelimit-reset`, `ratelimit-reset`, `x-rate-limit-reset-after`, `x-ratelimit-reset-requests`, … */
+const RESET_HEADER = /^(?:x-)?rate-?limit-(?:[a-z-]{1,24}-)?reset/;
 
 /** The IETF field: `"api";r=0;t=112` (draft 9, Hugging Face), `limit=9, remaining=0, reset=17` (draft 6). */
 function ietfWaitMs(value: string): number | null {
   const remaining = /\br(?:emaining)?=(\d+)/.exec(value)?.[1];
   const resetSec = /\b(?:t|reset)=(\d+)/.exec(value)?.[1];
-  return remaining === "0" && resetSec !== undefined ? Number(resetSec) * 1000 : null;
+  return remaining === "0" && resetSec !== undefined ? Number(resetSec) * SECOND_MS : null;
 }
 
 /** At or above these a number is no longer a count of seconds but an instant. */
 const EPOCH_MS_FROM = 1e12;
 const EPOCH_SEC_FROM = 1e9;
+/** No value that means a time is longer; a longer one is not looked at. */
+const LONGEST_VALUE = 512;
 
 /**
- * One value of a header or field: a number (unit by magnitude), a Go duration, an HTTP date, RFC 3339.
- * `parseInt("6m0s")` is 6: a number is only what is nothing but a number.
+ * One value of a header or field: a number (unit by magnitude), a duration (`1h2m3.4s`, `30 seconds`), an HTTP date,
+ * a date and time with or without a zone. `parseInt("6m0s")` is 6: a number is only what is nothing but a number.
  */
 export function waitUntilMs(value: string | null | undefined, now: number): number | null {
-  const text = value?.trim() ?? "";
+  const text = value == null || value.length > LONGEST_VALUE ? "" : value.trim();
   const number = decimal(text);
   if (number !== null) {
     if (number >= EPOCH_MS_FROM) return notPast(number - now);
-    if (number >= EPOCH_SEC_FROM) return notPast(number * 1000 - now);
-    return number * 1000;
+    if (number >= EPOCH_SEC_FROM) return notPast(number * SECOND_MS - now);
+    return number * SECOND_MS;
   }
-  const durationMs = parseDuration(text);
+  const durationMs = parseDuration(text) ?? amountsOf(text);
   if (durationMs !== null) return finite(durationMs);
-  return DATE_SHAPE.test(text) ? notPast(Date.parse(inUtc(text)) - now) : null;
+  return DATE_SHAPE.test(text) ? notPast(Date.parse(inUtc(text)) - now) : instantOf(text, now);
 }
 
 /**
- * RFC 3339 or one of the three HTTP dates (RFC 9110 5.6.7: `Sun, 06 Nov 1994 …`, `Sunday, 06-Nov-94 …`,
- * `Sun Nov  6 08:49:37 1994`). `Date.parse` alone takes far more for a date than anyone meant as one.
+ * The three HTTP dates (RFC 9110 5.6.7): `Sun, 06 Nov 1994 …`, `Sunday, 06-Nov-94 …`, `Sun Nov  6 08:49:37 1994`.
+ * `Date.parse` alone takes far more for a date than anyone meant as one.
  */
-const DATE_SHAPE =
-  /^(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}|[A-Z][a-z]{2,8},? \d{1,2}[ -]|[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} )/;
+const DATE_SHAPE = /^(?:[A-Z][a-z]{2,8},? \d{1,2}[ -]|[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} )/;
 
-/** A date that names no zone is in UTC, as all of these are; `Date.parse` would take it for ours. */
+/** An HTTP date that names no zone is in UTC; `Date.parse` would take it for ours. */
 function inUtc(date: string): string {
-  if (/(?:GMT|UTC|Z|[+-]\d{2}:?\d{2})$/.test(date)) return date;
-  return date.includes("T") && /^\d/.test(date) ? `${date}Z` : `${date} GMT`;
-}
-
-const UNIT_MS: Readonly<Record<string, number>> = {
-  ms: 1,
-  s: SECOND_MS,
-  m: MINUTE_MS,
-  h: HOUR_MS,
-  d: DAY_MS,
-};
-const AMOUNT = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;
-const EACH_AMOUNT = new RegExp(AMOUNT, "gi");
-
-/** "try again in 7m12s", "Retry after 40 seconds", "Please wait 5631 seconds", "will reset after 1h 30m". */
-const WAIT_PROSE = new RegExp(
-  String.raw`\b(?:try again|retry(?:ing)?|wait|resets?|available)` +
-    String.raw`(?:\s+(?:again|in|after|for|at least|about|approximately|another))*[\s:~]*` +
-    `((?:${AMOUNT}(?:\\s*,)?\\s*(?:and\\s+)?)+)`,
-  "i",
-);
-
-/** "will reset at 2026-11-20 23:59:59", "regain access on 2026-12-01 at 00:00 UTC", Zhipu's 将在 … 重置. */
-const INSTANT_PROSE = new RegExp(
-  String.raw`(?:resets?|regain access|available|try again|retry|until|将在)[^\d\n]{0,24}` +
-    String.raw`(\d{4}-\d{2}-\d{2})(?:(?:T| at | )(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?)?\s*(Z|UTC|GMT|[+-]\d{2}:\d{2})?`,
-  "i",
-);
-
-/** A wait or an instant told in a sentence. */
-export function waitFromProse(text: string, clockOffset: ClockOffset, now: number): number | null {
-  const amounts = WAIT_PROSE.exec(text)?.[1];
-  if (amounts !== undefined) return sumOfAmounts(amounts);
-  const [, day, time = "00:00", zone = clockOffset] = INSTANT_PROSE.exec(text) ?? [];
-  if (day === undefined) return null;
-  const offset = /^[+-]/.test(zone) ? zone : "Z";
-  return notPast(Date.parse(`${day}T${time}${offset}`) - now);
-}
-
-function sumOfAmounts(amounts: string): number | null {
-  let totalMs = 0;
-  for (const [, amount, unit] of amounts.matchAll(EACH_AMOUNT)) {
-    totalMs += Number(amount) * (UNIT_MS[shortUnit(unit ?? "")] ?? 0);
-  }
-  return finite(totalMs);
-}
-
-/** `minutes` to `m`, but milliseconds (`ms`, `msec`, `milliseconds`) to `ms`. */
-function shortUnit(unit: string): string {
-  const lower = unit.toLowerCase();
-  return lower.startsWith("ms") || lower.startsWith("milli") ? "ms" : lower.slice(0, 1);
+  return /(?:GMT|UTC|[+-]\d{2}:?\d{2})$/.test(date) ? date : `${date} GMT`;
 }
 
 /** A plain decimal number, or null: no sign, no exponent, no hexadecimal, no blank. */
@@ -235,6 +235,11 @@ function notPast(ms: number): number | null {
 function longest(waits: readonly (number | null)[]): number | null {
   const named = waits.filter((ms) => ms !== null);
   return named.length === 0 ? null : Math.max(...named);
+}
+
+function shortest(waits: readonly (number | null)[]): number | null {
+  const named = waits.filter((ms) => ms !== null);
+  return named.length === 0 ? null : Math.min(...named);
 }
 
 function firstOf<Item>(items: readonly Item[], read: (item: Item) => number | null): number | null {
