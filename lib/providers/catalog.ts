@@ -64,6 +64,8 @@ export interface Provider {
   readonly baseUrl: string | null;
   /** Host names; subdomains count too, and a leading hyphen stands for any region before it. */
   readonly hosts: readonly string[];
+  /** How its keys begin, where that tells them from keys of others: a bare `sk-` is in use at a dozen companies. */
+  readonly keyPrefixes?: readonly string[];
   readonly keyHeader: KeyHeader;
   /** Where the day of a daily quota ends. */
   readonly resetZone: string;
@@ -128,6 +130,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.openai.com/v1",
     hosts: ["api.openai.com"],
+    keyPrefixes: ["sk-proj-", "sk-svcacct-", "sk-admin-", "sk-None-"],
     proof: MODELS, // A restricted key may get 403 here while chat works.
     limitScope: "key+model",
     rules: () => [
@@ -176,6 +179,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     keyHeader: "anthropic",
     baseUrl: "https://api.anthropic.com/v1",
     hosts: ["api.anthropic.com"],
+    keyPrefixes: ["sk-ant-"],
     proof: { ...MODELS, headers: { "anthropic-version": "2023-06-01" } },
     limitScope: "key+model",
     rules: () => [
@@ -214,6 +218,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     resetZone: LOS_ANGELES,
     baseUrl: "https://generativelanguage.googleapis.com/v1beta",
     hosts: ["generativelanguage.googleapis.com"],
+    keyPrefixes: ["AIza", "AQ."],
     proof: { method: "GET", target: "/models?pageSize=1", proves: "key" },
     limitScope: "key+model",
     rules: googleRules,
@@ -226,6 +231,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     resetZone: LOS_ANGELES,
     baseUrl: null,
     hosts: ["aiplatform.googleapis.com", "-aiplatform.googleapis.com", "cloudcode-pa.googleapis.com"],
+    keyPrefixes: ["AIza", "AQ.", "ya29."],
     proof: null, // A token refresh is the proof, and that is not ours to do.
     limitScope: "key+model",
     rules: () => [
@@ -249,6 +255,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://openrouter.ai/api/v1",
     hosts: ["openrouter.ai"],
+    keyPrefixes: ["sk-or-"],
     // `/models` is public and proves nothing. What is left is null for a key without a cap of its own.
     proof: { method: "GET", target: "/key", proves: "balance", left: ["data", "limit_remaining"] },
     limitScope: "key",
@@ -291,6 +298,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://integrate.api.nvidia.com/v1",
     hosts: ["api.nvidia.com"],
+    keyPrefixes: ["nvapi-"],
     proof: null, // `/models` is reported to answer without any key.
     limitScope: "key",
     rules: () => [
@@ -310,6 +318,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.groq.com/openai/v1",
     hosts: ["api.groq.com"],
+    keyPrefixes: ["gsk_"],
     proof: MODELS, // 200 also for a project whose models are all blocked.
     limitScope: "key+model",
     rules: () => [
@@ -325,6 +334,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.together.xyz/v1",
     hosts: ["api.together.xyz", "api.together.ai"],
+    keyPrefixes: ["tgp_v1_"],
     proof: MODELS,
     limitScope: "key",
     rules: () => [],
@@ -349,6 +359,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.cerebras.ai/v1",
     hosts: ["api.cerebras.ai"],
+    keyPrefixes: ["csk-"],
     proof: MODELS,
     limitScope: "key+model",
     rules: () => [
@@ -377,6 +388,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.fireworks.ai/inference/v1",
     hosts: ["api.fireworks.ai"],
+    keyPrefixes: ["fw_"],
     proof: MODELS,
     limitScope: "key+model",
     rules: () => [
@@ -419,6 +431,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://models.github.ai/inference",
     hosts: ["models.github.ai", "models.inference.ai.azure.com"],
+    keyPrefixes: ["ghp_", "gho_", "ghu_", "ghs_", "github_pat_"],
     // Proves the token, not its `models:read` scope.
     proof: { method: "GET", target: "https://api.github.com/user", proves: "key" },
     limitScope: "key",
@@ -438,6 +451,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://router.huggingface.co/v1",
     hosts: ["router.huggingface.co", "api-inference.huggingface.co"],
+    keyPrefixes: ["hf_", "api_org_"],
     proof: { method: "GET", target: "https://huggingface.co/api/whoami-v2", proves: "key" },
     limitScope: "key",
     rules: () => [
@@ -454,6 +468,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.x.ai/v1",
     hosts: ["api.x.ai"],
+    keyPrefixes: ["xai-"],
     proof: {
       method: "GET",
       target: "/api-key",
@@ -480,6 +495,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.perplexity.ai",
     hosts: ["api.perplexity.ai"],
+    keyPrefixes: ["pplx-"],
     proof: null,
     limitScope: "key",
     rules: () => [{ status: 429, page: true, then: TOO_FAST }],
@@ -514,6 +530,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...CHINESE,
     baseUrl: "https://api.moonshot.ai/v1",
     hosts: ["api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"],
+    keyPrefixes: ["sk-kimi-"],
     proof: {
       method: "GET",
       target: "/users/me/balance",
@@ -565,6 +582,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       "dashscope-us.aliyuncs.com",
       "maas.aliyuncs.com",
     ],
+    keyPrefixes: ["sk-sp-"],
     proof: MODELS,
     limitScope: "key+model",
     rules: () => [
@@ -608,6 +626,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...CHINESE,
     baseUrl: "https://api-inference.modelscope.cn/v1",
     hosts: ["api-inference.modelscope.cn"],
+    keyPrefixes: ["ms-"],
     proof: MODELS_OF_ALL,
     limitScope: "key+model",
     rules: () => [
@@ -668,6 +687,16 @@ export function dialectFromUrl(url: URL): Dialect {
   const knows = (pattern: string) =>
     host === pattern || host.endsWith(pattern.startsWith("-") ? pattern : `.${pattern}`);
   return DIALECTS.find((dialect) => PROVIDERS[dialect].hosts.some(knows)) ?? "generic";
+}
+
+/** Whose keys begin like this one; empty: nobody's we know. Google's begin alike at Gemini and Vertex. */
+export function issuersOf(key: string): Dialect[] {
+  return DIALECTS.filter((dialect) => prefixOf(key, dialect) !== null);
+}
+
+/** With what a key of this provider begins, or null: it does not begin like one. */
+export function prefixOf(key: string, dialect: Dialect): string | null {
+  return PROVIDERS[dialect].keyPrefixes?.find((prefix) => key.startsWith(prefix)) ?? null;
 }
 
 /** The header that carries the key. Runs for every attempt: no pattern matching, nothing kept. */
