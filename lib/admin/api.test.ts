@@ -701,8 +701,8 @@ describe("what the operator does", () => {
       "adds a key in base64",
       "POST",
       "providers/groq/keys",
-      { key: "AQ==$x'\"y", force: true },
-      [`add groq ${fingerprint("AQ==$x'\"y")} null null`],
+      { key: "A$x+/y==", force: true },
+      [`add groq ${fingerprint("A$x+/y==")} null null`],
     ],
   ];
   test.each(rows)("%s", async (_, method, path, body, asked) => {

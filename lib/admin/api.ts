@@ -308,6 +308,7 @@ async function addKeyEndpoint({ context, body, provider }: EndpointInput): Promi
   let remark = "";
   if (field(body, "force") !== true) {
     const trial = await operator.validate(provider, key);
+    if (trial.kind === "refused") return refusedChange(trial);
     const said = saidOf(trial, key.secret);
     if (trial.kind === "denied") {
       const message = `${provider} does not accept this key${said}. It was not saved; send "force": true to save it all the same.`;

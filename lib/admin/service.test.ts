@@ -89,7 +89,7 @@ async function withService(
 const idOf = fingerprint;
 
 function keyOf(text: string, fields: Partial<ConfiguredKey> = {}): ConfiguredKey {
-  return { secret: new Secret(text), account: null, dailyLimit: null, ...fields };
+  return { secret: new Secret(text), account: null, dailyLimit: null, origin: null, ...fields };
 }
 
 describe("the overview of the service", () => {
@@ -218,6 +218,19 @@ describe("a key at the service", () => {
       expect((await service.validate("groq", keyOf("key-x"))).kind).toBe("unclear");
       expect(provider.requests.length).toBe(0);
     });
+  });
+});
+
+test("P39 a key of another company is not even tried, and not saved", async () => {
+  await withService("API_KEYS=key-a\nGROQ_API_KEYS=gsk_1", async ({ service, written }) => {
+    const key = keyOf("sk-ant-canary", { origin: { prefix: "sk-ant-", issuers: ["anthropic"] } });
+    const before = await written();
+    for (const refused of [await service.validate("groq", key), await service.addKey("groq", key)]) {
+      expect(refused).toMatchObject({ kind: "refused", why: "invalid_value" });
+      expect("message" in refused && refused.message).toContain("anthropic");
+      expect(JSON.stringify(refused)).not.toContain("canary");
+    }
+    expect(await written()).toBe(before);
   });
 });
 

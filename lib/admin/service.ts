@@ -31,6 +31,7 @@ import {
 } from "./settings-editor.ts";
 import type { Plan, Sources } from "./settings-editor.ts";
 import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+import { foreignIssuer } from "../config/provider-settings.ts";
 import type { Reloader } from "../config/reload.ts";
 
 export interface AdminServiceOptions {
@@ -176,9 +177,11 @@ export class AdminService implements Observer {
   }
 
   /** Asks the provider whether a key works that is not in use yet. */
-  async validate(provider: string, key: ConfiguredKey): Promise<KeyTrial> {
+  async validate(provider: string, key: ConfiguredKey): Promise<KeyTrial | ChangeRefused> {
     const config = this.#options.engine.upstreams.find(({ config }) => config.name === provider)?.config;
     if (config === undefined) return { kind: "unclear", said: "there is no such provider yet" };
+    const issuer = foreignIssuer(key, config.baseUrl);
+    if (issuer !== null) return ofOtherCompany(issuer, config.baseUrl); // not even to be tried there
     const { fetch, clock } = this.#options.engine;
     const [checked] = await checkKeys([{ ...config, keys: [key] }], { fetch, clock, onProgress() {} });
     return checked === undefined ? { kind: "unclear", said: "" } : trialOf(checked);
@@ -227,6 +230,11 @@ export class AdminService implements Observer {
     const restart = reloaded.needRestart.map((setting) => `${setting} changed: restart keywheel for that`);
     return { kind: "done", changes: [...reloaded.changes, ...restart] };
   }
+}
+
+function ofOtherCompany(issuer: string, baseUrl: URL): ChangeRefused {
+  const message = `The key begins like one of ${issuer}, and ${baseUrl.host} is not theirs. It was neither sent there nor saved: add it to ${issuer}.`;
+  return { kind: "refused", why: "invalid_value", message };
 }
 
 function trialOf({ standing, detail }: Pick<CheckedKey, "standing" | "detail">): KeyTrial {

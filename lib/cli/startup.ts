@@ -53,13 +53,14 @@ Add "stream": true to see it stream, and look at ${url}/health. Ctrl-C ends it.
 }
 
 function providerLine(
-  { name, dialect, baseUrl: target, keys, cooldownMs, disabled }: ProviderConfig,
+  { name, dialect, baseUrl: target, recognisedBy, keys, cooldownMs, disabled }: ProviderConfig,
   isDefault: boolean,
 ): string {
   const label = isDefault ? "target" : `/${name}`;
   const count = keys.length === 1 ? "1 key" : `${keys.length} keys`;
   const state = disabled ? ", switched off" : "";
-  return `  ${label.padEnd(10)} ${target.href.replace(/\/$/, "")} (${dialect}), ${count}, cooldown ${formatDuration(cooldownMs)} after a 429 without a hint${state}`;
+  const speaks = recognisedBy === null ? dialect : `${dialect}, as the keys begin with ${recognisedBy}`;
+  return `  ${label.padEnd(10)} ${target.href.replace(/\/$/, "")} (${speaks}), ${count}, cooldown ${formatDuration(cooldownMs)} after a 429 without a hint${state}`;
 }
 
 /** Where requests may go besides: model names to ask for, and what stands in when the default provider is out. */

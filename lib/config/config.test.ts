@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type Config, type FileOf, loadConfig, parseConfig } from "./config.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { PROVIDER_SETTINGS, SETTINGS } from "./settings.ts";
-import { DIALECTS } from "../providers/verdict.ts";
+import { type Dialect, DIALECTS } from "../providers/verdict.ts";
 import { defaultBaseUrl } from "../providers/catalog.ts";
 import { banner } from "../cli/startup.ts";
 
@@ -23,8 +23,10 @@ function problemsOf(environment: Variables, fileOf?: FileOf): string[] {
   return parsed.ok ? [] : parsed.problems;
 }
 
+/** Without the one about keys that begin like nobody's, as those of most tests do. */
 function warningsOf(environment: Variables, file: Variables = {}): string[] {
-  return parseConfig(environment, new Map(Object.entries(file))).warnings;
+  const { warnings } = parseConfig(environment, new Map(Object.entries(file)));
+  return warnings.filter((warning) => !warning.includes("begin like those of no provider"));
 }
 
 /** Keys as they were written, in order. */
@@ -70,6 +72,7 @@ describe("without any setting but a key, the configuration", () => {
         dailyLimit: null,
         timezone: null,
         strategy: "round-robin",
+        recognisedBy: null,
         disabled: false,
       },
     ]);
@@ -78,7 +81,8 @@ describe("without any setting but a key, the configuration", () => {
   });
 
   test("does without warnings", () => {
-    expect(warningsOf({ API_KEYS: "key-one", PATH: "/bin", HOME: "/root", LANG: "C" })).toEqual([]);
+    const environment = { API_KEYS: "nvapi-one", PATH: "/bin", HOME: "/root", LANG: "C" };
+    expect(parseConfig(environment).warnings).toEqual([]);
   });
 });
 
@@ -189,6 +193,142 @@ describe("the default provider", () => {
     const problems = problemsOf({ API_KEYS: "k1", ...environment });
     expect(problems).toEqual([expect.stringContaining(problem)]);
     expect(problems.join()).not.toContain("canary");
+  });
+});
+
+describe("without TARGET_BASE_URL and PROVIDER, the provider", () => {
+  const table: [keys: string, dialect: string, prefix: string | null][] = [
+    ["nvapi-0001", "nvidia", "nvapi-"],
+    ["sk-proj-0001,sk-svcacct-0002", "openai", "sk-proj-"],
+    ["sk-ant-api03-0001", "anthropic", "sk-ant-"],
+    ["sk-or-v1-0001", "openrouter", "sk-or-"],
+    ["bob@gsk_0001:50", "groq", "gsk_"],
+    ["AIzaSy0001", "gemini", "AIza"],
+    ["xai-0001", "xai", "xai-"],
+    ["csk-0001", "cerebras", "csk-"],
+    ["hf_0001", "huggingface", "hf_"],
+    ["pplx-0001", "perplexity", "pplx-"],
+    ["fw_0001", "fireworks", "fw_"],
+    ["github_pat_0001,ghp_0002", "github", "github_pat_"],
+    ["tgp_v1_0001", "together", "tgp_v1_"],
+    ["sk-0001", "nvidia", null],
+    ["0123456789abcdef", "nvidia", null],
+  ];
+  test.each(table)("of %s is %s", (keys, dialect, prefix) => {
+    const parsed = parseConfig({ API_KEYS: keys });
+    const provider = parsed.ok ? parsed.config.providers[0] : null;
+    expect(provider).toMatchObject({ dialect, recognisedBy: prefix });
+    expect(provider?.baseUrl.href).toBe(new URL(defaultBaseUrl(dialect as Dialect) ?? "").href);
+    const guessed = parsed.warnings.filter((warning) => warning.includes("begin like those of no provider"));
+    expect(guessed).toHaveLength(prefix === null ? 1 : 0);
+  });
+
+  test("is told by the keys of a file too", () => {
+    const parsed = parseConfig({ API_KEYS_FILE: "/k" }, new Map(), () => ({
+      ok: true,
+      text: "gsk_1\ngsk_2",
+    }));
+    expect(parsed.ok && parsed.config.providers[0].dialect).toBe("groq");
+  });
+
+  test("is said in the banner, and why", () => {
+    const config = configOf({ API_KEYS: "gsk_0001" });
+    const lines = banner(config, { version: "1", url: "http://127.0.0.1:3000", envFile: null });
+    expect(lines).toContain("groq, as the keys begin with gsk_");
+    expect(
+      banner(configOf({ API_KEYS: "gsk_0001", PROVIDER: "groq" }), { version: "1", url: "x", envFile: null }),
+    ).not.toContain("begin with");
+  });
+
+  test("is warned of where only some keys begin so", () => {
+    const { warnings, ok } = parseConfig({ API_KEYS: "gsk_0001,canary,gsk_0002" });
+    expect([ok, warnings]).toEqual([
+      true,
+      [expect.stringContaining("1 of 3 keys does not begin with gsk_, and all are sent to groq.")],
+    ]);
+  });
+
+  test("cannot be told where keys of several begin differently", () => {
+    expect(problemsOf({ API_KEYS: "gsk_0001,sk-ant-0002,AIza0003" })).toEqual([
+      "API_KEYS holds keys of groq, anthropic and gemini, and each provider has its own list. Put them into GROQ_API_KEYS, ANTHROPIC_API_KEYS and GEMINI_API_KEYS.",
+    ]);
+  });
+});
+
+describe("P39 a key of another company", () => {
+  const table: [says: string, environment: Variables, problem: string][] = [
+    [
+      "at the address of a known provider",
+      { API_KEYS: "gsk_1,sk-proj-canary", TARGET_BASE_URL: "https://api.groq.com/openai/v1" },
+      "API_KEYS: key 2 begins like a key of openai, but api.groq.com is groq.",
+    ],
+    [
+      "at the provider that is named",
+      { API_KEYS: "nvapi-canary", PROVIDER: "openai" },
+      "key 1 begins like a key of nvidia",
+    ],
+    [
+      "in the list of a named provider",
+      { GROQ_API_KEYS: "csk-canary" },
+      "GROQ_API_KEYS: key 1 begins like a key of cerebras",
+    ],
+    [
+      "in a list that has an address of its own",
+      { PAID_API_KEYS: "sk-or-canary", PAID_BASE_URL: "https://api.anthropic.com" },
+      "put it into OPENROUTER_API_KEYS, or correct PAID_BASE_URL",
+    ],
+    [
+      "where only the host tells",
+      { API_KEYS: "hf_canary", TARGET_BASE_URL: "https://integrate.api.nvidia.com/v1", PROVIDER: "generic" },
+      "begins like a key of huggingface",
+    ],
+    ["of Google at another", { API_KEYS: "AIzacanary", PROVIDER: "mistral" }, "begins like a key of gemini"],
+    [
+      "in a provider that is off",
+      { GROQ_API_KEYS: "xai-canary", GROQ_DISABLED: "true" },
+      "begins like a key of xai",
+    ],
+  ];
+  test.each(table)("is refused %s", (_, environment, problem) => {
+    const problems = problemsOf(environment);
+    expect(problems).toEqual([expect.stringContaining(problem)]);
+    expect(problems.join()).not.toContain("canary");
+  });
+
+  test("is counted where there are many", () => {
+    const keys = Array.from({ length: 9 }, (_, index) => `gsk_${index}`).join();
+    expect(problemsOf({ API_KEYS: keys, PROVIDER: "openai" })).toEqual([
+      ...Array.from({ length: 3 }, () => expect.stringContaining("begins like a key of groq")),
+      "6 more keys of API_KEYS are of another company than api.openai.com.",
+    ]);
+  });
+
+  test("in a list without an address is asked about", () => {
+    expect(problemsOf({ PAID_API_KEYS: "gsk_canary" })).toEqual([
+      expect.stringContaining("for its own address set PAID_PROVIDER=groq."),
+    ]);
+  });
+
+  const fine: [says: string, environment: Variables][] = [
+    [
+      "a gateway takes keys of everybody",
+      { API_KEYS: "gsk_1,sk-ant-2", TARGET_BASE_URL: "https://gateway.example/v1" },
+    ],
+    [
+      "a gateway does so with a dialect too",
+      { API_KEYS: "sk-ant-2", TARGET_BASE_URL: "https://gw.example", PROVIDER: "groq" },
+    ],
+    ["a server of this machine too", { API_KEYS: "nvapi-1", TARGET_BASE_URL: "http://127.0.0.1:8000/v1" }],
+    [
+      "Google's keys are for both of its services",
+      { API_KEYS: "AIza1", TARGET_BASE_URL: "https://us-aiplatform.googleapis.com/v1" },
+    ],
+    ["a bare sk- is in use at many", { API_KEYS: "sk-1", PROVIDER: "deepseek" }],
+    ["an unknown beginning is nobody's", { API_KEYS: "abc123", PROVIDER: "mistral" }],
+    ["its own company takes it", { API_KEYS: "sk-or-1", TARGET_BASE_URL: "https://openrouter.ai/api/v1" }],
+  ];
+  test.each(fine)("is not seen where %s", (_, environment) => {
+    expect(problemsOf(environment)).toEqual([]);
   });
 });
 
@@ -642,7 +782,7 @@ describe("the files", () => {
     writeFileSync(at("both/.env"), "API_KEYS=here\nAPI_KEYS_FILE=keys\nMAX_WAIT_SEC=7");
     writeFileSync(at("both/keys"), "more\n");
     writeFileSync(at("both/other.env"), "API_KEYS=other");
-    writeFileSync(at("both/bad.env"), "API_KEYS=k1\ncanary\nPORT=x\nPORT=y");
+    writeFileSync(at("both/bad.env"), "API_KEYS=nvapi-1\ncanary\nPORT=x\nPORT=y");
     writeFileSync(at("program/.env"), "API_KEYS=beside");
   });
   afterAll(() => rmSync(root, { recursive: true }));
@@ -748,6 +888,8 @@ describe(".env.example", () => {
       API_KEYS: values.get("API_KEYS") ?? "",
       GROQ_API_KEYS: values.get("GROQ_API_KEYS") ?? "",
     });
+    // Nothing has to be told by the keys where the address is written.
+    plain.providers[0].recognisedBy = null;
     // Without the setting the number of attempts grows with the number of keys; with it, it is binding.
     expect(parsed).toMatchObject({ ok: true, config: { ...plain, maxAttempts: 10 } });
   });

@@ -4,7 +4,15 @@
  * A key is never shown, not even a part of it: a message names it by its place.
  */
 import { Secret } from "../core/secret.ts";
-import { faultOfCharacters, faultOfKey, looksLikeKey } from "./key-shapes.ts";
+import { type KeyOrigin, originOf } from "../providers/catalog.ts";
+import {
+  faultOfCharacters,
+  faultOfItem,
+  faultOfKey,
+  faultOfParts,
+  isTableHead,
+  looksLikeKey,
+} from "./key-shapes.ts";
 
 export interface ConfiguredKey {
   secret: Secret;
@@ -12,6 +20,8 @@ export interface ConfiguredKey {
   account: string | null;
   /** Requests a day; null: no cap of its own. */
   dailyLimit: number | null;
+  /** Whose key it is by how it begins; null: it begins like nobody's we know. */
+  origin: KeyOrigin | null;
 }
 
 /** A key that a client presents. */
@@ -25,11 +35,15 @@ export interface ClientKey {
 export interface WrittenKey {
   text: string;
   place: string;
+  /** What was seen to be wrong with it already. */
+  fault?: string;
 }
 
 /** The keys that were understood, their texts (to compare with other keys), and what is wrong. */
 export interface KeyList<Key> {
   keys: Key[];
+  /** The words that name each of `keys`, in the same order. */
+  places: string[];
   texts: Set<string>;
   problems: string[];
   warnings: string[];
@@ -37,31 +51,63 @@ export interface KeyList<Key> {
 
 /** Items separated by commas or white space. */
 export function splitKeys(name: string, text: string): WrittenKey[] {
-  return text
-    .split(/[\s,]+/)
-    .filter((item) => item !== "")
-    .map((item, index) => ({ text: item, place: `${name}: key ${index + 1}` }));
+  const lines = linesOf(text);
+  const items = lines.flatMap((line, index) => itemsOf(line).map((text) => ({ text, line: index + 1 })));
+  const head = tableHead(name, lines);
+  if (head !== null) return [head];
+  return items.map(({ text, line }, index) => ({
+    text,
+    place: `${name}: key ${index + 1}${lines.length > 1 ? ` (in line ${line})` : ""}`,
+  }));
 }
 
 /** One key a line, `#` comments. Several on a line are understood too. */
 export function splitKeyFile(name: string, text: string): WrittenKey[] {
-  const lines = text.replace(/^\uFEFF/, "").split(/\r\n|\n|\r/);
+  const lines = linesOf(text.replace(/^\uFEFF/, "")).map((line) => line.replace(/(?:^|\s)#.*$/s, ""));
+  const head = tableHead(name, lines);
+  if (head !== null) return [head];
   return lines.flatMap((line, index) =>
-    splitKeys(name, line.replace(/(?:^|\s)#.*$/s, "")).map((item, ofLine, all) => ({
-      text: item.text,
+    itemsOf(line).map((text, ofLine, all) => ({
+      text,
       place: `${name}: ${all.length > 1 ? `key ${ofLine + 1}` : "the key"} in line ${index + 1}`,
     })),
   );
 }
 
+function linesOf(text: string): string[] {
+  return text.split(/\r\n|\n|\r/);
+}
+
+function itemsOf(line: string): string[] {
+  return line.split(/[\s,]+/).filter((item) => item !== "");
+}
+
+/** The first line, where it names the columns of a table: then nothing tells which column is which. */
+function tableHead(name: string, lines: readonly string[]): WrittenKey | null {
+  const index = lines.findIndex((line) => line.trim() !== "");
+  const line = lines[index] ?? "";
+  // A word such as key, with nothing below it, is a key that somebody made up.
+  const hasRows = lines.slice(index + 1).some((row) => row.trim() !== "");
+  if (!isTableHead(line) || (!hasRows && itemsOf(line).length < 2)) return null;
+  const fault =
+    "names the columns of a table (CSV). Write one key a line, as account@key:daily, of which only the key is needed.";
+  return { text: line, place: `${name}: line ${index + 1}`, fault };
+}
+
+/** So many keys with the same fault are named one by one. */
+export const MOST_NAMED = 3;
+
 /** Reads `[account@]key[:daily]`. The same key twice is used once. */
 export function readPoolKeys(items: readonly WrittenKey[]): KeyList<ConfiguredKey> {
-  const list: KeyList<ConfiguredKey> = { keys: [], texts: new Set(), problems: [], warnings: [] };
+  const list: KeyList<ConfiguredKey> = { keys: [], places: [], texts: new Set(), problems: [], warnings: [] };
   const placeOf = new Map<string, string>();
-  for (const { text, place } of items) {
-    const parts = splitPoolKey(text);
+  const faults = new Map<string, number>();
+  for (const { text, place, fault } of items) {
+    const parts = fault ?? splitPoolKey(text);
     if (typeof parts === "string") {
-      list.problems.push(`${place} ${parts}`);
+      const count = (faults.get(parts) ?? 0) + 1;
+      faults.set(parts, count);
+      if (count <= MOST_NAMED) list.problems.push(`${place} ${parts}`);
       continue;
     }
     const first = placeOf.get(parts.key);
@@ -72,7 +118,11 @@ export function readPoolKeys(items: readonly WrittenKey[]): KeyList<ConfiguredKe
     placeOf.set(parts.key, place);
     list.texts.add(parts.key);
     const { account, dailyLimit } = parts;
-    list.keys.push({ secret: new Secret(parts.key), account, dailyLimit });
+    list.places.push(place);
+    list.keys.push({ secret: new Secret(parts.key), account, dailyLimit, origin: originOf(parts.key) });
+  }
+  for (const [fault, count] of faults) {
+    if (count > MOST_NAMED) list.problems.push(`${count - MOST_NAMED} more like that: each ${fault}`);
   }
   return list;
 }
@@ -85,6 +135,8 @@ interface PoolKeyParts {
 
 /** The parts, or what is wrong with them. */
 function splitPoolKey(text: string): PoolKeyParts | string {
+  const noKey = faultOfItem(text);
+  if (noKey !== null) return noKey;
   // An account may be a mail address, so the key begins after the last @.
   const at = text.lastIndexOf("@");
   const account = at === -1 ? null : text.slice(0, at);
@@ -106,7 +158,8 @@ function splitPoolKey(text: string): PoolKeyParts | string {
     return "seems to have the key before the @. Write account@key.";
   }
   if (key === "") return "is empty. Write account@key:daily, of which only the key is needed.";
-  const fault = faultOfKey(key) ?? (account === null ? null : faultOfCharacters(account));
+  const fault =
+    faultOfKey(key) ?? faultOfParts(key) ?? (account === null ? null : faultOfCharacters(account));
   return fault ?? { account, key, dailyLimit };
 }
 
@@ -119,7 +172,7 @@ export function readClientKeys(
   text: string,
   poolKeys: ReadonlySet<string>,
 ): KeyList<ClientKey> {
-  const list: KeyList<ClientKey> = { keys: [], texts: new Set(), problems: [], warnings: [] };
+  const list: KeyList<ClientKey> = { keys: [], places: [], texts: new Set(), problems: [], warnings: [] };
   const items = text.split(",").map((item) => item.trim());
   for (const [index, item] of items.filter((item) => item !== "").entries()) {
     const place = `${name}: key ${index + 1}`;
@@ -144,6 +197,7 @@ export function readClientKeys(
       );
     }
     list.texts.add(client.key);
+    list.places.push(place);
     list.keys.push({ name: client.name, secret: new Secret(client.key) });
   }
   return list;

@@ -208,3 +208,8 @@ export function alternatives(words: readonly string[]): string {
   const last = words.at(-1) ?? "";
   return words.length < 2 ? last : `${words.slice(0, -1).join(", ")} or ${last}`;
 }
+
+/** `a, b and c`. There is at least one word. */
+export function enumeration(words: readonly string[]): string {
+  return alternatives(words).replace(/ or (?=\S+$)/, " and ");
+}

@@ -4,9 +4,17 @@
 import { defaultBaseUrl, dialectFromUrl } from "../providers/catalog.ts";
 import { DIALECTS, type Dialect } from "../providers/verdict.ts";
 import { shownPath } from "./key-shapes.ts";
-import { type ConfiguredKey, readPoolKeys, splitKeyFile, splitKeys } from "./keys.ts";
+import {
+  type ConfiguredKey,
+  type KeyList,
+  MOST_NAMED,
+  readPoolKeys,
+  splitKeyFile,
+  splitKeys,
+} from "./keys.ts";
 import {
   DAILY_LIMIT,
+  enumeration,
   oneOf,
   parseBaseUrl,
   RPM,
@@ -36,6 +44,8 @@ export interface ProviderConfig {
   dialect: Dialect;
   /** No trailing slash, no credentials, no query. */
   baseUrl: URL;
+  /** How the keys begin, where that told whose they are (and nothing else was set); null: it did not have to. */
+  recognisedBy: string | null;
   keys: ConfiguredKey[];
   cooldownMs: number;
   rpm: number | "auto" | "off";
@@ -104,8 +114,10 @@ function readProvider(
   listen: Listen,
   fileOf: FileOf,
 ): ProviderConfig | null {
-  const keys = readKeys(reader, prefix, fileOf);
-  const upstream = readUpstream(reader, prefix, listen);
+  const list = readKeys(reader, prefix, fileOf);
+  const { keys } = list;
+  const upstream = readUpstream(reader, prefix, keys, listen);
+  if (upstream !== null) refuseForeignKeys(reader, prefix, list, upstream.baseUrl);
   const dailyLimit = reader.readOptional("DAILY_LIMIT", DAILY_LIMIT, prefix);
   const settings = {
     cooldownMs: reader.read("COOLDOWN_SEC", SECONDS, prefix),
@@ -120,7 +132,7 @@ function readProvider(
 }
 
 /** The keys of `API_KEYS` and `API_KEYS_FILE` (under the prefix) together, in this order. */
-function readKeys(reader: SettingsReader, prefix: string | null, fileOf: FileOf): ConfiguredKey[] {
+function readKeys(reader: SettingsReader, prefix: string | null, fileOf: FileOf): KeyList<ConfiguredKey> {
   const listName = under(prefix, "API_KEYS");
   const fileName = under(prefix, "API_KEYS_FILE");
   const items = splitKeys(listName, reader.text(listName) ?? "");
@@ -139,34 +151,114 @@ function readKeys(reader: SettingsReader, prefix: string | null, fileOf: FileOf)
   for (const problem of list.problems) reader.problems.add(problem);
   for (const warning of list.warnings) reader.warnings.add(warning);
   for (const text of list.texts) reader.poolKeys.add(text);
-  return list.keys;
+  return list;
 }
 
-/** Where the provider is and how it speaks; null where that cannot be told, which is then a problem. */
+/** Where a provider is and how it speaks. */
+type WhereItIs = Pick<ProviderConfig, "dialect" | "baseUrl" | "recognisedBy">;
+
+/** Null where it cannot be told, which is then a problem. */
 function readUpstream(
   reader: SettingsReader,
   prefix: string | null,
+  keys: readonly ConfiguredKey[],
   listen: Listen,
-): { dialect: Dialect; baseUrl: URL } | null {
+): WhereItIs | null {
   const dialectName = under(prefix, "PROVIDER");
   const chosen = reader.readOwn(dialectName, oneOf(DIALECTS));
   // A dialect that is none must not hide what is wrong with the address, nor be blamed on it.
   const isMisread = chosen === null && reader.has(dialectName);
   const named = DIALECTS.find((dialect) => dialect.toUpperCase() === prefix) ?? null;
 
-  const urlName = prefix === null ? "TARGET_BASE_URL" : `${prefix}_BASE_URL`;
+  const urlName = baseUrlName(prefix);
+  if (prefix === null && chosen === null && !isMisread && !reader.has(urlName)) {
+    const recognised = recognise(reader, keys);
+    if (recognised !== "unknown") return recognised;
+  }
   // The name comes before X_PROVIDER: keys called GROQ_API_KEYS go to Groq, unless an address is written.
   const catalogued = [named, chosen].map((dialect) => dialect && defaultBaseUrl(dialect)).find(Boolean);
   const fallback = prefix === null && chosen === null ? SETTINGS.TARGET_BASE_URL : null;
   const text = reader.text(urlName) ?? catalogued ?? fallback;
   if (text === null) {
-    if (!isMisread) reader.problems.add(noAddress(prefix, urlName, chosen ?? named));
+    if (!isMisread) reader.problems.add(noAddress(prefix, urlName, chosen ?? named, keys));
     return null;
   }
   const baseUrl = readBaseUrl(reader, urlName, text, listen);
   if (baseUrl === null || isMisread) return null;
   const byHost = dialectFromUrl(baseUrl);
-  return { dialect: chosen ?? (byHost === "generic" ? (named ?? byHost) : byHost), baseUrl };
+  const dialect = chosen ?? (byHost === "generic" ? (named ?? byHost) : byHost);
+  return { dialect, baseUrl, recognisedBy: null };
+}
+
+/** Whose the keys are by how they begin, where nothing else says it. Null: of several providers, which is a problem. */
+function recognise(reader: SettingsReader, keys: readonly ConfiguredKey[]): WhereItIs | "unknown" | null {
+  const origins = keys.flatMap(({ origin }) => origin ?? []);
+  const issuers = new Set(origins.map(({ issuers }) => issuers[0]));
+  const [dialect, other] = issuers;
+  if (dialect === undefined) {
+    if (keys.length > 0) {
+      reader.warnings.add(
+        `The keys in API_KEYS begin like those of no provider that keywheel knows, so they are sent to NVIDIA (${SETTINGS.TARGET_BASE_URL}). If they are another provider's, set TARGET_BASE_URL or PROVIDER.`,
+      );
+    }
+    return "unknown";
+  }
+  if (other !== undefined) {
+    const names = [...issuers];
+    reader.problems.add(
+      `API_KEYS holds keys of ${enumeration(names)}, and each provider has its own list. Put them into ${enumeration(names.map(listOf))}.`,
+    );
+    return null;
+  }
+  const address = defaultBaseUrl(dialect);
+  const prefix = origins[0]?.prefix;
+  if (address === null || prefix === undefined) return "unknown";
+  const strangers = keys.length - origins.length;
+  if (strangers > 0) {
+    reader.warnings.add(
+      `API_KEYS: ${strangers} of ${keys.length} keys ${strangers === 1 ? "does" : "do"} not begin with ${prefix}, and all are sent to ${dialect}. If that is right, set PROVIDER=${dialect}; else put the others into a list of their own (NAME_API_KEYS).`,
+    );
+  }
+  return { dialect, baseUrl: new URL(address), recognisedBy: prefix };
+}
+
+/** A key goes to no company that it is not from (P39). What is behind an unknown host (a gateway) cannot be told. */
+function refuseForeignKeys(
+  reader: SettingsReader,
+  prefix: string | null,
+  { keys, places }: KeyList<ConfiguredKey>,
+  baseUrl: URL,
+): void {
+  const foreign = keys.flatMap((key, index) => {
+    const issuer = foreignIssuer(key, baseUrl);
+    return issuer === null ? [] : [{ issuer, place: places[index] ?? "" }];
+  });
+  for (const { issuer, place } of foreign.slice(0, MOST_NAMED)) {
+    const address = reader.has(baseUrlName(prefix)) ? `correct ${baseUrlName(prefix)}` : "set its address";
+    reader.problems.add(
+      `${place} begins like a key of ${issuer}, but ${baseUrl.host} is ${dialectFromUrl(baseUrl)}. A key is sent to no other company: put it into ${listOf(issuer)}, or ${address}.`,
+    );
+  }
+  if (foreign.length > MOST_NAMED) {
+    reader.problems.add(
+      `${foreign.length - MOST_NAMED} more keys of ${under(prefix, "API_KEYS")} are of another company than ${baseUrl.host}.`,
+    );
+  }
+}
+
+/** Whose key this is, where it is plainly not of the company behind `baseUrl`; null: nothing speaks against it. */
+export function foreignIssuer({ origin }: ConfiguredKey, baseUrl: URL): Dialect | null {
+  const host = dialectFromUrl(baseUrl);
+  return origin === null || host === "generic" || origin.issuers.includes(host) ? null : origin.issuers[0];
+}
+
+/** `GROQ_API_KEYS` */
+function listOf(dialect: Dialect): string {
+  return `${dialect.toUpperCase()}_API_KEYS`;
+}
+
+function baseUrlName(prefix: string | null): string {
+  return prefix === null ? "TARGET_BASE_URL" : `${prefix}_BASE_URL`;
 }
 
 function readBaseUrl(reader: SettingsReader, name: string, text: string, listen: Listen): URL | null {
@@ -182,14 +274,23 @@ function readBaseUrl(reader: SettingsReader, name: string, text: string, listen:
   return null;
 }
 
-function noAddress(prefix: string | null, urlName: string, dialect: Dialect | null): string {
+function noAddress(
+  prefix: string | null,
+  urlName: string,
+  dialect: Dialect | null,
+  keys: readonly ConfiguredKey[],
+): string {
   if (dialect !== null)
     return `${urlName} is not set, and ${dialect} has no address common to all. Set ${urlName}.`;
   const listName = under(prefix, "API_KEYS");
-  const catalogue = DIALECTS.map((known) => `${known.toUpperCase()}_API_KEYS`);
-  const meant = nearest(listName, vocabularyOf(["PROXY_API_KEY", ...catalogue]));
+  const meant = nearest(listName, vocabularyOf(["PROXY_API_KEY", ...DIALECTS.map(listOf)]));
   const question = meant === null ? "" : ` Or is ${meant} meant?`;
-  return `${urlName} is not set, and ${prefix?.toLowerCase()} is not in the catalogue of providers. Set ${urlName} to its address, or remove ${listName}.${question}`;
+  const issuer = keys[0]?.origin?.issuers[0];
+  const guess =
+    issuer === undefined
+      ? ""
+      : ` The keys begin like those of ${issuer}: for its own address set ${under(prefix, "PROVIDER")}=${issuer}.`;
+  return `${urlName} is not set, and ${prefix?.toLowerCase()} is not in the catalogue of providers. Set ${urlName} to its address, or remove ${listName}.${guess}${question}`;
 }
 
 /** A proxy that forwards to itself goes round until nothing is left. */

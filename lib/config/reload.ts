@@ -150,7 +150,10 @@ function linesOf(before: ProviderConfig, after: ProviderConfig): string[] {
   if (added.length > 0) lines.push(`${name}: keys added: ${added.join(" ")}`);
   if (removed.length > 0) lines.push(`${name}: keys removed (as they were numbered): ${removed.join(" ")}`);
   if (stayed(old, now) !== stayed(now, old)) lines.push(`${name}: keys reordered`);
-  const settings = Object.keys(after).filter((field): field is keyof ProviderConfig => field !== "keys");
+  const settings = Object.keys(after).filter(
+    // How an address came about is no change of its own.
+    (field): field is keyof ProviderConfig => field !== "keys" && field !== "recognisedBy",
+  );
   const others = settings.filter((field) => !isSame(before[field], after[field]));
   if (others.length > 0) lines.push(`${name}: ${others.map(variableOf).join(", ")} changed`);
   const limits = (provider: ProviderConfig) =>

@@ -689,14 +689,20 @@ export function dialectFromUrl(url: URL): Dialect {
   return DIALECTS.find((dialect) => PROVIDERS[dialect].hosts.some(knows)) ?? "generic";
 }
 
-/** Whose keys begin like this one; empty: nobody's we know. Google's begin alike at Gemini and Vertex. */
-export function issuersOf(key: string): Dialect[] {
-  return DIALECTS.filter((dialect) => prefixOf(key, dialect) !== null);
+/** How a key begins, and whose keys begin so. */
+export interface KeyOrigin {
+  readonly prefix: string;
+  /** At least one; Google's begin alike at Gemini and Vertex. */
+  readonly issuers: readonly [Dialect, ...Dialect[]];
 }
 
-/** With what a key of this provider begins, or null: it does not begin like one. */
-export function prefixOf(key: string, dialect: Dialect): string | null {
-  return PROVIDERS[dialect].keyPrefixes?.find((prefix) => key.startsWith(prefix)) ?? null;
+/** Whose key this is by how it begins; null: it begins like nobody's we know. */
+export function originOf(key: string): KeyOrigin | null {
+  const prefixAt = (dialect: Dialect) =>
+    PROVIDERS[dialect].keyPrefixes?.find((prefix) => key.startsWith(prefix)) ?? null;
+  const [first, ...others] = DIALECTS.filter((dialect) => prefixAt(dialect) !== null);
+  const prefix = first === undefined ? null : prefixAt(first);
+  return first === undefined || prefix === null ? null : { prefix, issuers: [first, ...others] };
 }
 
 /** The header that carries the key. Runs for every attempt: no pattern matching, nothing kept. */
