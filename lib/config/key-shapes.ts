@@ -127,7 +127,10 @@ const NO_KEY: readonly (readonly [RegExp, string])[] = [
     "is the path of a file, not a key. Paths go into API_KEYS_FILE.",
   ],
   [/;/, "holds a semicolon. Write a comma between two keys."],
-  [/[[\]{}()]/, `holds a bracket. ${ALONE}: no JSON, no list in brackets, only commas between keys.`],
+  [
+    /^\$?[[{(]|^[^[{(]*[\])}]$/,
+    `holds a bracket. ${ALONE}: no JSON, no list in brackets, only commas between keys.`,
+  ],
   [/.["'`]./, `holds a quotation mark. ${ALONE}, without quotation marks, and a comma between two keys.`],
   [/\\[nrt]/, "holds \\n or \\t as text. Write a comma between two keys."],
   [/\*{3}|[^*]\*{2,}$/, "is masked (***). Copy the whole key: most providers show it only once."],

@@ -160,7 +160,7 @@ describe("the executable", () => {
     await using provider = startRawProvider(() => {});
     const { port } = new URL(provider.url);
     const { code, stdout, stderr } = await run({
-      environment: { API_KEYS: "key-a", HOST: "127.0.0.1", PORT: port },
+      environment: { API_KEYS: "nvapi-a", HOST: "127.0.0.1", PORT: port },
     });
     expect([code, stdout]).toEqual([1, ""]);
     expect(stderr.trim().split("\n").length).toBe(1);
