@@ -865,7 +865,7 @@ describe("a key", () => {
       expect.objectContaining({
         event: "key_disabled",
         time: new Date(scene.clock.now()).toISOString(),
-        key: 0,
+        key_id: providers[0]?.keys[0]?.["id"],
         said: "Incorrect API key provided.",
       }),
     );

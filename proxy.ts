@@ -670,6 +670,7 @@ export class Pool implements KeyPool {
       provider: this.#config.name,
       key: key?.index ?? null,
       keyId,
+      account: key?.account ?? null,
       model: null,
       ...event,
       until: event.until === null ? null : event.until + offset,
@@ -750,8 +751,10 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   const received = await receive(context.request, context.headers, engine, engine.config);
   keepForwarded(context.headers, USER_AGENT);
-  if (received.kind === "refused")
+  if (received.kind === "refused") {
+    context.reason = received.message;
     return context.finish(received.status, received.type, refused(received, context.request, engine));
+  }
   context.body = received.body;
   try {
     const hops = hopsOf(context, route, engine.config, engine.upstreams);
@@ -767,6 +770,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     }
     throw new Error("the last target fell back to none");
   } catch (error) {
+    context.reason = "a bug of keywheel's own: the line before says which";
     return context.finish(500, "internal_error", bugResponse(error, engine));
   }
 }
@@ -836,6 +840,7 @@ async function tryKeys(
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         context.hold();
+        context.enterPhase("waiting", now);
         await pause(decision.pauseMs, context.signal, clock);
         context.waitedMs += clock.now() - now;
         break;
@@ -869,6 +874,7 @@ function leaseFor(
   if (!(acquired instanceof Promise)) return acquired;
   context.hold();
   const since = clock.now();
+  context.enterPhase("waiting", since);
   return acquired.then((result) => {
     context.waitedMs += clock.now() - since;
     return result;
@@ -887,6 +893,7 @@ function giveUp(
     return context.finish(499, "abandoned", new Response(null, { status: 499 }));
   if (kept !== null && context.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
     context.keyLabel = kept.keyLabel;
+    context.reason = kept.said;
     return relayWhole(kept.answer, context, engine);
   }
   const now = engine.clock.now();
@@ -902,6 +909,7 @@ function giveUp(
           settings: engine.config,
           now,
         });
+  context.reason = refusal.message;
   const response = refused(refusal, context.request, engine);
   response.headers.set("x-keywheel-attempts", String(progress.attempts));
   return context.finish(refusal.status, refusal.type, response);
@@ -924,6 +932,7 @@ async function attempt(
   lease: Lease,
   engine: Engine,
 ): Promise<Attempt> {
+  context.attemptStarted(upstream, lease);
   const timeouts = engine.clocks.start(context, upstream);
   let limits: Budgets | null = null;
   let result: Attempted;
@@ -1164,6 +1173,7 @@ class StreamPassthrough {
     this.#ended = true;
     this.#timeouts.end();
     this.#pool.settle(this.#lease, outcome, this.#clock.now());
+    if (outcome.kind !== "rejected") this.#context.reason = saidBy(outcome);
     this.#context.end(status, outcome.kind, this.#bytes);
   }
 }
@@ -1217,8 +1227,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     owners,
     prober,
     openAdmin: null,
+    underWay: new Set(),
     observe: (another) => all.push(another),
-    tellsModels: () => all.length > own.length || log.enabled("info"),
     onDrain: () => {},
     arrivals: 0,
     inFlight: 0,

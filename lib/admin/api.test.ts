@@ -116,11 +116,13 @@ function record(id: number): RequestRecord {
     outcome: "served",
     key: "0",
     keyId: IDS[0] ?? "",
+    account: null,
     attempts: [
       {
         provider: "default",
         key: 1,
         keyId: IDS[1] ?? "",
+        account: null,
         verdict: "rate_limited",
         status: 429,
         ms: 9,
@@ -133,6 +135,7 @@ function record(id: number): RequestRecord {
     bytes: 5120,
     client: null,
     isTruncated: false,
+    reason: "",
     maybeBilledReplays: 0,
   };
 }
@@ -142,6 +145,7 @@ const COOLED: KeyEvent = {
   provider: "default",
   key: 0,
   keyId: IDS[0] ?? "",
+  account: null,
   kind: "cooled",
   model: null,
   reason: "rate_limit",

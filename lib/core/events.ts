@@ -21,6 +21,8 @@ export interface AttemptRecord {
   /** Index of the key in the configuration, and its `Secret.id`. */
   readonly key: number;
   readonly keyId: string;
+  /** The name of the key's account; null: it has none. */
+  readonly account: string | null;
   /** The kind of its outcome: `served`, `rate_limited`, `unreachable`, `abandoned`, … */
   readonly verdict: string;
   /** The HTTP status; 0: none came. */
@@ -51,6 +53,8 @@ export interface RequestRecord {
   /** `x-keywheel-key` of the answer: `0`, `groq/0`; null: no key was used. */
   readonly key: string | null;
   readonly keyId: string | null;
+  /** The name of that key's account; null: it has none. */
+  readonly account: string | null;
   readonly attempts: readonly AttemptRecord[];
   /** Ms spent waiting for a key or backing off. */
   readonly waitedMs: number;
@@ -63,7 +67,41 @@ export interface RequestRecord {
   readonly client: string | null;
   /** The answer ended before its end. */
   readonly isTruncated: boolean;
+  /** Why the client got no good answer, in words without any key; empty: it got one, or upstream's answer says it. */
+  readonly reason: string;
   readonly maybeBilledReplays: number;
+}
+
+/** How many of upstream's 429 the client did not see: it got an answer all the same. */
+export function hidden429Of({ attempts, status }: RequestRecord): number {
+  if (status >= 500 || status === 429) return 0;
+  let hidden = 0;
+  for (const attempt of attempts) if (attempt.status === 429) hidden += 1;
+  return hidden;
+}
+
+/** What a request of a client is waiting for: its body, a key, the provider's answer, or the rest of it. */
+export type RequestPhase = "receiving" | "waiting" | "provider" | "streaming";
+
+/** A request that is not over, as far as it has come. */
+export interface RequestProgress extends Pick<
+  RequestRecord,
+  "id" | "method" | "path" | "provider" | "model" | "client" | "keyId" | "account"
+> {
+  readonly phase: RequestPhase;
+  /** Upstream requests that were made for it so far. */
+  readonly attempts: number;
+  /** Ms spent waiting for a key or backing off, the running wait included. */
+  readonly waitedMs: number;
+  /** Ms from arrival to the first byte of the answer; null: it has not come. */
+  readonly firstByteMs: number | null;
+  /** Ms since it arrived. */
+  readonly totalMs: number;
+}
+
+/** A request that is not over. */
+export interface RequestUnderWay {
+  progressAt(now: number): RequestProgress;
 }
 
 /** Something happened to a key, or to a provider as a whole. */
@@ -74,6 +112,8 @@ export interface KeyEvent {
   /** Index in the configuration; null: the provider as a whole. */
   readonly key: number | null;
   readonly keyId: string | null;
+  /** The name of the key's account; null: it has none. */
+  readonly account: string | null;
   readonly kind:
     | "cooled"
     | "disabled"
@@ -93,6 +133,11 @@ export interface KeyEvent {
   /** Date when it is over, as `at`; null: not known, or not a matter of time. */
   readonly until: number | null;
   readonly said: string;
+}
+
+/** How a key is named to people: `alice@3e23e816`, and by its id alone where its account has no name. */
+export function keyName(account: string | null, keyId: string): string {
+  return account === null ? keyId : `${account}@${keyId}`;
 }
 
 /** Who is told. Called in the path of requests: it must be quick and must not throw. */
@@ -122,7 +167,7 @@ export interface Log {
   enabled(level: LogLevel): boolean;
   /** `event` is a short stable word for machines; the fields say the rest. */
   line(level: LogLevel, event: string, fields?: LogFields): void;
-  /** A line of level `info` for a finished request. */
+  /** A line for a finished request: `warn` where it failed, else `info`. */
   request(record: RequestRecord): void;
   /** Writes what is gathered. */
   flush(): void;

@@ -58,6 +58,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   outcome: "served",
   key: "0",
   keyId: "3e23e816",
+  account: null,
   attempts: [],
   waitedMs: 0,
   firstByteMs: 400,
@@ -65,6 +66,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   bytes: 1000,
   client: null,
   isTruncated: false,
+  reason: "",
   maybeBilledReplays: 0,
   ...changes,
 });
@@ -74,6 +76,7 @@ const COOLED: KeyEvent = {
   provider: "default",
   key: 0,
   keyId: "3e23e816",
+  account: null,
   kind: "cooled",
   model: null,
   reason: "rate_limit",
@@ -111,15 +114,15 @@ describe("the log files", () => {
 
   test("tell of an error every attempt, and what upstream said", async () => {
     const { files, lines } = open();
-    const attempt = { provider: "default", key: 2, keyId: "3e23e816", status: 503, ms: 80 };
+    const attempt = { provider: "default", key: 2, keyId: "3e23e816", account: null, status: 503, ms: 80 };
     const attempts = [{ ...attempt, verdict: "overloaded", said: "try later" }];
     files.finished(record({ status: 503, outcome: "overloaded", attempts }));
     await files.flush();
     expect(lines("errors-2026-11-20.jsonl")[0]?.["tries"]).toEqual([
       {
         provider: "default",
-        key: 2,
         key_id: "3e23e816",
+        account: null,
         verdict: "overloaded",
         status: 503,
         ms: 80,
@@ -135,7 +138,6 @@ describe("the log files", () => {
     expect(lines("keys-2026-11-20.jsonl")).toMatchObject([
       {
         event: "key_cooled",
-        key: 0,
         reason: "rate_limit",
         until: "2026-11-20T12:01:00.000Z",
         said: "slow down",

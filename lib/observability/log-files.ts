@@ -176,8 +176,8 @@ export class LogFiles implements Observer {
 const files = () => import("node:fs/promises");
 
 /** An attempt as a line of the errors shows it. */
-function shownTry({ provider, key, keyId, verdict, status, ms, said }: AttemptRecord): object {
-  return { provider, key, key_id: keyId, verdict, status, ms, said };
+function shownTry({ provider, keyId, account, verdict, status, ms, said }: AttemptRecord): object {
+  return { provider, key_id: keyId, account, verdict, status, ms, said };
 }
 
 /** Appends all of it or, as far as that can be done, nothing: half a line would spoil the next one. */

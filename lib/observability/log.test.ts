@@ -125,6 +125,7 @@ const attempt = (key: number, verdict: string, provider = "default"): AttemptRec
   provider,
   key,
   keyId: "3e23e816",
+  account: null,
   verdict,
   status: verdict === "served" ? 200 : 429,
   ms: 120,
@@ -142,6 +143,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   outcome: "served",
   key: "0",
   keyId: "3e23e816",
+  account: null,
   attempts: [attempt(0, "served")],
   waitedMs: 0,
   firstByteMs: 412,
@@ -149,6 +151,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   bytes: 12_345,
   client: null,
   isTruncated: false,
+  reason: "",
   maybeBilledReplays: 0,
   ...changes,
 });
@@ -162,7 +165,6 @@ describe("the line of a request", () => {
       outcome: "served",
       provider: "default",
       model: "gpt-4o-mini",
-      key: "0",
       key_id: "3e23e816",
       attempts: 1,
       first_byte_ms: 412,
@@ -177,7 +179,7 @@ describe("the line of a request", () => {
     const changes = { attempts, waitedMs: 900, isTruncated: true, maybeBilledReplays: 1, client: "ann" };
     expect(requestFields(record(changes))).toMatchObject({
       attempts: 2,
-      trail: "0:rate_limited groq/1:served",
+      trail: "3e23e816:rate_limited groq/3e23e816:served",
       waited_ms: 900,
       truncated: true,
       maybe_billed_replays: 1,
@@ -186,7 +188,11 @@ describe("the line of a request", () => {
   });
 
   const texts: [says: string, changes: Partial<RequestRecord>, text: string][] = [
-    ["the usual one", {}, "200   1.2s [0]  POST /v1/chat/completions gpt-4o-mini, first byte 412ms, 12.3 kB"],
+    [
+      "the usual one",
+      {},
+      "200   1.2s [3e23e816] POST /v1/chat/completions gpt-4o-mini, first byte 412ms, 12.3 kB",
+    ],
     [
       "two attempts and a wait",
       {
@@ -195,7 +201,7 @@ describe("the line of a request", () => {
         waitedMs: 20_000,
         totalMs: 21_000,
       },
-      "200  21.0s [1]  POST /v1/chat/completions gpt-4o-mini, tried 0:rate_limited 1:served, waited 20.0s, first byte 412ms, 12.3 kB",
+      "200  21.0s [3e23e816] POST /v1/chat/completions gpt-4o-mini, tried 3e23e816:rate_limited 3e23e816:served, waited 20.0s, first byte 412ms, 12.3 kB",
     ],
     [
       "a refusal of our own",
@@ -203,13 +209,29 @@ describe("the line of a request", () => {
         status: 503,
         outcome: "all_keys_cooling",
         key: null,
+        keyId: null,
         model: null,
         attempts: [],
         firstByteMs: null,
         totalMs: 3,
         bytes: 0,
       },
-      "503    3ms [-]  POST /v1/chat/completions, all_keys_cooling",
+      "warn 503    3ms [-] POST /v1/chat/completions, all_keys_cooling",
+    ],
+    [
+      "a key of an account at a named provider",
+      { provider: "groq", account: "alice" },
+      "200   1.2s [groq/alice@3e23e816] POST /v1/chat/completions gpt-4o-mini, first byte 412ms, 12.3 kB",
+    ],
+    [
+      "why an answer failed",
+      { status: 502, outcome: "upstream_unreachable", reason: "The provider's name is not known.", bytes: 0 },
+      'warn 502   1.2s [3e23e816] POST /v1/chat/completions gpt-4o-mini, upstream_unreachable: "The provider\'s name is not known.", first byte 412ms',
+    ],
+    [
+      "a text that turns the line around",
+      { path: "/v1/\u202eabc", model: "m\u2028n" },
+      '200   1.2s [3e23e816] POST "/v1/\\u202eabc" "m\\u2028n", first byte 412ms, 12.3 kB',
     ],
     [
       "a client that left a long stream, cut short",
@@ -221,12 +243,12 @@ describe("the line of a request", () => {
         isTruncated: true,
         client: "ann",
       },
-      "499  3m20s [0]  POST /v1/chat/completions gpt-4o-mini, abandoned, first byte 412ms, 2.3 MB, cut short, for ann",
+      "warn 499  3m20s [3e23e816] POST /v1/chat/completions gpt-4o-mini, abandoned, first byte 412ms, 2.3 MB, cut short, for ann",
     ],
     [
       "a path and a model that would forge a line",
       { path: "/v1/\n12:00:08 200", model: "a\u001b[2J b" },
-      '200   1.2s [0]  POST "/v1/\\n12:00:08 200" "a\\u001b[2J b", first byte 412ms, 12.3 kB',
+      '200   1.2s [3e23e816] POST "/v1/\\n12:00:08 200" "a\\u001b[2J b", first byte 412ms, 12.3 kB',
     ],
   ];
   test.each(texts)("as text: %s", (_, changes, text) => {
@@ -234,6 +256,31 @@ describe("the line of a request", () => {
     logObserver(log).finished?.(record(changes));
     log.flush();
     expect(written.join("")).toBe(`12:00:07 ${text}\n`);
+  });
+
+  const levels: [says: string, changes: Partial<RequestRecord>, level: string][] = [
+    ["an answer is info", {}, "info"],
+    ["what upstream does not take is the client's own doing", { status: 400, outcome: "rejected" }, "info"],
+    ["a client that left did so itself", { status: 499, outcome: "abandoned" }, "info"],
+    ["a failure of upstream is a warning", { status: 502, outcome: "upstream_unreachable" }, "warn"],
+    ["upstream's own 500 is one", { status: 500, outcome: "overloaded" }, "warn"],
+    ["no key in time is one", { status: 503, outcome: "all_keys_cooling" }, "warn"],
+    ["so it is as a 429", { status: 429, outcome: "all_keys_cooling" }, "warn"],
+    ["a clock that ran out is one", { status: 504, outcome: "first_byte_timeout" }, "warn"],
+    ["a body that is too large is one", { status: 413, outcome: "body_too_large" }, "warn"],
+    [
+      "an answer that was cut is one, whatever its status",
+      { isTruncated: true, outcome: "unreachable" },
+      "warn",
+    ],
+  ];
+  test.each(levels)("%s", (says, changes, level) => {
+    const { log, written } = open("warn", "json");
+    logObserver(log).finished?.(record({ ...changes, reason: "because" }));
+    log.flush();
+    const [line] = written.join("").split("\n");
+    if (level === "info") return expect([says, line]).toEqual([says, ""]);
+    expect(JSON.parse(line ?? "")).toMatchObject({ level: "warn", event: "request", reason: "because" });
   });
 
   test("is not even gathered at LOG_LEVEL=warn", async () => {
@@ -251,6 +298,7 @@ describe("the line of a key's change", () => {
     provider: "groq",
     key: 1,
     keyId: "3e23e816",
+    account: null,
     kind: "cooled",
     model: null,
     reason: "rate_limit",
@@ -259,16 +307,16 @@ describe("the line of a key's change", () => {
     ...changes,
   });
   const lines: [says: string, changes: Partial<KeyEvent>, text: string][] = [
-    ["a key that rests", {}, "key_cooled provider=groq key=1 reason=rate_limit for=42s"],
+    ["a key that rests", {}, "key_cooled provider=groq key=3e23e816 reason=rate_limit for=42s"],
     [
       "a model that rests on a key",
       { model: "llama 3", said: "slow down" },
-      'key_cooled provider=groq key=1 model="llama 3" reason=rate_limit for=42s said="slow down"',
+      'key_cooled provider=groq key=3e23e816 model="llama 3" reason=rate_limit for=42s said="slow down"',
     ],
     [
       "a dead key is a warning",
       { kind: "disabled", reason: "invalid_key", until: null },
-      "warn key_disabled provider=groq key=1 reason=invalid_key",
+      "warn key_disabled provider=groq key=3e23e816 reason=invalid_key",
     ],
     [
       "a provider as a whole",
@@ -278,7 +326,7 @@ describe("the line of a key's change", () => {
     [
       "a cooldown that is over already",
       { until: NOON - 5 },
-      "key_cooled provider=groq key=1 reason=rate_limit for=0ms",
+      "key_cooled provider=groq key=3e23e816 reason=rate_limit for=0ms",
     ],
   ];
   test.each(lines)("as text: %s", (_, changes, text) => {
@@ -290,7 +338,6 @@ describe("the line of a key's change", () => {
 
   test("as JSON: has the key's id and the instant", () => {
     expect(keyEventFields(change({})).fields).toMatchObject({
-      key: 1,
       key_id: "3e23e816",
       until: "2026-11-20T12:00:49.250Z",
     });

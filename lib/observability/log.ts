@@ -5,6 +5,7 @@
  * than the request. Nothing here is ever handed a key or a prompt.
  */
 import { formatDuration, instantText } from "../core/clock.ts";
+import { keyName } from "../core/events.ts";
 import { codeOf } from "../core/json.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import type {
@@ -55,10 +56,10 @@ export function createLog(options: LogOptions): Log {
       if (RANK[asked] >= least) gather(logLine(format, clock.wall(), asked, event, fields));
     },
     request(record) {
-      if (RANK.info < least) return;
+      if (RANK[levelOf(record)] < least) return;
       const at = clock.wall();
       if (format === "json") gather(requestLine(record, at));
-      else gather(logLine(format, at, "info", "request", requestFields(record)));
+      else gather(logLine(format, at, levelOf(record), "request", requestFields(record)));
     },
     flush,
     setLevel(level) {
@@ -76,7 +77,10 @@ export function logLine(
   fields: LogFields,
 ): string {
   if (format === "json") return jsonLine(at, level, event, fields);
-  const said = event === "request" ? requestText(fields) : eventText(level, event, fields);
+  const said =
+    event === "request"
+      ? (level === "info" ? "" : `${level} `) + requestText(fields)
+      : eventText(level, event, fields);
   return `${instantText(at).slice(11, 19)} ${said}\n`;
 }
 
@@ -101,7 +105,7 @@ let lately: { record: RequestRecord | null; line: string } = { record: null, lin
 /** A finished request as a line in JSON; made once for all who write it. `at`: epoch ms at which it finished. */
 export function requestLine(record: RequestRecord, at: number): string {
   if (lately.record !== record) {
-    lately = { record, line: jsonLine(at, "info", "request", requestFields(record)) };
+    lately = { record, line: jsonLine(at, levelOf(record), "request", requestFields(record)) };
   }
   return lately.line;
 }
@@ -119,6 +123,15 @@ export function logObserver(log: Log): Observer {
   };
 }
 
+/**
+ * `warn` where a client got no good answer and somebody may want to know why. What a client did itself, by leaving or
+ * by a request that upstream does not take, is `info`.
+ */
+function levelOf({ status, outcome, isTruncated }: RequestRecord): LogLevel {
+  const isOwnDoing = outcome === "rejected" || outcome === "abandoned";
+  return (status >= 400 && !isOwnDoing) || isTruncated ? "warn" : "info";
+}
+
 /** A finished request as the fields of its line. What is not out of the ordinary is left out. */
 export function requestFields(record: RequestRecord): LogFields {
   const { attempts } = record;
@@ -127,10 +140,11 @@ export function requestFields(record: RequestRecord): LogFields {
     path: record.path,
     status: record.status,
     outcome: record.outcome,
+    reason: record.reason === "" ? undefined : record.reason,
     provider: record.provider,
     model: record.model,
-    key: record.key,
     key_id: record.keyId,
+    account: record.account ?? undefined,
     attempts: attempts.length,
     trail: attempts.length > 1 ? attempts.map(step).join(" ") : undefined,
     waited_ms: record.waitedMs > 0 ? record.waitedMs : undefined,
@@ -143,23 +157,19 @@ export function requestFields(record: RequestRecord): LogFields {
   };
 }
 
-/** One attempt of a trail: `0:rate_limited`, `groq/1:served`. */
-function step({ provider, key, verdict }: AttemptRecord): string {
-  return `${keyLabel(provider, key)}:${verdict}`;
-}
-
-/** A key as `x-keywheel-key` names it. */
-export function keyLabel(provider: string, key: number): string {
-  return provider === "default" ? String(key) : `${provider}/${key}`;
+/** One attempt of a trail: `3e23e816:rate_limited`, `groq/alice@3e23e816:served`. */
+function step({ provider, account, keyId, verdict }: AttemptRecord): string {
+  const name = keyName(account, keyId);
+  return `${provider === "default" ? name : `${provider}/${name}`}:${verdict}`;
 }
 
 /** What is logged of a change: `said` is upstream's own words, already redacted. */
 export function keyEventFields(change: KeyEvent): { level: LogLevel; event: string; fields: LogFields } {
-  const { at, provider, key, keyId, kind, model, reason, until, said } = change;
+  const { at, provider, keyId, account, kind, model, reason, until, said } = change;
   const fields: LogFields = {
     provider,
-    key: key ?? undefined,
     key_id: keyId ?? undefined,
+    account: account ?? undefined,
     model: model ?? undefined,
     reason: reason ?? undefined,
     for: until === null ? undefined : formatDuration(Math.max(0, until - at)),
@@ -185,30 +195,42 @@ const EVENTS: Record<KeyEvent["kind"], { level: LogLevel; event: string }> = {
 };
 
 /** Fields for machines: on a terminal they say nothing that the others do not. */
-const FOR_MACHINES: ReadonlySet<string> = new Set(["key_id", "until"]);
+const FOR_MACHINES: ReadonlySet<string> = new Set(["account", "until"]);
 
 function eventText(level: LogLevel, event: string, fields: LogFields): string {
   let line = level === "info" ? event : `${level} ${event}`;
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined || value === null || FOR_MACHINES.has(name)) continue;
-    line += ` ${name}=${typeof value === "string" ? asWord(value) : value}`;
+    if (name === "key_id") line += ` key=${asWord(keyOf(fields))}`;
+    else line += ` ${name}=${typeof value === "string" ? asWord(value) : value}`;
   }
   return line;
 }
 
+/** The key that a line is about, by account and id; `-`: none. */
+function keyOf(fields: LogFields): string {
+  const keyId = fields["key_id"];
+  const account = fields["account"];
+  if (typeof keyId !== "string") return "-";
+  return keyName(typeof account === "string" ? account : null, keyId);
+}
+
 /**
  * A request for people, what is always there in columns, what is out of the ordinary behind it:
- * `200   1.2s [0]  POST /v1/chat/completions gpt-4o-mini, first byte 410ms, 12.3 kB`.
+ * `200   1.2s [alice@3e23e816] POST /v1/chat/completions gpt-4o-mini, first byte 410ms, 12.3 kB`.
  */
 function requestText(fields: LogFields): string {
-  const { status, outcome, key, attempts, trail, method, path, model, client } = fields;
+  const { status, outcome, reason, provider, attempts, trail, method, path, model, client } = fields;
   const totalMs = Number(fields["total_ms"] ?? 0);
   const firstByteMs = fields["first_byte_ms"] ?? null;
   const bytes = Number(fields["bytes"] ?? 0);
-  const columns = `${status} ${duration(totalMs).padStart(6)} ${`[${key ?? "-"}]`.padEnd(4)}`;
+  const name = keyOf(fields);
+  const key = typeof provider === "string" && provider !== "default" ? `${provider}/${name}` : name;
+  const columns = `${status} ${duration(totalMs).padStart(6)} [${key}]`;
   let line = `${columns} ${method} ${asWord(String(path ?? ""))}`;
   if (typeof model === "string") line += ` ${asWord(model)}`;
   if (outcome !== "served") line += `, ${outcome}`;
+  if (typeof reason === "string") line += `: ${asWord(reason)}`;
   if (typeof trail === "string") line += `, tried ${trail}`;
   else if (typeof attempts === "number" && attempts > 1) line += `, ${attempts} attempts`;
   if (fields["waited_ms"]) line += `, waited ${duration(Number(fields["waited_ms"]))}`;
@@ -234,10 +256,10 @@ function size(bytes: number): string {
 /** A value as one word: quoted where it holds anything that would end the word or the line. */
 function asWord(value: string): string {
   if (/^[\w./:@,+*()[\]-]+$/.test(value)) return value;
-  // JSON leaves the controls above ASCII as they are, and some terminals obey them.
+  // JSON leaves these as they are: controls above ASCII, which some terminals obey, and what breaks or turns a line.
   return JSON.stringify(value).replace(
-    /[\u007f-\u009f]/g,
-    (control) => `\\u00${control.charCodeAt(0).toString(16)}`,
+    /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
+    (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }
 

@@ -7,6 +7,7 @@ const attempt = (key: number, verdict: string): AttemptRecord => ({
   provider: "groq",
   key,
   keyId: "3e23e816",
+  account: null,
   verdict,
   status: 200,
   ms: 120,
@@ -24,6 +25,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   outcome: "served",
   key: "groq/1",
   keyId: "3e23e816",
+  account: null,
   attempts: [attempt(0, "rate_limited"), attempt(1, "served")],
   waitedMs: 0,
   firstByteMs: 400,
@@ -31,6 +33,7 @@ const record = (changes: Partial<RequestRecord> = {}): RequestRecord => ({
   bytes: 1000,
   client: "canary-client",
   isTruncated: false,
+  reason: "",
   maybeBilledReplays: 0,
   ...changes,
 });
@@ -94,31 +97,31 @@ describe("the metrics", () => {
     [
       "requests by provider, status and outcome",
       [record(), record(), record({ status: 503, outcome: "overloaded" })],
-      'keywheel_requests_total{provider="groq",status="200",outcome="served"}',
+      'keywheel_requests_total{provider="groq",model="canary-model",client="canary-client",status="200",outcome="served"}',
       2,
     ],
     [
       "a refusal before any provider was asked",
       [record({ provider: null, status: 401, outcome: "invalid_proxy_key", attempts: [] })],
-      'keywheel_requests_total{provider="",status="401",outcome="invalid_proxy_key"}',
+      'keywheel_requests_total{provider="",model="other",client="canary-client",status="401",outcome="invalid_proxy_key"}',
       1,
     ],
     [
       "a strange status with its class",
       [record({ status: 599 }), record({ status: 577 })],
-      'keywheel_requests_total{provider="groq",status="5xx",outcome="served"}',
+      'keywheel_requests_total{provider="groq",model="canary-model",client="canary-client",status="5xx",outcome="served"}',
       2,
     ],
     [
       "a status that is none",
       [record({ status: 999 })],
-      'keywheel_requests_total{provider="groq",status="other",outcome="served"}',
+      'keywheel_requests_total{provider="groq",model="canary-model",client="canary-client",status="other",outcome="served"}',
       1,
     ],
     [
       "attempts by key and verdict",
       [record(), record()],
-      'keywheel_attempts_total{provider="groq",key="0",verdict="rate_limited"}',
+      'keywheel_attempts_total{provider="groq",account="",key_id="3e23e816",verdict="rate_limited"}',
       2,
     ],
     ["truncated answers", [record({ isTruncated: true }), record()], "keywheel_truncated_streams_total", 1],
@@ -178,7 +181,16 @@ describe("the metrics", () => {
 
   test("count the changes of keys", () => {
     const metrics = new Metrics();
-    const change = { at: 0, provider: "groq", key: 0, keyId: null, model: null, until: null, said: "" };
+    const change = {
+      at: 0,
+      provider: "groq",
+      key: 0,
+      keyId: null,
+      account: null,
+      model: null,
+      until: null,
+      said: "",
+    };
     metrics.keyChanged({ ...change, kind: "cooled", reason: "rate_limit" });
     metrics.keyChanged({ ...change, kind: "cooled", reason: "quota_day" });
     const samples = samplesOf(metrics.render(snapshot()));
@@ -205,31 +217,31 @@ describe("the metrics", () => {
     [
       "1 for the state of a key",
       { providers: [provider({ keys: [keyReport({ index: 2, state: "cooling" })] })] },
-      'keywheel_key_state{provider="groq",key="2",state="cooling"}',
+      'keywheel_key_state{provider="groq",account="canary-account",key_id="3e23e816",state="cooling"}',
       1,
     ],
     [
       "0 for the states that it is not in",
       { providers: [provider({ keys: [keyReport({ index: 2, state: "cooling" })] })] },
-      'keywheel_key_state{provider="groq",key="2",state="ready"}',
+      'keywheel_key_state{provider="groq",account="canary-account",key_id="3e23e816",state="ready"}',
       0,
     ],
     [
       "a cooldown in seconds",
       { providers: [provider({ keys: [keyReport({ coolingMs: 42_500 })] })] },
-      'keywheel_key_cooldown_seconds{provider="groq",key="0"}',
+      'keywheel_key_cooldown_seconds{provider="groq",account="canary-account",key_id="3e23e816"}',
       42.5,
     ],
     [
       "a daily limit where there is one",
       { providers: [provider({ keys: [keyReport({ dailyLimit: 50 })] })] },
-      'keywheel_key_daily_limit{provider="groq",key="0"}',
+      'keywheel_key_daily_limit{provider="groq",account="canary-account",key_id="3e23e816"}',
       50,
     ],
     [
       "no daily limit where there is none",
       {},
-      'keywheel_key_daily_limit{provider="groq",key="0"}',
+      'keywheel_key_daily_limit{provider="groq",account="canary-account",key_id="3e23e816"}',
       undefined,
     ],
     [
@@ -278,17 +290,68 @@ describe("the metrics", () => {
     expect(text).toContain('keywheel_build_info{version="a\\"b\\\\c\\nd"} 1\n');
   });
 
-  test("have nothing in them that a client chose", () => {
+  test("have no path in them, and no model that upstream has not answered for", () => {
     const metrics = new Metrics();
-    metrics.finished(record({ path: "/canary-path" }));
-    expect(metrics.render(snapshot())).not.toContain("canary");
+    metrics.finished(
+      record({ path: "/canary-path", model: "canary-guess", status: 404, outcome: "rejected" }),
+    );
+    const text = metrics.render(snapshot({ providers: [provider({ keys: [] })] }));
+    expect(text).not.toMatch(/canary-(?:path|guess)/);
+    expect(text).toContain('{provider="groq",model="other",client="canary-client",status="404"');
+  });
+
+  test("name a model once upstream has answered for it, whatever comes of it then", () => {
+    const samples = samplesAfter(record(), record({ status: 502, outcome: "unreachable" }));
+    const labels = 'provider="groq",model="canary-model",client="canary-client"';
+    expect(samples.get(`keywheel_requests_total{${labels},status="502",outcome="unreachable"}`)).toBe(1);
+  });
+
+  test("name 200 models and 200 clients, and count the others together", () => {
+    const metrics = new Metrics();
+    for (let i = 0; i < 300; i++) metrics.finished(record({ model: `m${i}`, client: `c${i}`, attempts: [] }));
+    const samples = [...samplesOf(metrics.render(snapshot()))].filter(([name]) =>
+      name.startsWith("keywheel_requests"),
+    );
+    expect(samples.length).toBe(201);
+    expect(samples.at(-1)).toEqual([
+      'keywheel_requests_total{provider="groq",model="other",client="other",status="200",outcome="served"}',
+      100,
+    ]);
+  });
+
+  const hidden: [says: string, changes: Partial<RequestRecord>, count: number | undefined][] = [
+    ["is counted where the client got an answer", {}, 1],
+    [
+      "is counted where the answer is upstream's refusal of the request",
+      { status: 400, outcome: "rejected" },
+      1,
+    ],
+    ["is not where the client got our 503", { status: 503, outcome: "all_keys_cooling" }, undefined],
+    ["is not where the client got a 429", { status: 429, outcome: "all_keys_cooling" }, undefined],
+    ["is not where there was none", { attempts: [attempt(1, "served")] }, undefined],
+    [
+      "is counted each time",
+      { attempts: [attempt(0, "rate_limited"), attempt(0, "rate_limited"), attempt(1, "served")] },
+      2,
+    ],
+  ];
+  test.each(hidden)("an upstream's 429 %s", (_, changes, count) => {
+    const refused = (changes.attempts ?? record().attempts).map((each) => ({
+      ...each,
+      status: each.verdict === "served" ? 200 : 429,
+    }));
+    const samples = samplesAfter(record({ ...changes, attempts: refused }));
+    expect(samples.get('keywheel_hidden_429_total{provider="groq"}')).toBe(count as number);
   });
 
   test("stay bounded, whatever comes for a label", () => {
     const metrics = new Metrics();
-    for (let i = 0; i < 10_100; i++) metrics.finished(record({ outcome: `outcome ${i}`, attempts: [] }));
+    for (let i = 0; i < 10_100; i++)
+      metrics.finished(record({ model: null, client: null, outcome: `outcome ${i}`, attempts: [] }));
     const samples = samplesOf(metrics.render(snapshot()));
-    expect(samples.get('keywheel_requests_total{provider="groq",status="200",outcome="other"}')).toBe(100);
+    expect(
+      samples.get('keywheel_requests_total{provider="groq",model="",client="",status="200",outcome="other"}'),
+    ).toBe(100);
   });
 });
 

@@ -2,10 +2,11 @@
  * Finished requests to numbers, and numbers to the text that Prometheus reads at `/metrics`.
  *
  * Counters are kept as requests finish, and found again by the label values themselves: nothing is put into a string
- * until somebody asks. What a key or a provider is like now is not kept here but taken from a snapshot. Every label
- * is bounded: by the configuration, or by words of our own. Nothing that a client chooses (model, path, its name
- * for itself) is one.
+ * until somebody asks. What a key or a provider is like now is not kept here but taken from a snapshot. A key is named
+ * by its account and id, never by its place in the list, which changes. Every label is bounded: by the configuration,
+ * by words of our own, and models (those that upstream has answered for) and clients by a number.
  */
+import { hidden429Of } from "../core/events.ts";
 import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import type { ProviderReport } from "../pool/key.ts";
 
@@ -25,14 +26,21 @@ export interface Snapshot {
 /** Upper bounds in seconds: a refusal takes milliseconds, an answer of a thinking model minutes. */
 const BUCKETS_SEC = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300] as const;
 
+/** Models and clients that have a label of their own; the others count as `other`. */
+const MOST_NAMED = 200;
+
 /** Counts what happens, for as long as the process runs. */
 export class Metrics implements Observer {
-  /** By provider, status and outcome. */
+  /** By provider, model, client, status and outcome. */
   readonly #requests = new Tally();
-  /** By provider, key and verdict. */
+  /** By provider, account, key and verdict. */
   readonly #attempts = new Tally();
   /** By provider and kind. */
   readonly #keyEvents = new Tally();
+  /** By provider. */
+  readonly #hidden429 = new Tally();
+  readonly #models = new BoundedNames();
+  readonly #clients = new BoundedNames();
   readonly #waits = new Histogram();
   /** By provider; "" where none was asked. */
   readonly #firstBytes = new Map<string, Histogram>();
@@ -43,10 +51,21 @@ export class Metrics implements Observer {
 
   finished(record: RequestRecord): void {
     const provider = record.provider ?? "";
-    this.#requests.at(provider).at(statusLabel(record.status)).at(record.outcome).count += 1;
+    // A model is a word of the client's: it is believed to be one once upstream has answered for it.
+    const model = this.#models.labelOf(record.model, record.outcome === "served");
+    const client = this.#clients.labelOf(record.client, true);
+    const status = statusLabel(record.status);
+    this.#requests.at(provider).at(model).at(client).at(status).at(record.outcome).count += 1;
     for (const attempt of record.attempts) {
-      this.#attempts.at(attempt.provider).at(attempt.key).at(attempt.verdict).count += 1;
+      const { account, keyId, verdict } = attempt;
+      this.#attempts
+        .at(attempt.provider)
+        .at(account ?? "")
+        .at(keyId)
+        .at(verdict).count += 1;
     }
+    const hidden = hidden429Of(record);
+    if (hidden > 0) this.#hidden429.at(provider).count += hidden;
     this.#waits.observe(record.waitedMs);
     if (record.firstByteMs !== null) histogramOf(this.#firstBytes, provider).observe(record.firstByteMs);
     histogramOf(this.#durations, provider).observe(record.totalMs);
@@ -72,15 +91,17 @@ export class Metrics implements Observer {
 
   #renderCounts(text: MetricsText): void {
     text.family("keywheel_requests_total", "counter", "Finished requests of clients.");
-    for (const [provider, status, outcome, count] of this.#requests.rows()) {
-      text.sample(count, { provider, status, outcome });
-    }
+    text.counts(this.#requests, ["provider", "model", "client", "status", "outcome"]);
     text.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
-    for (const [provider, key, verdict, count] of this.#attempts.rows()) {
-      text.sample(count, { provider, key, verdict });
-    }
+    text.counts(this.#attempts, ["provider", "account", "key_id", "verdict"]);
     text.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");
-    for (const [provider, kind, , count] of this.#keyEvents.rows()) text.sample(count, { provider, kind });
+    text.counts(this.#keyEvents, ["provider", "kind"]);
+    text.family(
+      "keywheel_hidden_429_total",
+      "counter",
+      "Upstream's 429 that no client saw: it got an answer.",
+    );
+    text.counts(this.#hidden429, ["provider"]);
     text.family("keywheel_truncated_streams_total", "counter", "Answers that ended before their end.");
     text.sample(this.#truncated);
     text.family(
@@ -112,7 +133,10 @@ const KEY_STATES = ["ready", "cooling", "disabled", "paused"] as const;
 
 function renderKeys(text: MetricsText, providers: readonly ProviderReport[]): void {
   const keys = providers.flatMap(({ name, keys }) =>
-    keys.map((report) => ({ report, labels: { provider: name, key: report.index } })),
+    keys.map((report) => ({
+      report,
+      labels: { provider: name, account: report.account ?? "", key_id: report.id },
+    })),
   );
   text.family("keywheel_key_state", "gauge", "1 for the state a key is in, 0 for the others.");
   for (const { report, labels } of keys) {
@@ -159,6 +183,20 @@ function renderProcess(text: MetricsText, { version, startedAt, vitals }: Snapsh
 
 type Label = string | number;
 
+/** Names that have a label of their own, as far as there are few. */
+class BoundedNames {
+  readonly #names = new Set<string>();
+
+  /** The label for a name; empty: there is no name. `mayAdd`: it may become one of those that have a label. */
+  labelOf(name: string | null, mayAdd: boolean): string {
+    if (name === null) return "";
+    if (this.#names.has(name)) return name;
+    if (!mayAdd || this.#names.size >= MOST_NAMED) return "other";
+    this.#names.add(name);
+    return name;
+  }
+}
+
 /** Only what a stranger may choose has more values than this: were it ever made a label, memory stays bounded. */
 const MOST_LABEL_VALUES = 10_000;
 
@@ -179,14 +217,10 @@ class Tally {
     return tally;
   }
 
-  /** Its counts with the values that lead to them; where there are two labels the third is "". */
-  *rows(): Generator<[first: Label, second: Label, third: Label, count: number]> {
-    for (const [first, seconds] of this.#below) {
-      for (const [second, tally] of seconds.#below) {
-        if (tally.count > 0) yield [first, second, "", tally.count];
-        for (const [third, { count }] of tally.#below) yield [first, second, third, count];
-      }
-    }
+  /** Its counts with the values that lead to them. */
+  *rows(values: readonly Label[] = []): Generator<[values: readonly Label[], count: number]> {
+    if (this.count > 0) yield [values, this.count];
+    for (const [value, tally] of this.#below) yield* tally.rows([...values, value]);
   }
 }
 
@@ -243,6 +277,13 @@ class MetricsText {
     const written = Object.entries(labels).map(([name, value]) => `${name}="${escaped(String(value))}"`);
     const set = written.length === 0 ? "" : `{${written.join(",")}}`;
     this.text += `${this.#name}${suffix}${set} ${value}\n`;
+  }
+
+  /** A counter's samples, each with these labels. */
+  counts(tally: Tally, names: readonly string[]): void {
+    for (const [values, count] of tally.rows()) {
+      this.sample(count, Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""])));
+    }
   }
 
   histogram({ counts, sumMs }: Histogram, labels: Readonly<Record<string, Label>> = {}): void {

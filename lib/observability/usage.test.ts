@@ -8,7 +8,17 @@ const MINUTE = 60_000;
 const DAY = 86_400_000;
 
 function attempt(verdict: string, fields: Partial<AttemptRecord> = {}): AttemptRecord {
-  return { provider: "default", key: 0, keyId: "aaaa", verdict, status: 200, ms: 5, said: "", ...fields };
+  return {
+    provider: "default",
+    key: 0,
+    keyId: "aaaa",
+    account: null,
+    verdict,
+    status: 200,
+    ms: 5,
+    said: "",
+    ...fields,
+  };
 }
 
 function record(fields: Partial<RequestRecord> = {}): RequestRecord {
@@ -23,6 +33,7 @@ function record(fields: Partial<RequestRecord> = {}): RequestRecord {
     outcome: "served",
     key: "0",
     keyId: "aaaa",
+    account: null,
     attempts: [attempt("served")],
     waitedMs: 0,
     firstByteMs: 5,
@@ -30,6 +41,7 @@ function record(fields: Partial<RequestRecord> = {}): RequestRecord {
     bytes: 100,
     client: null,
     isTruncated: false,
+    reason: "",
     maybeBilledReplays: 0,
     ...fields,
   };

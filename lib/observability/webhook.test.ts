@@ -12,6 +12,7 @@ const change = (changes: Partial<KeyEvent> = {}): KeyEvent => ({
   provider: "groq",
   key: 1,
   keyId: "3e23e816",
+  account: null,
   kind: "disabled",
   model: null,
   reason: "invalid_key",
@@ -61,11 +62,13 @@ describe("the notifier", () => {
     notifier.keyChanged(change({ said: "Invalid API Key" }));
     await clock.advance(1000);
     expect(texts()).toEqual([
-      'keywheel: Key [1] of groq is out of use\nKey [1] of groq is out of use (invalid_key). Upstream said: "Invalid API Key". Replace it; or, once it works again, reset it: keywheel keys reset.',
+      'keywheel: Key 3e23e816 of groq is out of use\nKey 3e23e816 of groq is out of use (invalid_key). Upstream said: "Invalid API Key". Replace it; or, once it works again, reset it: keywheel keys reset.',
     ]);
     notifier.keyChanged(change({ kind: "back", reason: null }));
     await clock.advance(10_000);
-    expect(texts()[1]).toBe("keywheel: Key [1] of groq works again\nKey [1] of groq is in use again.");
+    expect(texts()[1]).toBe(
+      "keywheel: Key 3e23e816 of groq works again\nKey 3e23e816 of groq is in use again.",
+    );
   });
 
   test("says nothing of what is every day's business", async () => {
@@ -161,7 +164,7 @@ describe("the notifier", () => {
     for (const key of [0, 1, 2]) notifier.keyChanged(change({ key, keyId: `3e23e81${key}` }));
     await clock.advance(1000);
     expect(kinds()).toEqual(["disabled+disabled+disabled"]);
-    expect(texts()[0]).toStartWith("keywheel: 3 changes\n- Key [0] of groq is out of use");
+    expect(texts()[0]).toStartWith("keywheel: 3 changes\n- Key 3e23e810 of groq is out of use");
   });
 
   test("sends at most one message in 10 s, with the rest in the next", async () => {
@@ -267,7 +270,7 @@ describe("the notifier", () => {
     notifier.keyChanged(change());
     await clock.advance(1000);
     await until("the message is there", () => received.length === 1);
-    expect(received[0]).toStartWith('POST /hook/canary0123456789 {"text":"keywheel: Key [1]');
+    expect(received[0]).toStartWith('POST /hook/canary0123456789 {"text":"keywheel: Key 3e23e816');
     await server.stop(true);
     notifier.keyChanged(change({ keyId: "another" }));
     await until("it gives up", () => {
@@ -298,9 +301,12 @@ describe("a webhook's request", () => {
   test("goes to ntfy as plain text, with the title in a header", () => {
     for (const url of ["https://ntfy.sh/topic", "https://ntfy.example.com/topic"]) {
       const { headers, body } = requestTo(url);
-      expect(headers).toMatchObject({ title: "keywheel: Key [1] of groq is out of use", tags: "warning" });
+      expect(headers).toMatchObject({
+        title: "keywheel: Key 3e23e816 of groq is out of use",
+        tags: "warning",
+      });
       expect(headers["content-type"]).toStartWith("text/plain");
-      expect(body).toStartWith("Key [1] of groq is out of use (invalid_key).");
+      expect(body).toStartWith("Key 3e23e816 of groq is out of use (invalid_key).");
     }
   });
 

@@ -7,6 +7,7 @@
  * anything.
  */
 import { formatDuration, instantText } from "../core/clock.ts";
+import { keyName } from "../core/events.ts";
 import { codeOf } from "../core/json.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import type { KeyEvent, Log, Observer } from "../core/events.ts";
@@ -263,7 +264,7 @@ export interface Notice {
 /** The notice of a change. `at` is the event's own. */
 export function noticeOf(event: KeyEvent): Notice {
   const provider = event.provider === "default" ? "the default provider" : event.provider;
-  const key = event.key === null ? provider : `Key [${event.key}] of ${provider}`;
+  const key = event.keyId === null ? provider : `Key ${keyName(event.account, event.keyId)} of ${provider}`;
   const because = event.reason === null ? "" : ` (${event.reason})`;
   const quote = event.said === "" ? "" : ` Upstream said: "${event.said}".`;
   const { title, message, isBad } = wording(event, provider, key, because, quote);
@@ -415,13 +416,13 @@ function serviceOf({ hostname, pathname }: URL): Service {
 }
 
 /** An event for programs, with the names of the contract. */
-function shownEvent({ at, provider, key, keyId, kind, model, reason, until, said }: KeyEvent): object {
+function shownEvent({ at, provider, keyId, account, kind, model, reason, until, said }: KeyEvent): object {
   return {
     time: instantText(at),
     kind,
     provider,
-    key,
     key_id: keyId,
+    account,
     model,
     reason,
     until: until === null ? null : instantText(until),

@@ -64,10 +64,10 @@ async function askAfter(
 /** What an earlier run found dead, as if it had been found so now. */
 export function deathsOf(wards: readonly Ward[], at: number): KeyEvent[] {
   return wards.flatMap(({ config, pool }) =>
-    pool.keys.flatMap(({ disabled, secret, index }): KeyEvent[] => {
+    pool.keys.flatMap(({ disabled, secret, account, index }): KeyEvent[] => {
       if (disabled === null) return [];
       const { reason, said } = disabled;
-      const where = { provider: config.name, key: index, keyId: secret.id, model: null };
+      const where = { provider: config.name, key: index, keyId: secret.id, account, model: null };
       return [{ kind: "disabled", at, ...where, reason, until: null, said }];
     }),
   );

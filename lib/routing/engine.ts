@@ -3,7 +3,7 @@
  */
 import type { Config, ProviderConfig } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
-import type { Log, Observer } from "../core/events.ts";
+import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import type { Base, Load } from "../http/request.ts";
 import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
 import type { Metrics } from "../observability/metrics.ts";
@@ -74,10 +74,10 @@ export interface Engine extends Load {
   openAdmin: (() => Promise<AdminApi>) | null;
   /** Adds an observer while the proxy runs. */
   observe(observer: Observer): void;
-  /** Whether an observer wants to know the models of requests: they have to be looked for. */
-  tellsModels(): boolean;
   /** Called when the proxy begins to end. */
   onDrain: () => void;
+  /** Requests that have come and are not over. */
+  readonly underWay: Set<RequestUnderWay>;
   /** How many requests have come. */
   arrivals: number;
   draining: boolean;

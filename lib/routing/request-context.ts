@@ -2,7 +2,7 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import type { AttemptRecord } from "../core/events.ts";
+import type { AttemptRecord, RequestPhase, RequestProgress, RequestUnderWay } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
 import type { RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/sse.ts";
@@ -27,7 +27,7 @@ export const IDLE_SEC = 30;
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
-export class RequestContext implements Need, Client {
+export class RequestContext implements Need, Client, RequestUnderWay {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
@@ -55,6 +55,8 @@ export class RequestContext implements Need, Client {
   keyLabel: string | null = null;
   waitedMs = 0;
   isTruncated = false;
+  /** Why the client gets no good answer, for the log; empty: it does, or upstream's answer says it. */
+  reason = "";
   /** Path and body as the client sent them, where the present target gets others. */
   readonly #sentPath: string;
   #sentBody: Bytes | null = null;
@@ -65,8 +67,11 @@ export class RequestContext implements Need, Client {
   #conversation: number | null | undefined;
   #providerName: string | null = null;
   #keyId: string | null = null;
+  #account: string | null = null;
   readonly #attempts: AttemptRecord[] = [];
   #startedAt: number | null = null;
+  #phase: RequestPhase = "receiving";
+  #phaseSince: number;
   #isHeld = false;
   #isOver = false;
   readonly #arrivedAt: number;
@@ -88,6 +93,34 @@ export class RequestContext implements Need, Client {
     this.arrival = engine.arrivals++;
     this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
     this.streamDialect = streamDialectOf(target.path);
+    this.#phaseSince = this.#arrivedAt;
+    engine.underWay.add(this);
+  }
+
+  /** From here on it waits for something else. */
+  enterPhase(phase: RequestPhase, now: number): void {
+    this.#phase = phase;
+    this.#phaseSince = now;
+  }
+
+  /** How far it has come. The model is told where it was looked for already. */
+  progressAt(now: number): RequestProgress {
+    const runningWaitMs = this.#phase === "waiting" ? now - this.#phaseSince : 0;
+    return {
+      id: this.arrival,
+      method: this.method,
+      path: this.#sentPath,
+      provider: this.#providerName,
+      model: this.#model ?? null,
+      client: this.client,
+      keyId: this.#keyId,
+      account: this.#account,
+      phase: this.#phase,
+      attempts: this.progress.attempts,
+      waitedMs: this.waitedMs + runningWaitMs,
+      firstByteMs: this.#startedAt === null ? null : this.#startedAt - this.#arrivedAt,
+      totalMs: now - this.#arrivedAt,
+    };
   }
 
   get signal(): AbortSignal {
@@ -164,6 +197,12 @@ export class RequestContext implements Need, Client {
     this.server.timeout(this.request, 0);
   }
 
+  /** It is sent to upstream with this lease's key. */
+  attemptStarted(upstream: Upstream, lease: Lease): void {
+    this.enterPhase("provider", lease.at);
+    this.#setLastKey(upstream, lease.key);
+  }
+
   /** Remembers how an attempt failed. */
   noteFailure({ setback, answer }: Failed, upstream: Upstream, lease: Lease): void {
     const { key } = lease;
@@ -173,7 +212,6 @@ export class RequestContext implements Need, Client {
     if (isHopeless) (this.#unsuited ??= new Set()).add(key);
     if (setback.kind !== "abandoned") this.lastSaid = saidBy(setback);
     this.lastBlame = blameOf(setback);
-    this.#setLastKey(upstream, key);
     const status = answer?.status ?? 0;
     this.#record(setback.kind, status, saidBy(setback), upstream, lease, this.engine.clock.now());
     if (answer !== null) {
@@ -196,7 +234,6 @@ export class RequestContext implements Need, Client {
     const unsuited = (this.#unsuited ??= new Set());
     for (const key of upstream.pool.keys) if (accountName(key) === account) unsuited.add(key);
     this.missingAnswer ??= answer;
-    this.#setLastKey(upstream, lease.key);
     this.#record("resource_missing", answer.status, "", upstream, lease, this.engine.clock.now());
   }
 
@@ -208,9 +245,9 @@ export class RequestContext implements Need, Client {
     now: number,
   ): void {
     this.#startedAt = now;
-    this.#setLastKey(upstream, lease.key);
+    this.enterPhase("streaming", now);
     this.#record(outcome.kind, status, "", upstream, lease, now);
-    if (this.engine.tellsModels() || lease.limits !== null) void this.model;
+    void this.model; // while the body is there
     this.#dropBody();
   }
 
@@ -222,14 +259,24 @@ export class RequestContext implements Need, Client {
     lease: Lease,
     now: number,
   ): void {
-    const { index: key, secret } = lease.key;
+    const { index: key, secret, account } = lease.key;
     const provider = upstream.config.name;
-    this.#attempts.push({ provider, key, keyId: secret.id, verdict, status, ms: now - lease.at, said });
+    this.#attempts.push({
+      provider,
+      key,
+      keyId: secret.id,
+      account,
+      verdict,
+      status,
+      ms: now - lease.at,
+      said,
+    });
   }
 
   #setLastKey(upstream: Upstream, key: Key): void {
     this.#providerName = upstream.config.name;
     this.#keyId = key.secret.id;
+    this.#account = key.account;
     this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
   }
 
@@ -250,8 +297,9 @@ export class RequestContext implements Need, Client {
     if (this.#isOver) return;
     this.#isOver = true;
     const { engine } = this;
+    engine.underWay.delete(this);
     engine.inFlight -= 1;
-    if (engine.tellsModels()) void this.model;
+    void this.model; // its readers want to know it
     this.#dropBody();
     if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
     const totalMs = engine.clock.now() - this.#arrivedAt;
@@ -266,6 +314,7 @@ export class RequestContext implements Need, Client {
       outcome,
       key: this.keyLabel,
       keyId: this.#keyId,
+      account: this.#account,
       attempts: this.#attempts,
       waitedMs: this.waitedMs,
       firstByteMs: this.#startedAt === null ? null : this.#startedAt - this.#arrivedAt,
@@ -273,6 +322,7 @@ export class RequestContext implements Need, Client {
       bytes,
       client: this.client,
       isTruncated: this.isTruncated,
+      reason: this.reason,
       maybeBilledReplays: this.progress.maybeBilledReplays,
     });
   }
