@@ -47,7 +47,9 @@ import {
   joinBase,
   keepEndToEnd,
   keepForwarded,
+  keepFromRunning,
   keyParameter,
+  queryFor,
   receive,
   targetOf,
   withoutPrefix,
@@ -750,10 +752,10 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   const received = await receive(context.request, context.headers, engine, engine.config);
-  keepForwarded(context.headers, USER_AGENT);
+  keepForwarded(context.headers, USER_AGENT, engine.config.access);
   if (received.kind === "refused") {
     context.reason = received.message;
-    return context.finish(received.status, received.type, refused(received, context.request, engine));
+    return context.finish(received.status, received.type, refused(received, context.origin, engine));
   }
   context.body = received.body;
   try {
@@ -910,7 +912,7 @@ function giveUp(
           now,
         });
   context.reason = refusal.message;
-  const response = refused(refusal, context.request, engine);
+  const response = refused(refusal, context.origin, engine);
   response.headers.set("x-keywheel-attempts", String(progress.attempts));
   return context.finish(refusal.status, refusal.type, response);
 }
@@ -968,12 +970,13 @@ function send(
   signal: AbortSignal,
   { fetch }: Engine,
 ): Promise<Response> {
-  const { method, headers, body, target } = context;
+  const { method, headers, body, target, api } = context;
+  const path = joinBase(base, target.path, api);
   if (context.readsAnswer) headers.set("accept-encoding", "identity");
-  const [field, credential] = authHeader(config.dialect, config.baseUrl, target.path, key.secret.reveal());
+  const [field, credential] = authHeader(config.dialect, path, key.secret.reveal());
   headers.set(field, credential);
   try {
-    return fetch(joinBase(base, target), {
+    return fetch(base.origin + path + queryFor(base, target.query), {
       method,
       headers,
       body,
@@ -1027,9 +1030,10 @@ function relayWhole(
 /** Leaves the end-to-end fields of an answer, and adds ours. */
 function addOurFields(headers: Headers, context: RequestContext, engine: Engine): void {
   keepEndToEnd(headers);
+  keepFromRunning(headers);
   if (context.keyLabel !== null) headers.set("x-keywheel-key", context.keyLabel);
   headers.set("x-keywheel-attempts", String(context.progress.attempts));
-  addCors(headers, context.request.headers, engine.config.corsOrigins);
+  addCors(headers, context.origin, engine.config.corsOrigins);
 }
 
 type DirectController = ReadableStreamDirectController;
@@ -1260,7 +1264,7 @@ function upstreamsOf(
     return {
       config: provider,
       prefix: provider.name === "default" ? null : `/${provider.name}`,
-      base: baseOf(provider.baseUrl),
+      base: baseOf(provider.baseUrl, provider.dialect),
       pool,
       headerSampler: old?.headerSampler ?? new HeaderSampler(),
       retries: old?.retries ?? new RetryBudget(),
@@ -1290,19 +1294,12 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   if (config.corsOrigins.length > 0 && isPreflight(request)) return preflight(headers, config.corsOrigins);
   const identity = { peer, headers, keyParameter: keyParameter(query) };
   const admission = authorize(identity, config.access, config.listen, config.corsOrigins);
-  const own = ownAnswer(target, identity, admission, engine);
+  const own = ownAnswer(request, target, identity, admission, engine);
   if (own !== null) return own;
-  if (admission.kind === "refused") return refused(admissionError(admission), request, engine);
+  if (admission.kind === "refused") return refused(admissionError(admission), headers.get("origin"), engine);
   const route = planRoute(request, target, engine);
-  if (route.kind === "refused") return refused(route, request, engine);
-  const context = new RequestContext(
-    request,
-    server,
-    engine,
-    route.target,
-    admission.client,
-    route.retryStatus,
-  );
+  if (route.kind === "refused") return refused(route, headers.get("origin"), engine);
+  const context = new RequestContext(request, server, engine, route, admission.client);
   return relay(context, route, engine);
 }
 
@@ -1313,9 +1310,9 @@ function peerOf(request: Request, server: Server, { listen }: Config): string | 
 }
 
 /** A refusal of our own, which the page of an allowed origin may read. */
-function refused(refusal: ProxyError, request: Request, { config }: Engine): Response {
+function refused(refusal: ProxyError, origin: string | null, { config }: Engine): Response {
   const response = errorResponse(refusal);
-  addCors(response.headers, request.headers, config.corsOrigins);
+  addCors(response.headers, origin, config.corsOrigins);
   return response;
 }
 

@@ -535,6 +535,7 @@ describe("ROUTES and FALLBACK", () => {
     expect(routes).toEqual([
       {
         name: "fast",
+        isPattern: false,
         targets: [
           { provider: "groq", model: "llama" },
           { provider: "default", model: "meta/llama-3" },

@@ -40,6 +40,38 @@ describe("a route", () => {
     ["may have a name with slashes", "openai/gpt-4o = groq/x", [["openai/gpt-4o", "groq/x"]]],
     ["may lead to a model with an equals sign", "a = groq/x=y", [["a", "groq/x=y"]]],
     ["may name a provider in capitals, and never a model in others", "A = GROQ/Xy", [["A", "groq/Xy"]]],
+    ["may be a pattern", "claude-* = groq/x", [["claude-*", "groq/x"]]],
+    [
+      "may keep the model of the client",
+      "claude-* = groq/* > openrouter/y",
+      [["claude-*", "groq > openrouter/y"]],
+    ],
+    [
+      "stands before all patterns, and a longer pattern before a shorter one",
+      "* = groq/a; gpt-* = groq/b; gpt-4*-mini = groq/c; gpt-4 = groq/d",
+      [
+        ["gpt-4", "groq/d"],
+        ["gpt-4*-mini", "groq/c"],
+        ["gpt-*", "groq/b"],
+        ["*", "groq/a"],
+      ],
+    ],
+    [
+      "stands where it was written among patterns of the same length",
+      "b-* = groq/x; a-* = groq/y",
+      [
+        ["b-*", "groq/x"],
+        ["a-*", "groq/y"],
+      ],
+    ],
+    [
+      "is told apart by its case",
+      "A = groq/x; a = groq/y",
+      [
+        ["A", "groq/x"],
+        ["a", "groq/y"],
+      ],
+    ],
   ];
   test.each(table)("%s", (_, text, routes) => {
     const list = parseRoutes(text, PROVIDERS);
@@ -54,6 +86,12 @@ describe("a route", () => {
       "ROUTES: route 1 has no name. Write name = provider/model, and ; between two routes.",
     ],
     ["an empty name", "a = groq/x; = groq/y", "ROUTES: route 2 has no name."],
+    ["the same pattern twice", "a-* = groq/x; a-* = groq/y", "ROUTES: the route a-* stands there twice."],
+    [
+      "a pattern for a target's model",
+      "a-* = groq/llama-*",
+      "ROUTES: the route a-* has the target groq/llama-*, whose model is a pattern.",
+    ],
     [
       "a name of two words",
       "a b = groq/x",
@@ -71,7 +109,11 @@ describe("a route", () => {
     ],
     ["no provider", "a = /x", "ROUTES: the route a has the target /x without a provider."],
     ["no model behind a slash", "a = groq/", "ROUTES: the route a has the target groq/ without a model."],
-    ["no model at all", "a = groq", "ROUTES: the route a leads to groq without a model. Write groq/model."],
+    [
+      "no model at all",
+      "a = groq",
+      "ROUTES: the route a leads to groq without a model. Write groq/model, or groq/* for",
+    ],
     [
       "a comma for a >",
       "a = groq/x,groq/y",

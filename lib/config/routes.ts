@@ -1,11 +1,13 @@
 /**
  * What `ROUTES` and `FALLBACK` say: model names of your own, each a chain of targets. Pure.
  *
- * `provider/model` is a target, `>` leads on to the next one, `;` ends a route. Only the first slash divides: models
+ * `provider/model` is a target, `>` leads on to the next one, `;` ends a route. In the name of a route `*` stands for any
+ * text, and a target whose model is `*` keeps the one that the client asked for. Only the first slash divides: models
  * have slashes of their own. White space around the signs means nothing; inside a name it is a sign that was
  * forgotten. Whatever is wrong is said at once, one line a mistake.
  */
 import { shown } from "./key-shapes.ts";
+import { isGlob } from "../core/glob.ts";
 import { alternatives } from "./parsers.ts";
 
 /** Where a request may go. */
@@ -18,7 +20,9 @@ export interface RouteTarget {
 
 /** A model name of the user's own. Its targets are tried in this order; there is at least one. */
 export interface Route {
+  /** With `*` for any text where it is a pattern. */
   name: string;
+  isPattern: boolean;
   targets: RouteTarget[];
 }
 
@@ -29,6 +33,7 @@ export interface KnownProvider {
 }
 
 export interface RouteList {
+  /** In the order in which they are looked for: plain names, then patterns, the longest first. */
   routes: Route[];
   problems: string[];
   warnings: string[];
@@ -65,15 +70,18 @@ export function parseRoutes(text: string, providers: readonly KnownProvider[]): 
     const problems = chain.problems.length > 0 ? chain.problems : withoutModel(place, chain.targets);
     list.problems.push(...problems);
     list.warnings.push(...chain.warnings);
-    list.routes.push({ name, targets: chain.targets });
+    list.routes.push({ name, isPattern: isGlob(name), targets: chain.targets.map(withClientsModel) });
   }
+  const rank = ({ name, isPattern }: Route) => (isPattern ? -name.length : -Infinity);
+  list.routes.sort((one, other) => (rank(one) === rank(other) ? 0 : rank(one) - rank(other)));
   if (written.length === 0) list.problems.push("ROUTES holds no route. Write one, or remove the setting.");
   return list;
 }
 
 /** Reads `provider/model > provider`. A target without a model keeps the one that the client asked for. */
 export function parseFallback(text: string, providers: readonly KnownProvider[]): TargetList {
-  const list = parseChain("FALLBACK", text, providers);
+  const chain = parseChain("FALLBACK", text, providers);
+  const list = { ...chain, targets: chain.targets.map(withClientsModel) };
   if (list.targets.some(({ provider, model }) => model === null && provider === providers[0]?.name)) {
     list.warnings.push(
       "FALLBACK leads back to the default provider with the same model, which changes nothing. Remove that target, or give it another model.",
@@ -135,6 +143,8 @@ function faultOfTarget(written: string, name: string, model: string | null): str
   }
   if (name === "") return `has the target ${shown(written)} without a provider. Write provider/model.`;
   if (model === "") return `has the target ${shown(written)} without a model. Write provider/model.`;
+  if (model !== null && model !== CLIENTS_MODEL && isGlob(model))
+    return `has the target ${shown(written)}, whose model is a pattern. Write one model, or * alone for the one that the client asked for.`;
   return null;
 }
 
@@ -152,9 +162,19 @@ function whichThereAre(providers: readonly KnownProvider[]): string {
   return `of which there are no keys. Use ${alternatives([...names])}, or set X_API_KEYS for a provider x`;
 }
 
+/** Written as a target's model: the one that the client asked for. */
+const CLIENTS_MODEL = "*";
+
+function withClientsModel({ provider, model }: RouteTarget): RouteTarget {
+  return { provider, model: model === CLIENTS_MODEL ? null : model };
+}
+
 /** A route without a model would hand on its own name, which no provider knows. */
 function withoutModel(place: string, targets: readonly RouteTarget[]): string[] {
   return targets
     .filter(({ model }) => model === null)
-    .map(({ provider }) => `${place} leads to ${provider} without a model. Write ${provider}/model.`);
+    .map(
+      ({ provider }) =>
+        `${place} leads to ${provider} without a model. Write ${provider}/model, or ${provider}/* for the model that the client asked for.`,
+    );
 }

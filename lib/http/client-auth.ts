@@ -84,7 +84,7 @@ export function hasCredentialField(headers: Headers): boolean {
   return CREDENTIAL_FIELDS.some((name) => headers.has(name));
 }
 
-/** Whether one of the proxy's own client keys is `value`: then a query that holds it must not go on. */
+/** Whether one of the proxy's own client keys is `value`: then what holds it must not go on. */
 export function isClientKey(value: string, access: Access): boolean {
   if (access.mode !== "keys") return false;
   return access.clients.filter((client) => equalInConstantTime(value, client.secret.reveal())).length > 0;
@@ -175,15 +175,14 @@ export function preflight(asked: Headers, corsOrigins: readonly string[]): Respo
     "access-control-allow-headers": asked.get("access-control-request-headers") ?? "*",
     "access-control-max-age": "600",
   });
-  addCors(headers, asked, corsOrigins);
+  addCors(headers, asked.get("origin"), corsOrigins);
   return new Response(null, { status: 204, headers });
 }
 
 /** Lets the page of an allowed origin read an answer. Does nothing where `CORS_ORIGINS` is not set. */
-export function addCors(headers: Headers, asked: Headers, corsOrigins: readonly string[]): void {
+export function addCors(headers: Headers, origin: string | null, corsOrigins: readonly string[]): void {
   if (corsOrigins.length === 0 || headers.has("access-control-allow-origin")) return;
   headers.append("vary", "origin");
-  const origin = asked.get("origin");
   if (origin === null || !allowsOrigin(corsOrigins, origin)) return;
   headers.set("access-control-allow-origin", origin);
   headers.set("access-control-expose-headers", "*");

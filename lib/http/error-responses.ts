@@ -173,6 +173,12 @@ export const NO_TUNNELS = proxyError(
   "CONNECT and TRACE are not served: this is no proxy for other hosts, and an answer to TRACE would repeat the key.",
 );
 
+export const NO_PAGE_LOADS = proxyError(
+  403,
+  "forbidden_origin",
+  "A browser asked for this as a page, a picture or a script, and it is an API. Ask from a program, or with fetch() from a page whose origin is in CORS_ORIGINS.",
+);
+
 export const NO_WEBSOCKETS = proxyError(
   426,
   "upgrade_required",

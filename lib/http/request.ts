@@ -6,9 +6,12 @@
  * where the `Host` header was readable; and an escape that is percent-encoded is left as it is. What an upstream
  * would make of such a path is its own affair, so it is not sent at all.
  */
+import { takesKeyInQuery } from "../providers/catalog.ts";
+import type { Dialect } from "../providers/verdict.ts";
 import { bytesOf, joined } from "./body.ts";
 import type { Bytes } from "./body.ts";
-import { CREDENTIAL_FIELDS } from "./client-auth.ts";
+import type { Access } from "../config/config.ts";
+import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
 import { BODY_BROKE_OFF, bodyTooLarge, NO_ROOM } from "./error-responses.ts";
 import type { ProxyError } from "./error-responses.ts";
 
@@ -18,9 +21,12 @@ export interface RequestTarget {
   query: string;
 }
 
+/** Whose API a client speaks, where that decides how its path joins the base; anybody else is as OpenAI's are. */
+export type ClientApi = "openai" | "anthropic" | "google";
+
 /**
  * Reads `request.url` and the `Host` it was made with. Null: they cannot be read safely. With a `Host` that the URL
- * standard cannot read, nothing of the path was resolved.
+ * standard cannot read, nothing of the path was resolved. Several slashes at the beginning of the path count as one.
  */
 export function targetOf(requestUrl: string, host: string | null = null): RequestTarget | null {
   if (!requestUrl.startsWith("http") || (host !== null && !readableHost(host))) return null;
@@ -30,8 +36,49 @@ export function targetOf(requestUrl: string, host: string | null = null): Reques
   const end = fragmentStart < 0 ? requestUrl.length : fragmentStart;
   const queryStart = requestUrl.indexOf("?", pathStart);
   const pathEnd = queryStart < 0 || queryStart > end ? end : queryStart;
-  const path = requestUrl.slice(pathStart, pathEnd);
+  const path = requestUrl.slice(lastOfSlashes(requestUrl, pathStart), pathEnd);
   return escapesBase(path) ? null : { path, query: requestUrl.slice(pathEnd, end) };
+}
+
+/** The index of the last of the slashes that begin at `at`. */
+function lastOfSlashes(text: string, at: number): number {
+  let last = at;
+  while (text.charCodeAt(last + 1) === SLASH) last += 1;
+  return last;
+}
+
+const SLASH = 0x2f;
+
+/** A version as a segment of a path: `v1`, `v1beta`, `v4`. */
+const VERSION = "v\\d+(?:\\.\\d+)?(?:(?:alpha|beta)\\d*)?";
+const LEADING_VERSION = new RegExp(`/+(${VERSION})(?=/|$)`, "iy");
+const ENDING_VERSION = new RegExp(`/${VERSION}$`, "i");
+
+/**
+ * The path with one slash at its beginning and behind its version, and with one version: bases that were joined
+ * carelessly give `/v1//models` and `/v1/v1/models`. Of several versions the last is the client's own.
+ */
+export function tidyPath(path: string): string {
+  const isUsual =
+    path.startsWith("/v1/") && path.charCodeAt(4) !== SLASH && path.charCodeAt(4) !== 0x76; /* v */
+  if (isUsual) return path;
+  let version = "";
+  let end = 0;
+  for (;;) {
+    LEADING_VERSION.lastIndex = end;
+    const found = LEADING_VERSION.exec(path);
+    if (found === null) break;
+    version = `/${found[1]}`;
+    end = LEADING_VERSION.lastIndex;
+  }
+  return version === "" ? path.slice(lastOfSlashes(path, 0)) : version + path.slice(end);
+}
+
+/** The version that a tidy path begins with: `/v1`; empty: none. */
+function versionOf(path: string): string {
+  if (path.startsWith("/v1/")) return "/v1";
+  LEADING_VERSION.lastIndex = 0;
+  return LEADING_VERSION.exec(path)?.[0] ?? "";
 }
 
 /** Hosts that were found readable: parsing one costs more than all the rest that is done with a path. */
@@ -63,26 +110,92 @@ export function escapesBase(path: string): boolean {
   return /(?:^|[/\\])\.\.(?:[/\\]|$)/.test(text) || text.includes("\0") || /%25(?:2[ef5]|5c)/i.test(text);
 }
 
-/** Where an upstream's paths begin. */
-export interface Base {
-  origin: string;
-  /** Path of the API root without its last slash; empty where the base is only an origin. */
-  root: string;
+/** A segment of a path without its percent-encoding; as it is where that cannot be read. */
+export function unescaped(segment: string): string {
+  if (!segment.includes("%")) return segment;
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return segment; // no escape: then it stands for itself
+  }
 }
 
-export function baseOf(url: URL): Base {
-  return { origin: url.origin, root: url.pathname.replace(/\/+$/, "") };
+/** Where an upstream's paths begin. Paths are without their last slash. */
+export interface Base {
+  readonly origin: string;
+  /** Path of the API root; empty where the base is only an origin. */
+  readonly root: string;
+  /** `root` without the version that it ends in. */
+  readonly withoutVersion: string;
+  /** Set where it is Google's: native paths and those of OpenAI clients have roots of their own. */
+  readonly google: { readonly nativeRoot: string; readonly version: string } | null;
+  /** The provider takes its key in the query too: then no key of the client's may stay there. */
+  readonly takesKeyInQuery: boolean;
 }
+
+const GOOGLE_ROOT = new RegExp(`^(.*?)(/${VERSION})?(?:/openai)?$`, "i");
+
+export function baseOf(url: URL, dialect: Dialect): Base {
+  const root = url.pathname.replace(/\/+$/, "");
+  const withoutVersion = root.replace(ENDING_VERSION, "");
+  const isGoogle = dialect === "gemini" || /\/v1(?:alpha|beta)\/openai$/.test(root);
+  const [, nativeRoot = "", version = "/v1beta"] = GOOGLE_ROOT.exec(root) ?? [];
+  return {
+    origin: url.origin,
+    root,
+    withoutVersion,
+    google: isGoogle ? { nativeRoot, version } : null,
+    takesKeyInQuery: takesKeyInQuery(dialect),
+  };
+}
+
+/** Whose API a request is for. `path` is tidy, `headers` are those that the client sent. */
+export function clientApiOf(path: string, headers: Headers): ClientApi {
+  if (headers.has("anthropic-version") || ANTHROPIC_PATH.test(path)) return "anthropic";
+  return headers.has("x-goog-api-key") || headers.has("x-goog-api-client") ? "google" : "openai";
+}
+
+const ANTHROPIC_PATH = /^\/v1\/(?:messages|complete)(?=\/|$)/;
 
 /**
- * The upstream URL of a client's path. A base with a path is the API root: a leading `/v1` of the client (or the
- * base's own path, where the client repeats it) is replaced by it. A base that is only an origin gets the path
- * unchanged.
+ * The path at the upstream of a client's tidy path. People paste the base that their provider documents for the client
+ * that they use, and one provider has to serve clients of every kind.
  */
-export function joinBase({ origin, root }: Base, { path, query }: RequestTarget): string {
-  if (root === "") return origin + path + query;
-  const rest = withoutPrefix(path, root) ?? withoutPrefix(path, "/v1") ?? path;
-  return origin + root + rest + query;
+export function joinBase(base: Base, path: string, api: ClientApi): string {
+  const { root, withoutVersion, google } = base;
+  if (google !== null) return joinGoogle(google, path, api);
+  if (root === "" || withoutPrefix(path, root) !== null) return path; // the client may repeat the base's own path
+  const version = versionOf(path);
+  if (version === "") return repeatsRoot(base, path) ? path : root + path;
+  // Anthropic's clients bring their version; so does whoever asks for another one than everybody's.
+  if (api === "anthropic" || version !== "/v1") return withoutVersion + path;
+  const rest = path.slice(version.length);
+  return rest === "" ? root : root + rest.slice(lastOfSlashes(rest, 0));
+}
+
+/** Whether a path is the base's own, with another version: `/api/v2/models` on `…/api/v1`. */
+function repeatsRoot({ withoutVersion }: Base, path: string): boolean {
+  const rest = withoutVersion === "" ? null : withoutPrefix(path, withoutVersion);
+  return rest !== null && versionOf(rest) !== "";
+}
+
+/** Paths of Google's own API that have no version at their beginning, or the one that OpenAI's clients have too. */
+const NATIVE_PATH = /^\/(?:upload|download)\/|^(?:\/v1)?\/(?:models|tunedModels)\/[^/]+:\w/;
+
+function joinGoogle(
+  { nativeRoot, version }: NonNullable<Base["google"]>,
+  path: string,
+  api: ClientApi,
+): string {
+  const asked = nativeRoot === "" ? path : tidyPath(withoutPrefix(path, nativeRoot) ?? path);
+  const own = versionOf(asked);
+  const rest = asked.slice(own.length);
+  const compatible = withoutPrefix(rest, "/openai");
+  const hasNativeVersion = own !== "" && own !== "/v1";
+  const isNative = NATIVE_PATH.test(asked) || hasNativeVersion || api === "google";
+  if (compatible !== null || !isNative) return `${nativeRoot}${version}/openai${compatible ?? rest}`;
+  const isWhole = own !== "" || /^\/(?:upload|download)\//.test(asked);
+  return nativeRoot + (isWhole ? asked : version + asked);
 }
 
 /** `path` after a prefix of whole segments, or null where it does not begin with it. */
@@ -102,13 +215,25 @@ export function keyParameter(query: string): string | null {
   return keyParameters(query)[0] ?? null;
 }
 
-/** The query without its `key` parameters; every other byte stays as it was. */
-export function withoutKeyParameter(query: string): string {
-  const rest = query
-    .slice(1)
-    .split("&")
-    .filter((pair) => !new URLSearchParams(pair).has("key"));
+const KEY_PARAMETER = ["key"];
+/** Where a provider takes its key in the query, any of these of a client would be taken in the place of ours. */
+export const KEY_PARAMETERS = ["key", "api_key", "access_token"];
+
+/** The query without these parameters, under whatever percent-encoding; every other byte stays as it was. */
+export function withoutParameters(query: string, names: readonly string[] = KEY_PARAMETER): string {
+  const isNamed = (pair: string) => {
+    const [name = ""] = new URLSearchParams(pair).keys();
+    return names.includes(name);
+  };
+  const pairs = query.slice(1).split("&");
+  const rest = pairs.filter((pair) => !isNamed(pair));
   return rest.length === 0 || (rest.length === 1 && rest[0] === "") ? "" : `?${rest.join("&")}`;
+}
+
+/** The query as it goes to this upstream. */
+export function queryFor({ takesKeyInQuery }: Base, query: string): string {
+  const mayHoldKey = takesKeyInQuery && /key|token|%/i.test(query);
+  return mayHoldKey ? withoutParameters(query, KEY_PARAMETERS) : query;
 }
 
 // ── Which header fields go on ───────────────────────────────────────────────────────────────────────────────────
@@ -116,6 +241,7 @@ export function withoutKeyParameter(query: string): string {
 /** RFC 9110 7.6.1, with the fields that older HTTP used the same way. `Connection` may name more. */
 const HOP_BY_HOP = [
   "connection",
+  "http2-settings",
   "keep-alive",
   "proxy-authenticate",
   "proxy-authorization",
@@ -129,28 +255,83 @@ const HOP_BY_HOP = [
 /** A client's own list of statuses to retry, for this request. */
 export const RETRY_STATUS_FIELD = "x-keywheel-retry-status";
 
-/** Of a request none of these goes on: ours to set, the client's secrets, or settled between it and us. */
-const NOT_FORWARDED = [
+/**
+ * Of a request none of these goes on: ours to set, the client's secrets, settled between it and us, or telling of its
+ * page and its network. A provider may blame the key for the latter: a browser's origin, another country's address.
+ */
+const NOT_FORWARDED: ReadonlySet<string> = new Set([
   ...HOP_BY_HOP,
   ...CREDENTIAL_FIELDS,
+  RETRY_STATUS_FIELD,
+  "cdn-loop",
+  "client-ip",
   "content-length",
   "cookie",
   "expect",
+  "fastly-client-ip",
+  "fly-client-ip",
+  "forwarded",
   "host",
-  RETRY_STATUS_FIELD,
-];
+  "origin",
+  "referer",
+  "true-client-ip",
+  "via",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "x-envoy-external-address",
+  "x-forwarded",
+  "x-original-forwarded-for",
+  "x-real-ip",
+]);
+/** Nor does a field that begins so. */
+const NOT_FORWARDED_PREFIXES = ["cf-", "sec-fetch-", "x-forwarded-"];
+/** What nearly every client sends, and no one puts a key into. */
+const PLAIN_FIELDS: ReadonlySet<string> = new Set([
+  "accept",
+  "accept-encoding",
+  "content-type",
+  "user-agent",
+]);
 
-/** Leaves of a request's fields those that go upstream, without any key. */
-export function keepForwarded(headers: Headers, userAgent: string): void {
+/** Leaves of a request's fields those that go upstream, without any key of the client's. */
+export function keepForwarded(headers: Headers, userAgent: string, access: Access): void {
   dropNamedByConnection(headers);
-  for (const name of NOT_FORWARDED) headers.delete(name);
+  const dropped: string[] = [];
+  headers.forEach((value, name) => {
+    if (PLAIN_FIELDS.has(name)) return;
+    if (NOT_FORWARDED.has(name) || hasDroppedPrefix(name) || holdsClientKey(value, access))
+      dropped.push(name);
+  });
+  for (const name of dropped) headers.delete(name);
   if (!headers.has("user-agent")) headers.set("user-agent", userAgent);
+}
+
+function hasDroppedPrefix(name: string): boolean {
+  return NOT_FORWARDED_PREFIXES.some((prefix) => name.startsWith(prefix));
+}
+
+/** Whether a field's value is one of the proxy's own client keys, alone or behind a word as in `Bearer`. */
+function holdsClientKey(value: string, access: Access): boolean {
+  if (access.mode !== "keys") return false;
+  return isClientKey(value, access) || isClientKey(value.slice(value.lastIndexOf(" ") + 1), access);
 }
 
 /** Leaves only the end-to-end fields of an answer. Repeated fields stay repeated. */
 export function keepEndToEnd(headers: Headers): void {
   dropNamedByConnection(headers);
   for (const name of HOP_BY_HOP) headers.delete(name);
+}
+
+/**
+ * The dashboard lives at the same origin: what a browser could take for a page must not run there, and no script of
+ * upstream's may watch over other paths than its own.
+ */
+export function keepFromRunning(headers: Headers): void {
+  headers.delete("service-worker-allowed");
+  const type = headers.get("content-type");
+  if (type !== null && (type.startsWith("application/json") || !/html|xml|svg|multipart/i.test(type))) return;
+  headers.append("content-security-policy", "sandbox");
+  headers.set("x-content-type-options", "nosniff");
 }
 
 function dropNamedByConnection(headers: Headers): void {

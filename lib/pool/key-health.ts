@@ -96,7 +96,7 @@ async function checkKey(
   const aborter = new AbortController();
   const cancel = clock.after(TIMEOUT_MS, () => aborter.abort());
   try {
-    const credential = authHeader(dialect, baseUrl, probe.url.pathname, secret.reveal());
+    const credential = authHeader(dialect, probe.url.pathname, secret.reveal());
     const evidence = await put(probe, credential, fetch, aborter.signal);
     // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
     if (evidence.status >= 300 || !mayBePublic(dialect))

@@ -708,7 +708,6 @@ export function originOf(key: string): KeyOrigin | null {
 /** The header that carries the key. Runs for every attempt: no pattern matching, nothing kept. */
 export function authHeader(
   dialect: Dialect,
-  baseUrl: URL,
   upstreamPath: string,
   key: string,
 ): [name: string, value: string] {
@@ -725,9 +724,14 @@ export function authHeader(
     case "google":
       // So do OAuth tokens and the OpenAI-compatible path here.
       if (key.startsWith("ya29.")) return bearer(key);
-      if (isCompatPath(upstreamPath) || isCompatPath(baseUrl.pathname)) return bearer(key);
+      if (isCompatPath(upstreamPath)) return bearer(key);
       return ["x-goog-api-key", key];
   }
+}
+
+/** Whether the provider takes its key in the query too, as `key=`. */
+export function takesKeyInQuery(dialect: Dialect): boolean {
+  return PROVIDERS[dialect].keyHeader === "google";
 }
 
 function bearer(key: string): [name: string, value: string] {

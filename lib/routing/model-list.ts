@@ -5,6 +5,7 @@
  * itself. The names are put in front, where a person who picks a model sees them; every byte of the upstream's own
  * entries stays as it is.
  */
+import type { Config } from "../config/config.ts";
 import {
   JsonCursor,
   asBuffer,
@@ -71,7 +72,7 @@ const LONGEST_LIST_BYTES = 8 * 2 ** 20;
 /** An answer to `GET /v1/models` with our routes in it, read to its end. What is no such list goes on as it is. */
 export async function listingRoutes(
   answer: BufferedResponse | StreamedResponse,
-  routes: readonly { readonly name: string }[],
+  routes: Config["routes"],
 ): Promise<BufferedResponse | StreamedResponse> {
   const { status, headers, outcome } = answer;
   if (status !== 200 || headers.has("content-encoding")) return answer;
@@ -81,7 +82,7 @@ export async function listingRoutes(
     if (!isWhole) return { ...answer, first: bytes, pending: null };
     body = bytes;
   }
-  const names = routes.map(({ name }) => name);
+  const names = routes.flatMap(({ name, isPattern }) => (isPattern ? [] : [name])); // nobody can ask for a pattern
   const listed = body === null ? null : withRoutes(body, names);
   headers.delete("content-length");
   return { kind: "whole", status, headers, outcome, body: listed ?? body };

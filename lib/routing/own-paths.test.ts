@@ -1,57 +1,74 @@
 import { describe, expect, test } from "bun:test";
-import { stage } from "../testing/fixture.ts";
+import { exchange, httpAnswer, stage, startRawProvider } from "../testing/fixture.ts";
 
-describe("/admin without a password", () => {
-  const rows: [asks: string, settings: Record<string, string>, init: BunFetchRequestInit, type: string][] = [
-    [
-      "shows a browser a page",
-      {},
-      { headers: { accept: "text/html,*/*;q=0.8" } },
-      "text/html; charset=utf-8",
-    ],
-    ["tells a program in JSON", {}, { headers: { accept: "*/*" } }, "application/json"],
-    [
-      "asks for no client key",
-      { PROXY_API_KEY: "client-key-1" },
-      { headers: { accept: "text/html" } },
-      "text/html; charset=utf-8",
-    ],
-    [
-      "does so where everybody may connect",
-      { PROXY_API_KEY: "off" },
-      { headers: { accept: "text/html" } },
-      "text/html; charset=utf-8",
-    ],
-    [
-      "answers a change alike",
-      {},
-      { method: "POST", headers: { accept: "application/json" } },
-      "application/json",
-    ],
+const KEYS = { API_KEYS: "pool-key-canary", PROVIDER: "generic" };
+
+/** What a proxy with these settings answers to a request in bytes, and what its provider saw of it. */
+async function answered(head: string, settings: Record<string, string> = {}) {
+  await using provider = startRawProvider((_, connection) => connection.write(httpAnswer(200, "{}")));
+  await using proxy = stage({ settings: { ...KEYS, TARGET_BASE_URL: `${provider.url}/v1`, ...settings } });
+  const answer = await exchange(
+    proxy.url,
+    `${head}\r\n\r\n`.replace("Host: here", `Host: ${new URL(proxy.url).host}`),
+  );
+  const [key] = (await proxy.health()).providers[0]?.keys ?? [];
+  return {
+    ...answer,
+    url: proxy.url,
+    text: answer.body.toString(),
+    seen: provider.requests,
+    today: key?.["today"],
+  };
+}
+
+describe("a path of the proxy's own", () => {
+  const rows: [says: string, line: string, status: number, holds: RegExp][] = [
+    ["says what this is", "GET / HTTP/1.1", 200, /"name":"keywheel"/],
+    ["is asked for its head", "HEAD / HTTP/1.1", 200, /^$/],
+    ["has a query", "GET /?utm=1 HTTP/1.1", 200, /"base_url":"http:/],
+    ["has slashes too many", "GET // HTTP/1.1", 200, /"base_url":"http:/],
+    ["has no picture to show", "GET /favicon.ico HTTP/1.1", 204, /^$/],
+    ["keeps search engines out", "GET /robots.txt HTTP/1.1", 200, /Disallow: \/\n/],
+    ["keeps search engines out, without a body for HEAD", "HEAD /robots.txt HTTP/1.1", 200, /^$/],
   ];
-  for (const path of ["/admin", "/admin/", "/admin/api/overview"]) {
-    test.each(rows)(`%s that says what to set: ${path}`, async (_, settings, init, type) => {
-      await using proxy = stage({
-        settings: { API_KEYS: "key-one", TARGET_BASE_URL: "http://127.0.0.1:9", ...settings },
-      });
-      const response = await fetch(proxy.url + path, init);
-      expect(response.status).toBe(404);
-      expect(response.headers.get("content-type")?.toLowerCase()).toStartWith(type);
-      expect(await response.text()).toContain("ADMIN_PASSWORD");
+  test.each(rows)("A11 %s and asks no provider: %s", async (_, line, status, holds) => {
+    const { text, seen, today, ...answer } = await answered(`${line}\r\nHost: here`, {
+      PROXY_API_KEY: "c-1",
     });
-  }
-
-  test("sends no body to a HEAD request", async () => {
-    await using proxy = stage({ settings: { API_KEYS: "key-one", TARGET_BASE_URL: "http://127.0.0.1:9" } });
-    const response = await fetch(`${proxy.url}/admin`, { method: "HEAD", headers: { accept: "text/html" } });
-    expect([response.status, await response.text()]).toEqual([404, ""]);
+    expect([answer.status, seen.length]).toEqual([status, 0]);
+    expect(text).toMatch(holds);
+    expect(today ?? 0).toBe(0);
   });
 
-  test("refuses a web page that reached this machine by a name of its own", async () => {
-    await using proxy = stage({ settings: { API_KEYS: "key-one", TARGET_BASE_URL: "http://127.0.0.1:9" } });
-    const response = await fetch(`${proxy.url}/admin`, {
-      headers: { host: "rebound.example", accept: "text/html" },
+  test("is one line of JSON for a program, with the base URL as it was asked", async () => {
+    const { url, text, fields } = await answered("GET / HTTP/1.1\r\nHost: here");
+    expect(fields.get("content-type")).toEqual(["application/json"]);
+    expect(text.trim().split("\n")).toHaveLength(1);
+    expect(JSON.parse(text)).toMatchObject({
+      base_url: `${url}/v1`,
+      health: `${url}/health`,
+      dashboard: null,
     });
-    expect(response.status).toBe(403);
+  });
+
+  const pages: [says: string, settings: Record<string, string>, holds: string][] = [
+    ["where the dashboard is off says what to set", {}, "ADMIN_PASSWORD"],
+    ["says which key to use", { PROXY_API_KEY: "client-canary" }, "PROXY_API_KEY"],
+  ];
+  test.each(pages)("is a page for a browser, which %s", async (_, settings, holds) => {
+    const { url, text, fields } = await answered(
+      "GET / HTTP/1.1\r\nHost: here\r\nAccept: text/html",
+      settings,
+    );
+    expect(fields.get("content-type")).toEqual(["text/html; charset=utf-8"]);
+    expect(fields.get("content-security-policy")?.join()).toContain("default-src 'none'");
+    expect(text).toContain(`<code>${url}/v1</code>`);
+    expect(text).toContain(holds);
+    expect(text).not.toContain("canary");
+  });
+
+  test("is the client's own where it is no GET: POST / goes upstream", async () => {
+    const { status, seen } = await answered("POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 0");
+    expect([status, seen.length]).toEqual([200, 1]);
   });
 });

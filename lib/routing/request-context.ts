@@ -4,7 +4,7 @@
  */
 import type { AttemptRecord, RequestPhase, RequestProgress, RequestUnderWay } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
-import type { RequestTarget } from "../http/request.ts";
+import type { ClientApi, RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/sse.ts";
 import type { StreamDialect } from "../http/sse.ts";
 import type { Client } from "../http/timeouts.ts";
@@ -20,6 +20,7 @@ import type { Engine, Upstream } from "./engine.ts";
 import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
 import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
+import type { Route } from "./route.ts";
 
 /** Without a byte for this long a request body is given up, and a connection without a request is closed. */
 export const IDLE_SEC = 30;
@@ -31,6 +32,13 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
+  /** Path and query, as the present target gets them. */
+  readonly target: RequestTarget;
+  readonly api: ClientApi;
+  /** The origin of the page that asks, where pages of other origins may; null: there is none. */
+  readonly origin: string | null;
+  /** Statuses that this request wants retried, beside those of the configuration. */
+  readonly retryStatus: ReadonlySet<number>;
   /** The whole body, as the present target gets it; null where there is none. */
   body: Bytes | null = null;
   readonly arrival: number;
@@ -80,14 +88,16 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     readonly request: Request,
     readonly server: Bun.Server<undefined>,
     readonly engine: Engine,
-    readonly target: RequestTarget,
+    { target, api, retryStatus }: Route,
     /** The client's name, where its key has one. */
     readonly client: string | null,
-    /** Statuses that this request wants retried, beside those of the configuration. */
-    readonly retryStatus: ReadonlySet<number>,
   ) {
+    this.target = target;
+    this.api = api;
+    this.retryStatus = retryStatus;
     this.headers = request.headers;
     this.method = request.method;
+    this.origin = engine.config.corsOrigins.length > 0 ? request.headers.get("origin") : null;
     this.#sentPath = target.path;
     this.#arrivedAt = engine.clock.now();
     this.arrival = engine.arrivals++;

@@ -8,6 +8,7 @@
  * an account, so a field that merely has such a name does no harm.
  */
 import { asBuffer, JsonCursor } from "../core/json.ts";
+import { unescaped } from "../http/request.ts";
 
 /** What paths call the collections that belong to an account. Behind the name comes an id, a verb, or nothing. */
 const COLLECTIONS = [
@@ -88,15 +89,6 @@ export function idsAddressed(path: string, query: string): string[] {
   const parameters = query === "" ? null : new URLSearchParams(query);
   const inQuery = parameters === null ? [] : QUERY_NAMES.map((name) => parameters.get(name) ?? "");
   return [...inPath, ...inQuery].flatMap((text) => idOf(text) ?? []);
-}
-
-function unescaped(segment: string): string {
-  if (!segment.includes("%")) return segment;
-  try {
-    return decodeURIComponent(segment);
-  } catch {
-    return segment; // no escape: then it stands for itself
-  }
 }
 
 /** The id that is no more after a good answer to this request; null: none. */

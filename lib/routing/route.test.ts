@@ -35,6 +35,12 @@ describe("a request", () => {
       true,
       "/groqish/v1",
     ],
+    ["that names one in another case goes there too", "/GroQ/v1/models", "groq", false, "/v1/models"],
+    ["that names one under an escape goes there too", "/%67roq/v1/models", "groq", false, "/v1/models"],
+    ["that names one and comes with a slash too many", "/groq//v1/models", "groq", false, "/v1/models"],
+    ["whose version is doubled behind the name", "/groq/v1/v1/models", "groq", false, "/v1/models"],
+    ["whose version is doubled", "/v1/v1/models", "default", true, "/v1/models"],
+    ["that names one behind the version is the default one's", "/v1/groq/x", "default", true, "/v1/groq/x"],
   ];
   test.each(ways)("%s", (_, path, provider, mayLeadElsewhere, onPath) => {
     const route = planned(path, "?a=1");
@@ -46,6 +52,16 @@ describe("a request", () => {
     ["for a provider that is switched off", "/off/v1/models", {}, 503],
     ["for the operator's paths where there is no operator", "/admin/api/overview", {}, 404],
     ["for what lies below the metrics", "/metrics/x", {}, 404],
+    [
+      "of a browser that loads a page",
+      "/v1/files/x/content",
+      { headers: { "sec-fetch-dest": "document" } },
+      403,
+    ],
+    ["of a page that shows it in a frame", "/groq/v1/x", { headers: { "sec-fetch-dest": "iframe" } }, 403],
+    ["of a page that takes it for a picture", "/v1/x", { headers: { "sec-fetch-dest": "image" } }, 403],
+    ["of a page that takes it for a script", "/v1/x.js", { headers: { "sec-fetch-dest": "script" } }, 403],
+    ["of a service worker to be", "/sw.js", { headers: { "sec-fetch-dest": "serviceworker" } }, 403],
     ["for a WebSocket", "/v1/realtime", { headers: { upgrade: "WebSocket" } }, 426],
     ["with statuses that nobody can read", "/v1/x", { headers: { "x-keywheel-retry-status": "often" } }, 400],
   ];
@@ -77,17 +93,23 @@ describe("the targets of a request", () => {
   const ROUTES: Config["routes"] = [
     {
       name: "smart",
+      isPattern: false,
       targets: [
         { provider: "groq", model: "big" },
         { provider: "off", model: "bigger" },
       ],
     },
-    { name: "lost", targets: [{ provider: "off", model: "big" }] },
+    { name: "lost", isPattern: false, targets: [{ provider: "off", model: "big" }] },
+  ];
+  const PATTERNS: Config["routes"] = [
+    { name: "claude-haiku", isPattern: false, targets: [{ provider: "groq", model: "small" }] },
+    { name: "claude-*-mini", isPattern: true, targets: [{ provider: "groq", model: "mini" }] },
+    { name: "claude-*", isPattern: true, targets: [{ provider: "groq", model: null }] },
   ];
   const FALLBACK: Config["fallback"] = [{ provider: "groq", model: null }];
 
   /** As `provider/model` each. */
-  function targets(model: string, config: Pick<Config, "routes" | "fallback">, path: string): string {
+  function targets(model: string | null, config: Pick<Config, "routes" | "fallback">, path: string): string {
     const route = planned(path, "");
     if (route.kind === "refused") throw new Error(route.message);
     const hops = hopsOf({ model }, route, config, [DEFAULT, GROQ, OFF]);
@@ -96,7 +118,8 @@ describe("the targets of a request", () => {
 
   const both = { routes: ROUTES, fallback: FALLBACK };
   const none = { routes: [], fallback: [] };
-  const chains: [what: string, path: string, model: string, config: typeof both, targets: string][] = [
+  const patterns = { routes: PATTERNS, fallback: [] };
+  const chains: [what: string, path: string, model: string | null, config: typeof both, targets: string][] = [
     ["are its provider alone where nothing is set", "/v1/x", "smart", none, "default/as asked"],
     [
       "are its provider, and what stands behind it",
@@ -107,6 +130,11 @@ describe("the targets of a request", () => {
     ],
     ["are a route's, save what is switched off", "/v1/x", "smart", both, "groq/big"],
     ["are its provider first where a route leads nowhere", "/v1/x", "lost", both, "default/as asked"],
+    ["are those of a pattern, with the client's model", "/v1/x", "claude-x", patterns, "groq/as asked"],
+    ["are those of the first pattern that fits", "/v1/x", "claude-4-mini", patterns, "groq/mini"],
+    ["are those of a name that is no pattern first", "/v1/x", "claude-haiku", patterns, "groq/small"],
+    ["are its provider where no pattern fits", "/v1/x", "Claude-x", patterns, "default/as asked"],
+    ["are its provider where it names no model", "/v1/x", null, patterns, "default/as asked"],
     ["are the provider that the path names, and no other", "/groq/v1/x", "smart", both, "groq/as asked"],
   ];
   test.each(chains)("%s", (_, path, model, config, expected) => {

@@ -4,11 +4,13 @@
  */
 import type { Access, Config } from "../config/config.ts";
 import { parseStatusList } from "../config/config.ts";
+import { matchesGlob } from "../core/glob.ts";
 import { asBuffer, findTopLevelString, replaceTopLevelString } from "../core/json.ts";
 import type { Bytes } from "../http/body.ts";
 import { hasCredentialField, isClientKey } from "../http/client-auth.ts";
 import {
   DRAINING,
+  NO_PAGE_LOADS,
   NO_TUNNELS,
   NO_WEBSOCKETS,
   notFound,
@@ -16,8 +18,16 @@ import {
   unreadableRetryStatus,
 } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
-import { keyParameters, RETRY_STATUS_FIELD, withoutKeyParameter, withoutPrefix } from "../http/request.ts";
-import type { RequestTarget } from "../http/request.ts";
+import {
+  clientApiOf,
+  keyParameters,
+  RETRY_STATUS_FIELD,
+  tidyPath,
+  unescaped,
+  withoutParameters,
+  withoutPrefix,
+} from "../http/request.ts";
+import type { ClientApi, RequestTarget } from "../http/request.ts";
 import type { Engine, Upstream } from "./engine.ts";
 
 /** A request that is let in. */
@@ -26,8 +36,9 @@ export interface Route {
   readonly upstream: Upstream;
   /** The path names no provider: `ROUTES` and `FALLBACK` hold for it. */
   readonly mayLeadElsewhere: boolean;
-  /** As it goes on: without the name of the provider, and without a key that is for us. */
+  /** As it goes on: tidy, without the name of the provider, and without a key that is for us. */
   readonly target: RequestTarget;
+  readonly api: ClientApi;
   /** Statuses that this request wants retried, beside those of the configuration. */
   readonly retryStatus: ReadonlySet<number>;
 }
@@ -49,17 +60,35 @@ export function planRoute(
   if (headers.get("upgrade")?.toLowerCase() === "websocket") return NO_WEBSOCKETS;
   // An answer to TRACE repeats the request, and with it the key.
   if (method === "CONNECT" || method === "TRACE") return NO_TUNNELS;
-  const named = upstreams.find(({ prefix }) => prefix !== null && withoutPrefix(path, prefix) !== null);
+  if (isPageLoad(headers)) return NO_PAGE_LOADS;
+  const named =
+    upstreams.length > 1 || upstreams[0].prefix !== null ? providerNamedBy(path, upstreams) : null;
   const upstream = named ?? upstreams[0];
   if (upstream.config.disabled) return providerDisabled(upstream.config.name);
   const asked = headers.get(RETRY_STATUS_FIELD);
   const retryStatus = asked === null ? NO_STATUSES : parseStatusList(asked);
   if (retryStatus === null) return unreadableRetryStatus(RETRY_STATUS_FIELD);
-  const target = {
-    path: named === undefined ? path : path.slice(named.prefix?.length) || "/",
-    query: queryToForward(query, headers, config.access),
-  };
-  return { kind: "route", upstream, mayLeadElsewhere: named === undefined, target, retryStatus };
+  const ownPath = tidyPath(named === null ? path : path.slice(firstSegmentEnd(path)) || "/");
+  const target = { path: ownPath, query: queryToForward(query, headers, config.access) };
+  const api = clientApiOf(ownPath, headers);
+  return { kind: "route", upstream, mayLeadElsewhere: named === null, target, api, retryStatus };
+}
+
+/** The provider that a path names with its first segment, in any case and under any percent-encoding; null: none. */
+function providerNamedBy(path: string, upstreams: Engine["upstreams"]): Upstream | null {
+  const prefix = unescaped(path.slice(0, firstSegmentEnd(path))).toLowerCase();
+  return upstreams.find((upstream) => upstream.prefix === prefix) ?? null;
+}
+
+function firstSegmentEnd(path: string): number {
+  const end = path.indexOf("/", 1);
+  return end < 0 ? path.length : end;
+}
+
+/** Whether a browser loads this as a page, a picture or a script, which no client of an API does (Fetch Metadata). */
+function isPageLoad(headers: Headers): boolean {
+  const destination = headers.get("sec-fetch-dest");
+  return destination !== null && destination !== "empty";
 }
 
 /** A `key` in the query is for us where it is the only credential, or one of our own: then it goes no further. */
@@ -67,7 +96,7 @@ function queryToForward(query: string, headers: Headers, access: Access): string
   const keys = keyParameters(query);
   if (keys.length === 0) return query;
   const isForUs = !hasCredentialField(headers) || keys.some((key) => isClientKey(key, access));
-  return isForUs ? withoutKeyParameter(query) : query;
+  return isForUs ? withoutParameters(query) : query;
 }
 
 const NO_STATUSES: ReadonlySet<number> = new Set();
@@ -87,12 +116,17 @@ export function hopsOf(
   const first: Hop = { upstream, model: null };
   if (!mayLeadElsewhere || (routes.length === 0 && fallback.length === 0)) return [first];
   const { model } = context; // looked for in the body only where it is needed
-  const route = routes.find(({ name }) => name === model);
+  const route = routes.find(({ name, isPattern }) => isNamed(model, name, isPattern));
   const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop[] => {
     const target = upstreams.find(({ config }) => config.name === provider);
     return target === undefined || target.config.disabled ? [] : [{ upstream: target, model }];
   });
   return route !== undefined && hops.length > 0 ? hops : [first, ...hops];
+}
+
+/** Whether the model that a request names is that of a route. */
+function isNamed(model: string | null, name: string, isPattern: boolean): boolean {
+  return isPattern ? model !== null && matchesGlob(name, model) : name === model;
 }
 
 // ── The model that a request names ──────────────────────────────────────────────────────────────────────────────

@@ -243,7 +243,6 @@ describe("a request on its way to the provider", () => {
         Accept: "text/event-stream",
         "Accept-Encoding": "gzip, br",
         "User-Agent": "sdk/1.0",
-        Via: "1.1 other",
       };
       await exchange(proxy.url, head("GET /v1/x", fields));
       const received = only(provider.requests).fields;
@@ -267,7 +266,6 @@ describe("a request on its way to the provider", () => {
         "accept",
         "accept-encoding",
         "user-agent",
-        "via",
       ];
       expect(kept.map((name) => received.get(name)?.join())).toEqual([
         "3",
@@ -276,7 +274,6 @@ describe("a request on its way to the provider", () => {
         "text/event-stream",
         "gzip, br",
         "sdk/1.0",
-        "1.1 other",
       ]);
     });
   });
@@ -966,7 +963,7 @@ describe("named providers", () => {
     ["/lab/root/models", "lab", "/root/models", "lab/0"],
     ["/lab", "lab", "/root/", "lab/0"],
     ["/labs/v1/models", "default", "/labs/v1/models", "0"],
-    ["/LAB/v1/models", "default", "/LAB/v1/models", "0"],
+    ["/LAB/v1/models", "lab", "/root/models", "lab/0"],
     ["/v1/lab/models", "default", "/v1/lab/models", "0"],
     ["/other_lab/v1/models%2Fx", "other_lab", "/v1/models%2Fx", "other_lab/0"],
   ];
