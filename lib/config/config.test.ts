@@ -59,6 +59,7 @@ describe("without any setting but a key, the configuration", () => {
       logRetentionDays: 14,
       routes: [],
       fallback: [],
+      fallbackAfterMs: 2000,
       statePath: "keywheel.db",
       adminPassword: null,
       webhookUrl: null,
@@ -94,6 +95,7 @@ describe("a setting that is understood", () => {
     ["megabytes are bytes within", { MAX_BODY_MB: "0.5" }, { maxBodyBytes: 524_288 }],
     ["an empty value is no value", { MAX_BODY_MB: " " }, { maxBodyBytes: 32 * 1024 * 1024 }],
     ["a larger body makes room for itself", { MAX_BODY_MB: "512" }, { maxBufferedBytes: 512 * 1024 * 1024 }],
+    ["a request may go on at once", { FALLBACK_AFTER_SEC: "0" }, { fallbackAfterMs: 0 }],
     ["the status of exhaustion may be 429", { EXHAUSTED_STATUS: "429" }, { exhaustedStatus: 429 }],
     ["a word may be in capitals", { LOG_LEVEL: "DEBUG" }, { logLevel: "debug" }],
     ["the log format may be fixed", { LOG_FORMAT: "json" }, { logFormat: "json" }],
@@ -116,6 +118,20 @@ describe("a setting that is understood", () => {
   ];
   test.each(table)("%s", (_, environment, expected) => {
     expect(configOf(environment)).toMatchObject(expected);
+  });
+
+  const memory: [says: string, environment: Variables, megabytes: number | null, buffered: number][] = [
+    ["a quarter of the memory of the unit", {}, 512, 128],
+    ["256 MB on a large machine", {}, 24_000, 256],
+    ["256 MB where nothing is known", {}, null, 256],
+    ["one body where memory is small", {}, 100, 32],
+    ["one body, where that may be larger", { MAX_BODY_MB: "64" }, 100, 64],
+    ["what is written", { MAX_BUFFERED_MB: "500" }, 512, 500],
+  ];
+  test.each(memory)("P43 of bodies together is %s", (_, environment, megabytes, buffered) => {
+    const bytes = megabytes === null ? null : megabytes * 2 ** 20;
+    const parsed = parseConfig({ API_KEYS: "k", ...environment }, new Map(), undefined, bytes);
+    expect(parsed.ok && parsed.config.maxBufferedBytes).toBe(buffered * 2 ** 20);
   });
 
   test("of the environment wins over the file, but an empty one does not", () => {

@@ -8,6 +8,7 @@
 import { codeOf } from "../core/json.ts";
 import { Secret } from "../core/secret.ts";
 import { parseEnvFile } from "./env-file.ts";
+import { usableMemoryBytes } from "./memory.ts";
 import { type ClientKey, faultOfPassword, readClientKeys } from "./keys.ts";
 import {
   DIRECTORY_PATH,
@@ -79,6 +80,8 @@ export interface Config {
   routes: Route[];
   /** Where a request goes when its provider cannot serve it, in this order. */
   fallback: RouteTarget[];
+  /** How long a request waits for a key where another target stands behind. */
+  fallbackAfterMs: number;
   /** The file that outlives a restart; null: off. A relative one begins at the working directory. */
   statePath: string | null;
   /** null: there is no /admin. */
@@ -91,11 +94,15 @@ export interface Config {
 export type ParsedConfig =
   { ok: true; config: Config; warnings: string[] } | { ok: false; problems: string[]; warnings: string[] };
 
-/** The whole configuration. A variable of the environment wins over one of the file. */
+/**
+ * The whole configuration. A variable of the environment wins over one of the file. `memoryBytes`: what the process
+ * may use; null: not known.
+ */
 export function parseConfig(
   environment: Environment,
   file: ReadonlyMap<string, string> = new Map(),
   fileOf: FileOf = () => ({ ok: false, reason: "no file can be read here" }),
+  memoryBytes: number | null = null,
 ): ParsedConfig {
   const reader = new SettingsReader(environment, file);
   const listen = readListen(reader);
@@ -112,7 +119,7 @@ export function parseConfig(
     connectTimeoutMs: reader.read("CONNECT_TIMEOUT_SEC", SECONDS),
     firstByteTimeoutMs: reader.read("FIRST_BYTE_TIMEOUT_SEC", SECONDS),
     streamIdleTimeoutMs: reader.read("STREAM_IDLE_TIMEOUT_SEC", SECONDS),
-    ...readBodyLimits(reader),
+    ...readBodyLimits(reader, memoryBytes),
     maxInFlight: reader.read("MAX_IN_FLIGHT", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
     drainMs: reader.read("DRAIN_SEC", SECONDS),
     logLevel: reader.read("LOG_LEVEL", oneOf(["debug", "info", "warn", "error"])),
@@ -120,6 +127,7 @@ export function parseConfig(
     logDir: reader.readOptional("LOG_DIR", DIRECTORY_PATH),
     logRetentionDays: reader.read("LOG_RETENTION_DAYS", wholeNumber(1, 36_500)),
     ...readRoutes(reader, known),
+    fallbackAfterMs: reader.read("FALLBACK_AFTER_SEC", SECONDS),
     statePath: readStatePath(reader, environment.STATE_DIRECTORY),
     adminPassword: readAdminPassword(reader),
     webhookUrl: readWebhookUrl(reader),
@@ -187,7 +195,11 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
     texts.set(path, await read(absolutePath(workingDirectory, path)));
   }
   const fileOf = (path: string): FileText => texts.get(path) ?? { ok: false, reason: ABSENT };
-  const parsed = parseConfig(environment, parsedFile.values, fileOf);
+  const memoryBytes = await usableMemoryBytes(async (path) => {
+    const file = await readText(path);
+    return file.ok ? file.text : null;
+  });
+  const parsed = parseConfig(environment, parsedFile.values, fileOf, memoryBytes);
   const warnings = [...parsedFile.warnings.map((line) => `${envFile?.path}: ${line}`), ...parsed.warnings];
   const problems = parsedFile.problems.map((line) => `${envFile?.path}: ${line}`);
   if (!parsed.ok) problems.push(...parsed.problems);
@@ -248,16 +260,27 @@ function readAccess(reader: SettingsReader): Access {
   return { mode: "keys", clients: list.keys };
 }
 
-function readBodyLimits(reader: SettingsReader): Pick<Config, "maxBodyBytes" | "maxBufferedBytes"> {
+/** Bodies under way together may take so much of the memory, and no more than so many bytes. */
+const BODIES_SHARE = 1 / 4;
+const MOST_BUFFERED_BYTES = 256 * 1024 * 1024;
+
+function readBodyLimits(
+  reader: SettingsReader,
+  memoryBytes: number | null,
+): Pick<Config, "maxBodyBytes" | "maxBufferedBytes"> {
   const maxBodyBytes = reader.read("MAX_BODY_MB", MEGABYTES);
-  const maxBufferedBytes = reader.read("MAX_BUFFERED_MB", MEGABYTES);
-  if (maxBufferedBytes >= maxBodyBytes) return { maxBodyBytes, maxBufferedBytes };
+  const share = Math.floor((memoryBytes ?? Infinity) * BODIES_SHARE);
+  const written = reader.readOptional("MAX_BUFFERED_MB", MEGABYTES);
   // A body over the one and under the other would be told to come back later, for ever.
-  if (!reader.has("MAX_BUFFERED_MB")) return { maxBodyBytes, maxBufferedBytes: maxBodyBytes };
-  reader.warnings.add(
-    "MAX_BUFFERED_MB is less than MAX_BODY_MB: a body between the two is always refused. Raise the one or lower the other.",
-  );
-  return { maxBodyBytes, maxBufferedBytes };
+  if (written === null) {
+    return { maxBodyBytes, maxBufferedBytes: Math.max(maxBodyBytes, Math.min(share, MOST_BUFFERED_BYTES)) };
+  }
+  if (written < maxBodyBytes) {
+    reader.warnings.add(
+      "MAX_BUFFERED_MB is less than MAX_BODY_MB: a body between the two is always refused. Raise the one or lower the other.",
+    );
+  }
+  return { maxBodyBytes, maxBufferedBytes: written };
 }
 
 /** After the providers, by whose names targets are found. */
