@@ -1415,8 +1415,8 @@ describe("whatever happens, keywheel", () => {
     expect(pool.waiting).toBe(0);
     for (const key of pool.keys) {
       expect(key).toMatchObject({ inFlight: 0, disabled: null });
-      expect(key.owner.slowStart.undecided).toBe(0);
-      expect(key.owner.limiter.inFlight).toBe(0);
+      expect(key.account.slowStart.undecided).toBe(0);
+      expect(key.account.limiter.inFlight).toBe(0);
     }
     const lines = scene.logged().filter(({ event }) => event === "request");
     expect(lines).toHaveLength(scene.engine.arrivals);

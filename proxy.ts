@@ -25,7 +25,7 @@ import type { Config } from "./lib/config/config.ts";
 import type { ConfiguredKey } from "./lib/config/keys.ts";
 import type { ProviderConfig } from "./lib/config/provider-settings.ts";
 import { Reloader } from "./lib/config/reload.ts";
-import { HOUR_MS, nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
+import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import { toAll } from "./lib/core/events.ts";
 import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
@@ -61,34 +61,33 @@ import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/h
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { logObserver } from "./lib/observability/log.ts";
 import { Metrics } from "./lib/observability/metrics.ts";
-import { CircuitBreaker, FAULTS, REFUSES_ALL } from "./lib/pool/circuit-breaker.ts";
 import {
-  AFTER_AN_EVENT,
+  CircuitBreaker,
+  DISTINCT_KEYS,
+  FAULTS,
+  REFUSES_ALL,
+  SharedLimit,
+} from "./lib/pool/circuit-breaker.ts";
+import { KeyChecker } from "./lib/pool/key-health.ts";
+import {
   Account,
-  ModelLimits,
+  accountName,
   fromDates,
   inDates,
-  keyReadyAt,
   newKey,
   readKeyState,
   reportOf,
   stateOf,
 } from "./lib/pool/key.ts";
-import type { Keeper, Key, KeyReport, KeyState } from "./lib/pool/key.ts";
-import { isCounted, isHopeless, saidBy } from "./lib/pool/lease.ts";
-import type { KeyPool, Lease, Need } from "./lib/pool/lease.ts";
-import { deathsOf, patientsOf } from "./lib/pool/patients.ts";
-import { cooldownAfter, scopeOf } from "./lib/pool/penalties.ts";
-import type { CooldownRules, KeyRefusal } from "./lib/pool/penalties.ts";
-import { Prober } from "./lib/pool/prober.ts";
-import { Queue } from "./lib/pool/queue.ts";
+import type { Keeper, Key, KeyPool, KeyReport, KeyState, Lease, Need } from "./lib/pool/key.ts";
+import { isCounted, Penalties, saidBy } from "./lib/pool/penalties.ts";
+import type { PenaltyRules } from "./lib/pool/penalties.ts";
+import { isHopeless, Queue } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
-import { RateLimiter } from "./lib/pool/rate-limiter.ts";
+import { AFTER_AN_EVENT } from "./lib/pool/rate-limiter.ts";
 import type { RateRule } from "./lib/pool/rate-limiter.ts";
-import { RetryBudget } from "./lib/pool/retry-budget.ts";
-import { decide } from "./lib/pool/retry-policy.ts";
-import { KeySelector, ModelState, accountName, isBoundTo } from "./lib/pool/selection.ts";
-import { DISTINCT_KEYS, SharedLimit } from "./lib/pool/shared-limit.ts";
+import { decide, RetryBudget } from "./lib/pool/retry-policy.ts";
+import { KeySelector } from "./lib/pool/selection.ts";
 import { authHeader, resetZone } from "./lib/providers/catalog.ts";
 import { HeaderSampler } from "./lib/providers/rate-limit-headers.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
@@ -114,549 +113,421 @@ export interface PoolDependencies {
   readonly keeper: Keeper | null;
 }
 
-/** A provider whose model one account may not use is asked again after this long. */
-const DENIED_FOR_MS = 6 * HOUR_MS;
 /** A request that several keys refused waits so long for others to find out whether everybody is refused. */
 const OTHERS_FIRST_MS = 3000;
-/** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
-const NEAR_WHERE_UNKNOWN = 10;
 
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
-  /** Opened by failures of the upstream. */
   readonly breaker = new CircuitBreaker(FAULTS);
   /** Opened where the upstream refuses everybody. */
   readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
   #config: ProviderConfig;
-  #rules: CooldownRules;
-  readonly #choice: KeySelector;
   readonly #dependencies: PoolDependencies;
+  readonly #selector: KeySelector;
   readonly #sharedLimit = new SharedLimit();
-  readonly #snapshots = new Map<Key, () => KeyState>();
-  readonly #day: QuotaDay;
+  readonly #penalties: Penalties;
   readonly #queue: Queue;
+  readonly #day: QuotaDay;
+  readonly #snapshots = new Map<Key, () => KeyState>();
   #isDry = false;
+  /** It was told that the provider is paused, and not yet that it is up again. */
+  #isDown = false;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
+    const { clock, random, keeper } = dependencies;
     this.#config = config;
-    this.#rules = rulesOf(config, maxCooldownMs);
     this.#dependencies = dependencies;
-    this.#day = new QuotaDay(dependencies.clock);
-    this.#choice = new KeySelector(config.strategy);
-    this.#queue = new Queue(dependencies.clock, {
-      lease: (need, now) => this.lease(need, now),
-      modelStateOf: (need) => this.#choice.modelStateOf(need),
-      othersReadyAt: () => this.#choice.othersReadyAt,
-      goesWithout: (result, now) => this.#goesWithout(result, now),
+    this.#selector = new KeySelector(config.strategy);
+    this.#day = new QuotaDay(clock);
+    this.#penalties = new Penalties(rulesOf(config, maxCooldownMs), {
+      selector: this.#selector,
+      refusesAll: this.refusesAll,
+      sharedLimit: this.#sharedLimit,
+      clock,
+      random,
+      tell: (event, key, now) => this.#tell(event, key, now),
+      save: (key) => this.#save(key),
     });
-    this.#arrange([], config.keys, dependencies.clock.now());
-    if (dependencies.keeper !== null) this.#restore(dependencies.keeper);
+    this.#queue = new Queue(clock, {
+      lease: (need, now) => this.lease(need, now),
+      lineOf: (need) => this.#selector.modelStateOf(need),
+      onGivenUp: (reason, now) => this.#onGivenUp(reason, now),
+    });
+    this.#arrange(config.keys, clock.now());
+    if (keeper !== null) this.#restore(keeper);
   }
 
   get keys(): readonly Key[] {
-    return this.#choice.keys;
+    return this.#selector.keys;
   }
 
   get waiting(): number {
     return this.#queue.size;
   }
 
-  /** Epoch ms until which the provider is left alone; in the past where it is not. */
   get pausedUntil(): number {
     return Math.max(this.breaker.openUntil, this.refusesAll.openUntil);
-  }
-
-  /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
-  reconfigure(config: ProviderConfig, maxCooldownMs: number): void {
-    const now = this.#dependencies.clock.now();
-    const known = this.keys;
-    const ratesChanged = config.rpm !== this.#config.rpm;
-    this.#config = config;
-    this.#rules = rulesOf(config, maxCooldownMs);
-    this.#choice.strategy = config.strategy;
-    if (ratesChanged) for (const { owner } of known) owner.limiter.follow(rateRule(config));
-    this.#arrange(known, config.keys, now);
-    if (this.#queue.size > 0) this.#queue.serve(now);
-  }
-
-  #arrange(known: readonly Key[], configured: readonly ConfiguredKey[], now: number): void {
-    const byId = new Map(known.map((key) => [key.secret.id, key]));
-    const byLabel = new Map<string, Account>();
-    for (const key of known) if (key.account !== null) byLabel.set(key.account, key.owner);
-    const keys = configured.map((entry, index) => {
-      const old = byId.get(entry.secret.id);
-      const isSame = old !== undefined && old.account === entry.account;
-      const owner = isSame
-        ? old.owner
-        : ((entry.account === null ? undefined : byLabel.get(entry.account)) ??
-          new Account(rateRule(this.#config)));
-      if (entry.account !== null) byLabel.set(entry.account, owner);
-      const dailyLimit = entry.dailyLimit ?? this.#config.dailyLimit;
-      if (old === undefined) return newKey(entry, index, this.#config, owner);
-      return Object.assign(old, { ...entry, dailyLimit, owner });
-    });
-    for (const key of known) if (!keys.includes(key)) this.#snapshots.delete(key);
-    this.#choice.arrange(keys, this.#day.endsAt, now);
-  }
-
-  /** Takes over what was stored of keys in an earlier run. */
-  #restore(keeper: Keeper): void {
-    const now = this.#dependencies.clock.now();
-    this.#turnDay(now);
-    const stored = keeper.keyStates(this.#config.name);
-    for (const key of this.keys) {
-      const dated = readKeyState(stored.get(key.secret.id));
-      if (dated === null) continue;
-      const state = fromDates(dated, wallOffset(this.#dependencies.clock), now, this.#rules.maxCooldownMs);
-      const { cooldown, limiter, models, dayEndsAt, today, ...counted } = state;
-      Object.assign(key, counted);
-      if (this.#day.goesOn(dayEndsAt)) key.today = today;
-      if ((cooldown?.until ?? 0) > (key.owner.cooldown?.until ?? 0)) key.owner.cooldown = cooldown;
-      if (limiter !== null) key.owner.limiter.restore(limiter, now);
-      for (const [model, known] of Object.entries(models)) {
-        const limits = this.#openLimits(key.owner, model, now);
-        limits.cooldown = known.cooldown;
-        limits.deniedUntil = known.deniedUntil;
-        if (known.limiter !== null) this.#pacerOf(limits, key.owner)?.restore(known.limiter, now);
-      }
-    }
-    this.#choice.arrange(this.keys, this.#day.endsAt, now);
   }
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
     const now = this.#dependencies.clock.now();
-    // Nobody overtakes: a key may have woken this instant, or what all keys share may bear one more.
-    if (now >= this.#queue.wakeAt || (this.#sharedLimit.isKnown && this.#queue.size > 0))
-      this.#queue.serve(now);
+    // Serve waiters first, so that a new request cannot jump the queue.
+    this.#serveQueue(now);
     const result = this.lease(need, now);
     if (result.kind === "lease") return result;
     if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
-    this.#goesWithout(result, now);
+    this.#onGivenUp(result, now);
     return result;
   }
 
   /** The key whose turn it is; one that was not tried for this request before one that was. */
   lease(need: Need, now: number, account: string | null = need.boundTo): Lease | NoKey {
-    const { breaker, refusesAll } = this;
-    const isQuiet = breaker.isQuiet && refusesAll.isQuiet;
-    const pausedUntil = isQuiet ? 0 : Math.max(passableAt(breaker, now), passableAt(refusesAll, now));
-    if (pausedUntil > now) return { kind: "no_key", readyAt: pausedUntil, why: "paused" };
-    if (!refusesAll.isQuiet && need.tried.size >= DISTINCT_KEYS) {
-      // It may be refused for what it asks for: whether everybody still is, others find out before it does.
-      const readyAt = refusesAll.openUntil + OTHERS_FIRST_MS;
-      if (readyAt > now) return this.#choice.standsAside(readyAt);
-    }
-    if (this.#sharedLimit.isKnown) {
-      const readyAt = this.#sharedLimit.readyAt(now);
-      if (readyAt > now)
-        return { kind: "no_key", readyAt: this.#futureOf(readyAt, need, now), why: "paused" };
-    }
     this.#turnDay(now);
-    const modelState = this.#choice.modelStateOf(need);
-    const key = this.#choice.next(need, modelState, now, account);
-    return key === null ? this.#none(need, now) : this.#take(key, need, modelState, now, !isQuiet);
+    let chosen = this.#choose(need, now, account);
+    if ("kind" in chosen && this.#onBlocked(need, now)) chosen = this.#choose(need, now, account);
+    return "kind" in chosen ? chosen : this.#take(chosen, need, now);
   }
 
-  /** Why the choice found no key. */
-  #none(need: Need, now: number): NoKey {
-    const { hasSuited, dependsOnOthers, readyAt: byTime } = this.#choice;
-    const readyAt = dependsOnOthers ? Math.min(byTime, this.#futureOf(AFTER_AN_EVENT, need, now)) : byTime;
-    if (hasSuited) return { kind: "no_key", readyAt, why: "cooling" };
-    const isUsable = (key: Key) => key.disabled === null && !key.isPaused;
-    return { kind: "no_key", readyAt: Infinity, why: this.keys.some(isUsable) ? "unsuited" : "none_usable" };
+  /** Why this request gets no key now, and until when: for its answer when its attempts are spent. */
+  noKeyFor(need: Need, now: number): NoKey {
+    const chosen = this.#choose(need, now, need.boundTo);
+    return "kind" in chosen ? chosen : { kind: "no_key", readyAt: now, why: "cooling" };
   }
 
-  /** Where an attempt under way may make a key ready, waiting is not in vain, whatever time alone would bring. */
-  #futureOf(readyAt: number, { waitUntil }: Need, now: number): number {
-    return readyAt < AFTER_AN_EVENT ? readyAt : Math.max(waitUntil, now);
+  /** The key for this request; or why there is none, and until when. Changes nothing. */
+  #choose(need: Need, now: number, account: string | null): Key | NoKey {
+    const pause = this.#pauseFor(need, now);
+    if (pause === null) return this.#selector.choose(need, now, account);
+    const chosen = this.#selector.choose(need, Math.min(pause.readyAt, need.waitUntil), account);
+    return "kind" in chosen && chosen.readyAt > pause.readyAt ? chosen : pause;
   }
 
-  #turnDay(now: number): void {
-    const change = this.#day.look(this.#rules.timezone ?? this.#rules.resetZone, now);
-    if (change === "same") return;
-    for (const key of this.keys) {
-      if (change === "new") key.today = 0;
-      this.#choice.refreshKey(key, this.#day.endsAt);
-    }
+  /** What keeps this request from all keys alike; null: nothing does. */
+  #pauseFor({ tried }: Need, now: number): NoKey | null {
+    const { breaker, refusesAll } = this;
+    const closedUntil = Math.max(breaker.readyAt(now), refusesAll.readyAt(now));
+    if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
+    // It may be refused for what it asks for: whether everybody still is, others find out before it does.
+    const asideUntil =
+      tried.size >= DISTINCT_KEYS && !refusesAll.isQuiet ? refusesAll.openUntil + OTHERS_FIRST_MS : 0;
+    if (asideUntil > now) return { kind: "no_key", readyAt: asideUntil, why: "cooling", isOwn: true };
+    const sharedAt = this.#sharedLimit.readyAt(now);
+    if (sharedAt <= now) return null;
+    const isEvent = sharedAt >= AFTER_AN_EVENT;
+    return { kind: "no_key", readyAt: isEvent ? Infinity : sharedAt, maybeSooner: isEvent, why: "paused" };
   }
 
-  #take(key: Key, need: Need, modelState: ModelState | null, now: number, isProbe: boolean): Lease {
-    const { owner } = key;
-    const limits = modelState?.limits.get(owner) ?? null;
+  /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether it may have a key now. */
+  #onBlocked(need: Need, now: number): boolean {
+    if (this.#sharedLimit.readyAt(now) > now) this.#sharedLimit.onBlocked(now);
+    return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
+  }
+
+  #take(key: Key, need: Need, now: number): Lease {
+    const { account } = key;
+    const limits = this.#selector.limitsFor(need, account);
+    const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet;
     key.today += 1;
     key.requests += 1;
     key.inFlight += 1;
     key.lastUsedAt = now;
-    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#day.endsAt);
-    else this.#choice.ranked(key);
-    owner.limiter.sends(now);
-    owner.slowStart.sends(now);
-    limits?.limiter?.sends(now);
-    limits?.slowStart.sends(now);
-    this.#sharedLimit.sends(now);
-    if (isProbe) {
-      this.breaker.probe(now);
-      this.refusesAll.probe(now);
+    this.#selector.onTaken(key);
+    account.limiter.onSent(now);
+    account.slowStart.onSent(now);
+    limits?.limiter?.onSent(now);
+    limits?.slowStart.onSent(now);
+    this.#sharedLimit.onSent(now);
+    if (isTrial) {
+      this.breaker.startTrial(now);
+      this.refusesAll.startTrial(now);
     }
-    this.#changed(key, modelState, now);
-    if (this.#isDry) this.#recovers(now);
-    const { admittedAt: admittedBefore } = owner;
-    const dayEndsOn = this.#day.endDate;
+    this.#save(key);
+    if (this.#isDry) {
+      this.#isDry = false;
+      this.#tell({ kind: "pool_recovered", reason: null, until: null, said: "" }, null, now);
+    }
     return {
       kind: "lease",
       key,
       need,
       at: now,
       limits,
-      dayEndsOn,
-      isProbe,
-      admittedAt: 0,
-      admittedBefore,
+      dayEndsOn: this.#day.endDate,
+      isTrial,
+      startedAt: 0,
+      answeredBefore: account.answeredAt,
       settled: false,
     };
   }
 
-  /** The answer has begun: the key's limit does not stand in its way. `budgets`: what it announced of limits. */
+  /** The response has started: the key's limit does not stand in its way. */
   responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void {
-    if (lease.admittedAt > 0 || lease.settled) return;
-    const { key, limits } = lease;
-    const { owner } = key;
-    lease.admittedAt = now;
-    lease.admittedBefore = owner.admittedAt;
-    owner.admittedAt = now;
-    owner.slowStart.decided();
-    owner.slowStart.grows();
-    owner.limiter.bears(now);
-    limits?.limiter?.bears(now);
-    limits?.slowStart.decided();
-    limits?.slowStart.grows();
-    this.#sharedLimit.bears(lease.at, now);
+    if (lease.startedAt > 0 || lease.settled) return;
+    const { limits } = lease;
+    const { account } = lease.key;
+    lease.startedAt = now;
+    lease.answeredBefore = account.answeredAt;
+    account.answeredAt = now;
+    account.slowStart.onResponseStarted();
+    account.limiter.onResponseStarted(now);
+    limits?.limiter?.onResponseStarted(now);
+    limits?.slowStart.onResponseStarted();
+    this.#sharedLimit.onResponseStarted(lease.at, now);
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
-    if (outcome.kind !== "overloaded") {
-      this.breaker.answered();
-      if (this.#isNews(lease)) this.refusesAll.answered();
-    }
-    if (budgets !== null) this.#hear(budgets, lease, now);
-    this.#choice.refresh(owner, this.#choice.modelStateOf(lease.need), now);
-    if (this.#queue.size > 0) this.#queue.serve(now);
+    if (outcome.kind !== "overloaded") this.#onAnswered(lease, now);
+    if (budgets !== null) this.#penalties.announce(budgets, lease, now);
+    this.#serveQueue(now);
   }
 
   /** Ends a lease with what came of it. A second call for the same lease does nothing. */
   settle(lease: Lease, outcome: Outcome, now: number, budgets: Budgets | null = null): void {
     if (lease.settled) return;
     lease.settled = true;
-    const { key, limits } = lease;
-    const { owner } = key;
-    key.inFlight -= 1;
-    const hadBegun = lease.admittedAt > 0;
-    owner.limiter.ends({ hadBegun }, now);
-    this.#modelPacer(lease)?.ends({ hadBegun }, now);
-    if (lease.admittedAt === 0) {
-      owner.slowStart.decided();
-      limits?.slowStart.decided();
-    }
+    const { key } = lease;
+    this.#giveBack(lease, outcome, now);
     this.#tellBreakers(lease, outcome, now);
-    const isCharged = isCounted(lease, outcome);
-    this.#sharedLimit.ends(lease.at, { hadBegun, isCounted: isCharged }, now);
-    if (!isCharged) this.#uncount(lease, outcome);
-    if (budgets !== null) this.#hear(budgets, lease, now);
+    if (budgets !== null) this.#penalties.announce(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
-        this.#forgive(lease);
+        this.#penalties.forgive(lease);
         break;
-      case "rate_limited":
+      case "rate_limited": {
         key.rateLimited += 1;
-        this.#limit(outcome, lease, now);
+        const pausedMs = this.#penalties.limit(outcome, lease, now);
+        if (pausedMs > 0) this.#tellPaused("common_cause", pausedMs, outcome.said, now);
         break;
+      }
       case "exhausted":
-        this.#cool(outcome, lease, now);
+        this.#penalties.cool(outcome, lease, now);
         break;
       case "revoked":
         key.errors += 1;
-        this.#retire(key, outcome, now);
+        if (outcome.certain) this.disable(key, outcome.said, now);
+        else this.#penalties.doubt(key, outcome.said, now);
         break;
       case "overloaded":
       case "unreachable":
         key.errors += 1; // shown, but never held against the key
-        // An answer that broke off is no proof that the key is well again.
-        if (owner.admittedAt === lease.admittedAt) owner.admittedAt = lease.admittedBefore;
+        // A response that broke off is no proof that the key is well again.
+        if (key.account.answeredAt === lease.startedAt) key.account.answeredAt = lease.answeredBefore;
         break;
       case "unsuited":
-        this.#deny(outcome, lease, now);
+        this.#penalties.deny(outcome, lease, now);
         break;
       case "rejected":
       case "abandoned":
         break;
     }
-    this.#changed(key, this.#choice.modelStateOf(lease.need), now);
-    if (this.#queue.size > 0) this.#queue.serve(now);
+    this.#save(key);
+    this.#serveQueue(now);
   }
 
-  /** Of the model that was asked for: also one that began while this lease was out, with what was used until then. */
-  #modelPacer({ key, need, limits }: Lease): RateLimiter | null {
-    return (limits ?? this.#choice.modelStateOf(need)?.limits.get(key.owner))?.limiter ?? null;
-  }
-
-  /** The provider did not count it: nor do we. */
-  #uncount(lease: Lease, { kind }: Outcome): void {
-    const { key, at, dayEndsOn } = lease;
-    // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
-    if (kind !== "abandoned") {
-      key.owner.limiter.uncounts(at);
-      this.#modelPacer(lease)?.uncounts(at);
+  /** Gives back what the attempt took, once, from every ending. */
+  #giveBack(lease: Lease, outcome: Outcome, now: number): void {
+    const { key, limits, at } = lease;
+    const { account } = key;
+    const modelLimiter = this.#penalties.modelLimiter(lease);
+    const hasStarted = lease.startedAt > 0;
+    const isCharged = isCounted(lease, outcome);
+    key.inFlight -= 1;
+    account.limiter.onEnded({ hasStarted }, now);
+    modelLimiter?.onEnded({ hasStarted }, now);
+    if (!hasStarted) {
+      account.slowStart.onFailed();
+      limits?.slowStart.onFailed();
     }
-    if (dayEndsOn !== this.#day.endDate || key.today === 0) return;
-    key.today -= 1;
-    if (key.dailyLimit !== null) this.#choice.refreshKey(key, this.#day.endsAt);
+    this.#sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
+    if (isCharged) return;
+    // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
+    if (outcome.kind !== "abandoned") {
+      account.limiter.refund(at);
+      modelLimiter?.refund(at);
+    }
+    if (lease.dayEndsOn === this.#day.endDate && key.today > 0) key.today -= 1;
   }
 
   #tellBreakers(lease: Lease, outcome: Outcome, now: number): void {
-    const isProbe = lease.isProbe && lease.admittedAt === 0;
+    const { breaker, refusesAll } = this;
+    const { account } = lease.key;
+    const isTrial = lease.isTrial && lease.startedAt === 0;
     switch (outcome.kind) {
       case "overloaded":
       case "unreachable": {
-        const refusesAll = outcome.kind === "overloaded" && outcome.refusesAll;
-        const leastMs = refusesAll ? Math.min(outcome.pauseMs ?? 0, this.#rules.maxCooldownMs) : 0;
-        const openMs = refusesAll
-          ? this.refusesAll.failed(now, isProbe, leastMs)
-          : this.breaker.failed(now, isProbe && !this.breaker.isQuiet);
-        if (refusesAll || isProbe) this.refusesAll.probeAbandoned();
+        account.faultsInRow += 1;
+        const isForAll = outcome.kind === "overloaded" && outcome.refusesAll;
+        const leastMs = isForAll ? Math.min(outcome.pauseMs ?? 0, this.#penalties.rules.maxCooldownMs) : 0;
+        const openMs = isForAll
+          ? refusesAll.onFailed(now, isTrial, leastMs)
+          : breaker.onFailed(now, isTrial && !breaker.isQuiet);
+        if (isForAll || isTrial) refusesAll.abandonTrial();
         if (openMs > 0)
-          this.#pauses(refusesAll ? "common_cause" : "upstream_faults", openMs, now, saidBy(outcome));
+          this.#tellPaused(isForAll ? "common_cause" : "upstream_faults", openMs, saidBy(outcome), now);
         return;
       }
       case "abandoned":
-        if (!isProbe) return;
-        this.breaker.probeAbandoned();
-        this.refusesAll.probeAbandoned();
+        if (!isTrial) return;
+        breaker.abandonTrial();
+        refusesAll.abandonTrial();
         return;
-      case "rate_limited": // may be everybody's: `#limit` finds out
-        this.breaker.answered();
-        if (isProbe) this.refusesAll.probeAbandoned();
+      case "rate_limited": // may be everybody's: `Penalties.limit` finds out
+        account.faultsInRow = 0;
+        breaker.onAnswered();
+        if (isTrial) refusesAll.abandonTrial();
         return;
       case "served":
       case "rejected":
       case "exhausted":
       case "revoked":
       case "unsuited":
-        this.breaker.answered();
-        if (this.#isNews(lease)) this.refusesAll.answered();
+        this.#onAnswered(lease, now);
     }
   }
 
-  /** Whether it was sent after everybody had been refused: what was sent before says nothing about now. */
-  #isNews({ isProbe, at }: Lease): boolean {
-    return isProbe || at >= this.refusesAll.openUntil;
+  /** The upstream answered, and does not refuse everybody. */
+  #onAnswered({ key, isTrial, at }: Lease, now: number): void {
+    const { breaker, refusesAll } = this;
+    key.account.faultsInRow = 0;
+    breaker.onAnswered();
+    // What was sent before everybody was refused says nothing about now.
+    if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
+    if (!this.#isDown || !refusesAll.isQuiet) return;
+    this.#isDown = false;
+    this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now);
   }
 
-  #pauses(reason: "upstream_faults" | "common_cause", forMs: number, now: number, said: string): void {
-    this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now);
+  /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
+  reconfigure(config: ProviderConfig, maxCooldownMs: number): void {
+    const now = this.#dependencies.clock.now();
+    if (config.rpm !== this.#config.rpm)
+      for (const account of accountsOf(this.keys)) account.limiter.follow(rateRule(config));
+    this.#config = config;
+    this.#penalties.rules = rulesOf(config, maxCooldownMs);
+    this.#selector.strategy = config.strategy;
+    this.#arrange(config.keys, now);
+    this.#serveQueue(now);
   }
 
-  /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
-  #forgive({ key, limits, at }: Lease): void {
-    const { owner } = key;
-    if (owner.cooldown !== null && owner.cooldown.beganAt < at) owner.cooldown = null;
-    if (limits === null) return;
-    if (limits.cooldown !== null && limits.cooldown.beganAt < at) limits.cooldown = null;
-    limits.deniedUntil = 0;
+  #arrange(configured: readonly ConfiguredKey[], now: number): void {
+    const known = this.keys;
+    const byId = new Map(known.map((key) => [key.secret.id, key]));
+    const byName = new Map(known.map(({ account }) => [account.name, account]));
+    const teacher = accountsOf(known).find((account) => this.#penalties.hasTaught(account));
+    const keys = configured.map((entry, index) => {
+      const old = byId.get(entry.secret.id);
+      let account = old?.account.name === entry.account ? old?.account : undefined;
+      if (account === undefined && entry.account !== null) account = byName.get(entry.account);
+      if (account === undefined) {
+        account = new Account(entry.account, rateRule(this.#config));
+        if (teacher !== undefined) this.#penalties.inherit(account, teacher, now);
+      }
+      byName.set(entry.account, account);
+      const key = newKey(entry, index, this.#config, account);
+      return old === undefined ? key : Object.assign(old, { dailyLimit: key.dailyLimit, account });
+    });
+    for (const key of known) if (!keys.includes(key)) this.#snapshots.delete(key);
+    this.#selector.arrange(keys);
   }
 
-  /** A rate refusal: the key's own, or everybody's. */
-  #limit(refusal: RateLimited, lease: Lease, now: number): void {
-    const { key } = lease;
-    const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
-    const limiter = this.#modelPacer(lease) ?? key.owner.limiter;
-    // Sent before the key was refused already: of the same burst, and nothing new.
-    const rests =
-      lease.need.model === null ? null : this.#choice.modelStateOf(lease.need)?.limits.get(key.owner);
-    const lately = Math.max(key.owner.cooldown?.beganAt ?? 0, rests?.cooldown?.beganAt ?? 0);
-    const isNear = limiter.isNearLimit(now, NEAR_WHERE_UNKNOWN);
-    const { need } = lease;
-    // Three keys refused this very request, while others are served: it is about what it asks for.
-    const isAboutModel = need.tried.size >= DISTINCT_KEYS && this.refusesAll.isQuiet;
-    if (isHinted || lease.at < lately || isAboutModel) {
-      this.#cool(isAboutModel && !isNear ? { ...refusal, scope: "key+model" } : refusal, lease, now);
-      return;
+  /** Takes over what was stored of keys in an earlier run. */
+  #restore(keeper: Keeper): void {
+    const { clock } = this.#dependencies;
+    const now = clock.now();
+    this.#turnDay(now);
+    const stored = keeper.keyStates(this.#config.name);
+    for (const key of this.keys) {
+      const dated = readKeyState(stored.get(key.secret.id));
+      if (dated === null) continue;
+      const state = fromDates(dated, wallOffset(clock), now, this.#penalties.rules.maxCooldownMs);
+      const { cooldown, limiter, models, dayEndsAt, today, ...counted } = state;
+      const { account } = key;
+      Object.assign(key, counted);
+      if (this.#day.goesOn(dayEndsAt)) key.today = today;
+      if ((cooldown?.until ?? 0) > (account.cooldown?.until ?? 0)) account.cooldown = cooldown;
+      if (limiter !== null) account.limiter.restore(limiter, now);
+      for (const [model, known] of Object.entries(models)) {
+        const limits = this.#selector.openLimits(model, account, now);
+        limits.cooldown = known.cooldown;
+        limits.deniedUntil = known.deniedUntil;
+        if (known.limiter !== null) this.#penalties.limiterOf(limits, account)?.restore(known.limiter, now);
+      }
     }
-    // Sent before everybody was refused, or to find out whether they still are: nothing new about this key.
-    const isKnown = !this.refusesAll.isQuiet && (lease.isProbe || lease.at < this.refusesAll.openUntil);
-    const undo = isKnown ? () => {} : this.#cool(refusal, lease, now);
-    if (isKnown && isNear) this.#learn(refusal, lease, lease.limits, this.#rules.cooldownMs, now);
-    const usable = new Set(this.keys.filter((other) => other.disabled === null).map((other) => other.owner))
-      .size;
-    const suspicion = { account: key.owner, request: need, isNear, undo, at: now };
-    if (!isKnown && !this.#sharedLimit.suspects(suspicion, usable)) return;
-    if (!isNear) this.#sharedLimit.refused(lease.at, now);
-    const openMs = this.refusesAll.failed(now, lease.isProbe);
-    for (const account of this.#choice.accounts) this.#choice.refresh(account, null, now);
-    if (openMs > 0) this.#pauses("common_cause", openMs, now, refusal.said);
   }
 
-  /** Rests the account, or the model with it. Returns what takes that back. */
-  #cool(refusal: KeyRefusal, lease: Lease, now: number): () => void {
-    const { key } = lease;
-    const { owner } = key;
-    const { model } = lease.need;
-    const isModels =
-      model !== null && scopeOf(refusal, model, this.#choice.limitsOf(owner), now) === "key+model";
-    const limits = isModels ? this.#openLimits(owner, model, now) : null;
-    const rests = limits ?? owner;
-    const previous = rests.cooldown;
-    const admittedAt = limits === null ? owner.admittedAt : (previous?.answeredAt ?? 0);
-    const facts = { previous, sentAt: lease.at, admittedAt, wall: this.#dependencies.clock.wall() };
-    const cooldown = cooldownAfter(refusal, facts, this.#rules, now, this.#dependencies.random());
-    rests.cooldown = cooldown;
-    rests.slowStart.isLost();
-    if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, cooldown.until - now, now);
-    const { reason, said } = refusal;
-    const event = {
-      kind: "cooled",
-      model: limits === null ? null : model,
-      reason,
-      until: cooldown.until,
-      said,
-    } as const;
-    this.#tell(event, key, now);
-    return () => {
-      if (rests.cooldown !== cooldown) return;
-      rests.cooldown = previous;
-      this.#changed(key, this.#choice.modelStateOf(lease.need), now);
-    };
+  #turnDay(now: number): void {
+    const { timezone, resetZone } = this.#penalties.rules;
+    const change = this.#day.look(timezone ?? resetZone, now);
+    if (change === "same") return;
+    this.#selector.dayEndsAt = this.#day.endsAt;
+    if (change === "new") for (const key of this.keys) key.today = 0;
   }
 
-  /** What a rate refusal tells of the limit that it met. `restMs`: how long the key rests for it. */
-  #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, restMs: number, now: number): void {
-    const { owner } = lease.key;
-    const limiter = limits === null ? owner.limiter : this.#pacerOf(limits, owner);
-    if (limiter === null) return;
-    const namedMs = refusal.pause.kind === "for" ? Math.min(refusal.pause.ms, restMs) : null;
-    limiter.refused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
-  }
-
-  #openLimits(owner: Account, model: string, now: number): ModelLimits {
-    const modelState = this.#choice.openModelState(model, now);
-    const known = modelState.limits.get(owner);
-    if (known !== undefined) return known;
-    const limits = new ModelLimits();
-    modelState.limits.set(owner, limits);
-    return limits;
-  }
-
-  /** The model's own pacer, made where limits are to be learnt; null: they are not. */
-  #pacerOf(limits: ModelLimits, owner: Account): RateLimiter | null {
-    if (limits.limiter === null && this.#config.rpm === "auto") {
-      limits.limiter = new RateLimiter({ kind: "learnt" });
-      limits.limiter.copyUsage(owner.limiter);
-    }
-    return limits.limiter;
-  }
-
-  /** What an answer announced of limits. */
-  #hear({ minute, day }: Budgets, lease: Lease, now: number): void {
-    const { key, need } = lease;
-    const { owner } = key;
-    if (minute !== null && this.#config.rpm === "auto") {
-      const isModels = minute.scope === "key+model" && need.model !== null;
-      const limits = isModels ? this.#openLimits(owner, need.model, now) : null;
-      const limiter = limits === null ? owner.limiter : this.#pacerOf(limits, owner);
-      limiter?.announced(minute, Math.max(0, (limits ?? owner).slowStart.undecided - 1), now);
-    }
-    if (day === null || day.remaining > 0) return;
-    const limits =
-      day.scope === "key+model" && need.model !== null ? this.#openLimits(owner, need.model, now) : null;
-    const rests = limits ?? owner;
-    const restMs = Math.min(
-      (day.resetAt - now) / (day.kind === "leaky" ? (day.limit ?? 1) : 1),
-      this.#rules.maxCooldownMs,
-    );
-    if ((rests.cooldown?.until ?? 0) >= now + restMs) return;
-    const strikes = rests.cooldown?.strikes ?? 0;
-    rests.cooldown = { until: now + restMs, beganAt: now, reason: "quota_day", strikes, answeredAt: 0 };
-    const model = limits === null ? null : need.model;
-    this.#tell({ kind: "cooled", model, reason: "quota_day", until: now + restMs, said: "" }, key, now);
-  }
-
-  /** This key may not use the model: for some hours others are asked first. */
-  #deny({ scope }: Extract<Verdict, { kind: "unsuited" }>, { key, need }: Lease, now: number): void {
-    if (scope !== "key+model" || need.model === null) return;
-    this.#openLimits(key.owner, need.model, now).deniedUntil = now + DENIED_FOR_MS;
-  }
-
-  /** A key that is said to be dead goes out of use; one that is only doubted rests, unless it is the last. */
-  #retire(key: Key, { certain, said }: Extract<Verdict, { kind: "revoked" }>, now: number): void {
-    if (certain) return this.disable(key, said, now);
-    const isReady = (other: Key) =>
-      other.disabled === null && !other.isPaused && (other.owner.cooldown?.until ?? 0) <= now;
-    if (!this.keys.some((other) => other !== key && isReady(other))) return;
-    const restMs = Math.min(this.#rules.cooldownMs, this.#rules.maxCooldownMs);
-    const { cooldown } = key.owner;
-    const until = Math.max(cooldown?.until ?? 0, now + restMs);
-    key.owner.cooldown = {
-      until,
-      beganAt: now,
-      reason: "unconfirmed",
-      strikes: cooldown?.strikes ?? 0,
-      answeredAt: 0,
-    };
-    this.#tell({ kind: "doubted", model: null, reason: "unconfirmed", until, said }, key, now);
-  }
-
-  /** Takes a key out of use: upstream said that it is dead, or a probe found it so. */
   disable(key: Key, said: string, now: number): void {
     if (key.disabled !== null) return;
     key.disabled = { reason: "invalid_key", at: now, said };
-    this.#keyChanged(key, now);
-    this.#tell({ kind: "disabled", model: null, reason: "invalid_key", until: null, said }, key, now);
+    this.#onKeyChanged(key, { kind: "disabled", reason: "invalid_key", said }, now);
   }
 
-  /** Brings a key back at once, whatever it rests or was taken out for: a probe proved it, or the operator knows. */
   revive(key: Key, now: number): void {
-    const { owner } = key;
     key.disabled = null;
-    owner.cooldown = null;
-    for (const [, limits] of this.#choice.limitsOf(owner)) {
-      limits.cooldown = null;
-      limits.deniedUntil = 0;
-    }
-    for (const account of this.#choice.accounts) {
-      for (const [, modelState] of this.#choice.modelStates) this.#choice.refresh(account, modelState, now);
-    }
-    this.#keyChanged(key, now);
-    this.#tell({ kind: "back", model: null, reason: null, until: null, said: "" }, key, now);
+    this.#penalties.pardon(key.account);
+    this.#onKeyChanged(key, { kind: "back", reason: null, said: "" }, now);
   }
 
-  /** Takes a key out by hand, or puts it back in. */
   setPaused(key: Key, isPaused: boolean, now: number): void {
     if (key.isPaused === isPaused) return;
     key.isPaused = isPaused;
-    this.#keyChanged(key, now);
     const kind = isPaused ? "paused_by_hand" : "resumed_by_hand";
-    this.#tell({ kind, model: null, reason: "manual", until: null, said: "" }, key, now);
+    this.#onKeyChanged(key, { kind, reason: "manual", said: "" }, now);
   }
 
-  #keyChanged(key: Key, now: number): void {
-    this.#choice.refreshKey(key, this.#day.endsAt);
-    this.#changed(key, null, now);
+  report(now: number): KeyReport[] {
+    this.#turnDay(now);
+    const offset = wallOffset(this.#dependencies.clock);
+    return this.keys.map((key) => {
+      const report = reportOf(key, this.#selector.limitsOf(key.account), this.#day.endsAt, now);
+      return { ...report, lastUsedAt: key.lastUsedAt === 0 ? 0 : key.lastUsedAt + offset };
+    });
+  }
+
+  /** Something about a key has changed that is not the end of a lease. */
+  #onKeyChanged(key: Key, event: Pick<KeyEvent, "kind" | "reason" | "said">, now: number): void {
+    this.#save(key);
+    this.#serveQueue(now);
+    this.#tell({ ...event, until: null }, key, now);
+  }
+
+  #serveQueue(now: number): void {
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
 
-  /** Brings up to date what the choice goes by, and what is kept. */
-  #changed(key: Key, modelState: ModelState | null, now: number): void {
-    this.#choice.refresh(key.owner, modelState, now);
-    const { keeper } = this.#dependencies;
+  /** Has what is known of the key kept. */
+  #save(key: Key): void {
+    const { keeper, clock } = this.#dependencies;
     if (keeper === null || key.index < 0) return;
     let snapshot = this.#snapshots.get(key);
     if (snapshot === undefined) {
-      const { clock } = this.#dependencies;
+      const selector = this.#selector;
       snapshot = () => {
-        const state = stateOf(key, this.#choice.limitsOf(key.owner), this.#day.endDate, clock.now());
+        const state = stateOf(key, selector.limitsOf(key.account), this.#day.endDate, clock.now());
         return inDates(state, wallOffset(clock));
       };
       this.#snapshots.set(key, snapshot);
     }
     keeper.saveKey(this.#config.name, key.secret.id, snapshot);
+  }
+
+  /** A request goes without a key. That none can serve any more is told once, until one is served again. */
+  #onGivenUp({ why, readyAt }: NoKey, now: number): void {
+    if (this.#isDry || why === "unsuited" || why === "paused") return;
+    this.#isDry = true;
+    const until = Number.isFinite(readyAt) ? readyAt : null;
+    this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
+  }
+
+  #tellPaused(reason: "upstream_faults" | "common_cause", forMs: number, said: string, now: number): void {
+    this.#isDown = true;
+    this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now);
   }
 
   #tell(
@@ -665,81 +536,32 @@ export class Pool implements KeyPool {
     at: number,
   ): void {
     const { observer, clock } = this.#dependencies;
-    const keyId = key?.secret.id ?? null;
     const offset = wallOffset(clock);
     observer.keyChanged?.({
       at: at + offset,
       provider: this.#config.name,
       key: key?.index ?? null,
-      keyId,
-      account: key?.account ?? null,
+      keyId: key?.secret.id ?? null,
+      account: key?.account.name ?? null,
       model: null,
       ...event,
       until: event.until === null ? null : event.until + offset,
     });
   }
-
-  /** Nobody can be served any more, as far as a request can wait: said once, until one is served again. */
-  #goesWithout(result: NoKey, now: number): void {
-    if (this.#isDry || result.why === "unsuited" || result.why === "paused") return;
-    this.#isDry = true;
-    const until = Number.isFinite(result.readyAt) ? result.readyAt : null;
-    this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
-  }
-
-  #recovers(now: number): void {
-    this.#isDry = false;
-    this.#tell({ kind: "pool_recovered", reason: null, until: null, said: "" }, null, now);
-  }
-
-  /** Why this need gets no key any more: when the first is free again, or that none ever is. */
-  forecast(need: Need, now: number): NoKey {
-    const usable = this.keys.filter((key) => key.disabled === null && !key.isPaused);
-    const suited = usable.filter((key) => !need.unsuited.has(key) && isBoundTo(key, need));
-    if (usable.length === 0) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
-    if (suited.length === 0) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
-    const modelState = this.#choice.modelStateOf(need);
-    const keyAt = Math.min(
-      ...suited.map((key) =>
-        Math.max(
-          keyReadyAt(key, this.#day.endsAt),
-          key.owner.cooldown?.until ?? 0,
-          modelState?.limits.get(key.owner)?.cooldown?.until ?? 0,
-          need.tried.has(key) ? need.reuseAt : 0,
-        ),
-      ),
-    );
-    if (this.pausedUntil > keyAt) return { kind: "no_key", readyAt: this.pausedUntil, why: "paused" };
-    return { kind: "no_key", readyAt: Math.max(now, keyAt), why: "cooling" };
-  }
-
-  /** The keys as `/health` shows them. */
-  report(now: number): KeyReport[] {
-    this.#turnDay(now);
-    const offset = wallOffset(this.#dependencies.clock);
-    return this.keys.map((key) => {
-      const report = reportOf(key, this.#choice.limitsOf(key.owner), this.#day.endsAt, now);
-      return { ...report, lastUsedAt: key.lastUsedAt === 0 ? 0 : key.lastUsedAt + offset };
-    });
-  }
 }
 
-type RateLimited = Extract<Verdict, { kind: "rate_limited" }>;
+function accountsOf(keys: readonly Key[]): Account[] {
+  return [...new Set(keys.map(({ account }) => account))];
+}
 
-function rulesOf({ cooldownMs, timezone, dialect }: ProviderConfig, maxCooldownMs: number): CooldownRules {
-  return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect) };
+function rulesOf(config: ProviderConfig, maxCooldownMs: number): PenaltyRules {
+  const { cooldownMs, timezone, dialect, rpm } = config;
+  return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect), learnsLimits: rpm === "auto" };
 }
 
 function rateRule({ rpm }: ProviderConfig): RateRule {
   if (rpm === "auto") return { kind: "learnt" };
   return rpm === "off" ? { kind: "none" } : { kind: "fixed", perMinute: rpm };
-}
-
-/** Epoch ms from which a breaker lets an attempt through; in the past where it does now. */
-function passableAt(breaker: CircuitBreaker, now: number): number {
-  const state = breaker.state(now);
-  if (state === "open") return breaker.openUntil;
-  return state === "probing" ? breaker.probeUntil : 0;
 }
 
 // ── 2 · The retry loop ──────────────────────────────────────────────────────────────────────────────────────────
@@ -903,7 +725,7 @@ function giveUp(
     setback.kind === "unreachable"
       ? unreachableError(setback)
       : noKeyError({
-          none: setback.kind === "no_key" ? setback : pool.forecast(context, now),
+          none: setback.kind === "no_key" ? setback : pool.noKeyFor(context, now),
           attempts: progress.attempts,
           provider: config.name,
           keys: pool.report(now),
@@ -1208,11 +1030,8 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
   const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
-  const prober = new Prober(
-    clock,
-    patientsOf(() => engine.upstreams, { fetch: session.fetch, clock }),
-  );
-  const own = [logObserver(log), metrics, prober];
+  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch: session.fetch, clock });
+  const own = [logObserver(log), metrics, keyChecker];
   const all = [...own, ...observers];
   const observer = toAll(all);
   const engine: Engine = {
@@ -1229,7 +1048,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     observer,
     metrics,
     owners,
-    prober,
+    keyChecker,
     openAdmin: null,
     underWay: new Set(),
     observe: (another) => all.push(another),
@@ -1239,7 +1058,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     bufferedBytes: 0,
     draining: false,
   };
-  for (const death of deathsOf(engine.upstreams, clock.wall())) prober.keyChanged(death);
+  keyChecker.start();
   return engine;
 }
 
@@ -1356,7 +1175,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const server: Server = Bun.serve({ ...options, ...where } as Bun.Serve.Options<undefined>);
   const stop = async () => {
     engine.clocks.stop();
-    engine.prober.close();
+    engine.keyChecker.close();
     await server.stop(true);
     engine.log.flush();
   };

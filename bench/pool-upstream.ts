@@ -8,7 +8,7 @@
  * sockets.
  */
 import type { Budget, Budgets } from "../lib/providers/rate-limit-headers.ts";
-import type { KeyNeed } from "../lib/pool/selection.ts";
+import type { KeyNeed } from "../lib/pool/key.ts";
 import { MINUTE_MS, SECOND_MS } from "../lib/core/clock.ts";
 import type { CancelTimer, Clock } from "../lib/core/clock.ts";
 import { decide } from "../lib/pool/retry-policy.ts";

@@ -22,7 +22,6 @@ import type { Clock } from "../lib/core/clock.ts";
 import { parseConfig } from "../lib/config/config.ts";
 import type { ProviderConfig } from "../lib/config/config.ts";
 import { decide } from "../lib/pool/retry-policy.ts";
-import type { Lease, Need } from "../lib/pool/lease.ts";
 import type { Setback, Verdict } from "../lib/providers/verdict.ts";
 import { Pool } from "../proxy.ts";
 import { allKnowing, NaivePolicy, PlainPool } from "./pool-naive.ts";
@@ -38,6 +37,7 @@ import {
 } from "./pool-upstream.ts";
 import type { Contender, Hint, LimitPlan, Load, Measured } from "./pool-upstream.ts";
 import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../lib/core/clock.ts";
+import type { Lease, Need } from "../lib/pool/key.ts";
 
 /** What of the capacity has to be served, and of the calls be refused at most, under three times the load. */
 interface Aim {

@@ -143,13 +143,13 @@ describe("the overview of the service", () => {
   test("tells how long the provider is left alone, and shows a probe under way as half open", async () => {
     await withService("API_KEYS=key-a", async ({ service, proxy, clock }) => {
       const { breaker } = proxy.engine.upstreams[0]!.pool;
-      for (let failure = 0; failure < 5; failure++) breaker.failed(clock.now(), false);
+      for (let failure = 0; failure < 5; failure++) breaker.onFailed(clock.now(), false);
       const standing = () => service.overview().providers.map(({ breaker, pausedMs }) => [breaker, pausedMs]);
       expect(standing()).toEqual([["open", 2000]]);
       await clock.jump(2000);
       expect(standing()).toEqual([["half_open", 0]]);
-      breaker.probe(clock.now());
-      expect([breaker.state(clock.now()), ...standing()]).toEqual(["probing", ["half_open", 0]]);
+      breaker.startTrial(clock.now());
+      expect([breaker.state(clock.now()), ...standing()]).toEqual(["trial", ["half_open", 0]]);
     });
   });
 

@@ -2,7 +2,7 @@
  * What the admin API asks for, done with the running engine and the files that it is configured by. A change of keys
  * or settings is written to its file first and then read back from there, so the file stays the one truth.
  */
-import { type CheckedKey, checkKeys } from "../pool/key-health.ts";
+import { checkKeys, type Finding } from "../pool/key-health.ts";
 import type { ConfiguredKey, Places } from "../config/config.ts";
 import type {
   KeyTrial,
@@ -15,8 +15,7 @@ import type {
   ReloadOutcome,
   SettingChanges,
 } from "./views.ts";
-import type { Key } from "../pool/key.ts";
-import type { KeyPool } from "../pool/lease.ts";
+import type { Key, KeyPool } from "../pool/key.ts";
 import type { Engine, Upstream } from "../routing/engine.ts";
 import { reportOfProvider } from "../observability/health.ts";
 import type { TrafficPoint, Usage, UsageRow } from "../observability/usage.ts";
@@ -116,7 +115,7 @@ export class AdminService implements Observer {
     return {
       ...report,
       isDisabled: config.disabled,
-      breaker: state === "probing" ? "half_open" : state,
+      breaker: state === "trial" ? "half_open" : state,
       inFlight: report.keys.reduce((sum, key) => sum + key.inFlight, 0),
       settings: standing?.settings ?? {},
       keys: report.keys.map((key): KeyView => {
@@ -237,14 +236,13 @@ function ofOtherCompany(issuer: string, baseUrl: URL): ChangeRefused {
   return { kind: "refused", why: "invalid_value", message };
 }
 
-function trialOf({ standing, detail }: Pick<CheckedKey, "standing" | "detail">): KeyTrial {
-  switch (standing) {
-    case "works":
+function trialOf({ result, detail }: Finding): KeyTrial {
+  switch (result) {
+    case "alive":
     case "limited":
       return { kind: "works" };
     case "dead":
       return { kind: "denied", said: detail };
-    case "doubtful":
     case "unreachable":
     case "unknown":
       return { kind: "unclear", said: detail };

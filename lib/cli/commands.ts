@@ -4,7 +4,7 @@
  * Whatever can be is asked of the running proxy, which knows the truth; keys are added and removed where they are
  * written down, so that both work without one. No command ever shows a key.
  */
-import { type CheckedKey, checkKeys, type Standing } from "../pool/key-health.ts";
+import { type CheckedKey, type CheckResult, checkKeys } from "../pool/key-health.ts";
 import {
   EXIT_FAILED,
   EXIT_FINE,
@@ -74,11 +74,10 @@ export async function runCommand(command: OperatorCommand, context: CommandConte
 
 // ---------------------------------------------------------------- check
 
-const WORDS: Record<Standing, string> = {
-  works: "works",
+const WORDS: Record<CheckResult, string> = {
+  alive: "works",
   limited: "works, at its limit",
   dead: "dead",
-  doubtful: "refused",
   unreachable: "not reached",
   unknown: "not known",
 };
@@ -97,7 +96,10 @@ async function checkCommand(
   const checked = await checkKeys(providers, { fetch, clock, onProgress });
   if (terminal.showsProgress) terminal.writeError("\r\u001b[K");
   if (json) {
-    const keys = checked.map(({ standing, ...key }) => ({ ...key, result: standing }));
+    const keys = checked.map(({ result, ...key }) => ({
+      ...key,
+      result: result === "alive" ? "works" : result,
+    }));
     terminal.write(`${JSON.stringify({ keys }, null, 2)}\n`);
   } else {
     const severalProviders = config.providers.length > 1;
@@ -106,12 +108,12 @@ async function checkCommand(
       { title: "KEY", of: (key) => String(key.index), align: "right" },
       { title: "ID", of: (key) => key.id, expendable: 1 },
       { title: "ACCOUNT", of: (key) => key.account ?? "", expendable: 2 },
-      { title: "RESULT", of: (key) => WORDS[key.standing] },
+      { title: "RESULT", of: (key) => WORDS[key.result] },
       { title: "WHY", of: (key) => key.detail },
     ];
     terminal.write(`${table(columns, checked, terminal.columns)}\n`);
   }
-  return checked.some(({ standing }) => standing === "dead" || standing === "unreachable")
+  return checked.some(({ result }) => result === "dead" || result === "unreachable")
     ? EXIT_FAILED
     : EXIT_FINE;
 }

@@ -4,9 +4,11 @@
  * Log line, stored row, metrics and dashboard are readers of these and of nothing else. There is no key, no prompt
  * and no part of either in them.
  */
-/** Why a key rests, or why it is out. Shown in `/health`. */
+/** Why a key cools, or why it is out of use. Shown in `/health`. */
 export type KeyReason =
   | "rate_limit"
+  /** A limit that is known, set, announced or learnt, is used up: nobody refused anything. */
+  | "pacing"
   | "concurrency"
   | "quota_day"
   | "billing"

@@ -3,8 +3,7 @@
  */
 import type { ProviderConfig } from "../config/config.ts";
 import { instantText, retryAfterSec } from "../core/clock.ts";
-import type { KeyReport, ProviderReport } from "../pool/key.ts";
-import type { KeyPool } from "../pool/lease.ts";
+import type { KeyPool, KeyReport, ProviderReport } from "../pool/key.ts";
 
 /** A provider as it is now. */
 export function reportOfProvider(config: ProviderConfig, pool: KeyPool, now: number): ProviderReport {

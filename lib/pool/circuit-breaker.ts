@@ -1,10 +1,12 @@
 /**
- * Whether a provider is left alone for a while: a circuit breaker.
+ * Whether a provider is left alone for a while, because it fails or refuses everybody.
  *
- * It stands open for a moment, then one attempt goes through, and what comes of that decides. One breaker watches for
- * failures of the upstream, which say nothing about keys; another for refusals of everybody, which say nothing about
- * keys either.
+ * `CircuitBreaker`: open for a moment, then one attempt goes through as a trial, and what comes of that decides. One
+ * breaker watches for failures of the upstream, another for refusals of everybody; neither says anything about keys.
+ * `SharedLimit`: a rate that all keys together have to keep to, such as a limit on our address.
  */
+import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
+import { RateLimiter, SlowStart } from "./rate-limiter.ts";
 
 export interface BreakerRules {
   /** Failures in a row that open it. */
@@ -20,16 +22,16 @@ export const FAULTS: BreakerRules = { opensAfter: 5, firstOpenMs: 2000, longestO
 export const REFUSES_ALL: BreakerRules = { opensAfter: 1, firstOpenMs: 5000, longestOpenMs: 60_000 };
 
 /** An upstream that is still down mostly says so within this time. */
-const PROBE_DECIDES_WITHIN_MS = 3000;
+const TRIAL_DECIDES_WITHIN_MS = 3000;
 
 export class CircuitBreaker {
   readonly #rules: BreakerRules;
   #failuresInRow = 0;
   #openMs = 0;
   #openUntil = 0;
-  #probing = false;
-  /** Epoch ms from which another attempt may try beside a probe that is long in deciding. */
-  #probeUntil = Infinity;
+  #isOnTrial = false;
+  /** Epoch ms from which another attempt may try beside a trial that takes long. */
+  #nextTrialAt = Infinity;
 
   constructor(rules: BreakerRules = FAULTS) {
     this.#rules = rules;
@@ -45,49 +47,174 @@ export class CircuitBreaker {
     return this.#failuresInRow < this.#rules.opensAfter;
   }
 
-  /** `open` until `openUntil`; `half_open`: one attempt may try; `probing`: it is under way. */
-  state(now: number): "closed" | "open" | "half_open" | "probing" {
-    if (this.#failuresInRow < this.#rules.opensAfter) return "closed";
+  /** `open` until `openUntil`; `half_open`: one attempt may try; `trial`: it is under way. */
+  state(now: number): "closed" | "open" | "half_open" | "trial" {
+    if (this.isQuiet) return "closed";
     if (now < this.#openUntil) return "open";
-    return this.#probing && now < this.#probeUntil ? "probing" : "half_open";
+    return this.#isOnTrial && now < this.#nextTrialAt ? "trial" : "half_open";
   }
 
-  get probeUntil(): number {
-    return this.#probeUntil;
+  /** Epoch ms from which it lets an attempt through; in the past where it does now. */
+  readyAt(now: number): number {
+    const state = this.state(now);
+    if (state === "open") return this.#openUntil;
+    return state === "trial" ? this.#nextTrialAt : 0;
   }
 
-  /** The one attempt of a half-open breaker is on its way. A good answer may take minutes: others need not wait. */
-  probe(now = Infinity): void {
-    this.#probing = true;
-    this.#probeUntil = now + PROBE_DECIDES_WITHIN_MS;
+  /** The one attempt of a half-open breaker goes out. A good answer may take minutes: others need not wait for it. */
+  startTrial(now = Infinity): void {
+    this.#isOnTrial = true;
+    this.#nextTrialAt = now + TRIAL_DECIDES_WITHIN_MS;
   }
 
-  /** The probe ended without saying anything about the upstream: the next one may try. */
-  probeAbandoned(): void {
-    this.#probing = false;
+  /** The trial ended without saying anything about the upstream: the next one may try. */
+  abandonTrial(): void {
+    this.#isOnTrial = false;
   }
 
   /** The upstream answered, whatever it said. */
-  answered(): void {
+  onAnswered(): void {
     this.#failuresInRow = 0;
     this.#openMs = 0;
     this.#openUntil = 0;
-    this.#probing = false;
+    this.#isOnTrial = false;
   }
 
   /**
    * The upstream failed. `leastMs`: it asked to be left alone for at least so long. Returns for how many ms that opens
    * the breaker; 0 where it does not.
    */
-  failed(now: number, wasProbe: boolean, leastMs = 0): number {
+  onFailed(now: number, wasTrial: boolean, leastMs = 0): number {
     this.#failuresInRow += 1;
-    if (wasProbe) this.#probing = false;
+    if (wasTrial) this.#isOnTrial = false;
     // Attempts that were under way when it opened fail too; they do not open it again.
-    if (this.#failuresInRow !== this.#rules.opensAfter && !wasProbe) return 0;
+    if (this.#failuresInRow !== this.#rules.opensAfter && !wasTrial) return 0;
     const { firstOpenMs, longestOpenMs } = this.#rules;
     this.#openMs = Math.min(this.#openMs === 0 ? firstOpenMs : this.#openMs * 2, longestOpenMs);
     const openMs = Math.max(this.#openMs, leastMs);
     this.#openUntil = Math.max(this.#openUntil, now + openMs);
     return openMs;
+  }
+}
+
+// ---- a limit that all keys share
+
+/** Refusals so far apart have nothing to do with each other. */
+const WITHIN_MS = 10 * SECOND_MS;
+/** So many keys refused alike have one cause, where a pool has so many. */
+export const DISTINCT_KEYS = 3;
+/** Limits on addresses count in minutes, like others. */
+const WINDOW_MS = MINUTE_MS;
+/** What nobody met for so long is over, or never was. */
+const FORGOTTEN_AFTER_MS = HOUR_MS;
+
+/** A rate refusal without a hint. */
+export interface Suspicion {
+  readonly account: object;
+  /** What was refused: the client's request. */
+  readonly request: object;
+  /** The key may have been at a limit of its own. */
+  readonly isNear: boolean;
+  /** Epoch ms. */
+  readonly at: number;
+  /** Takes back what the refusal did to the key. */
+  readonly undo: () => void;
+}
+
+/**
+ * Whether several keys were refused for one reason that is no key's own, such as a limit on our address (P11), and how
+ * fast all of them together may go on then.
+ *
+ * One refusal without a hint says little. When three different keys get one within seconds although none of them was
+ * near a limit of its own, it is not about keys: the other keys are not asked, and what was done to the three is taken
+ * back. From then on all keys share what such a limit lets through, as if they were one.
+ */
+export class SharedLimit {
+  #suspicions: Suspicion[] = [];
+  #limiter: RateLimiter | null = null;
+  #slowStart = new SlowStart();
+  /** What was sent before counts for nothing here; epoch ms. */
+  #since = 0;
+  /** When somebody last was refused for it, or had to wait; epoch ms. */
+  #metAt = 0;
+
+  /** Whether all keys together have shown a limit that still holds. */
+  isKnown(now: number): boolean {
+    return this.#limiter !== null && now <= this.#metAt + FORGOTTEN_AFTER_MS;
+  }
+
+  /** Epoch ms from which one more may be sent with any key; 0 where there is no common limit. */
+  readyAt(now: number): number {
+    if (this.#limiter === null) return 0;
+    const readyAt = Math.max(this.#limiter.readyAt(now), this.#slowStart.readyAt);
+    return readyAt > now || this.isKnown(now) ? readyAt : 0;
+  }
+
+  /** A request has to wait for it. */
+  onBlocked(now: number): void {
+    if (this.#limiter === null) return;
+    this.#metAt = now;
+    this.#limiter.onBlocked(now);
+  }
+
+  onSent(now: number): void {
+    if (!this.isKnown(now)) this.#limiter = null;
+    if (this.#limiter === null) return;
+    this.#limiter.onSent(now);
+    this.#slowStart.onSent(now);
+  }
+
+  /** The response to a request that was sent at `sentAt` (epoch ms) has started. */
+  onResponseStarted(sentAt: number, now: number): void {
+    if (this.#limiter === null || sentAt < this.#since) return;
+    this.#limiter.onResponseStarted(now);
+    this.#slowStart.onResponseStarted();
+  }
+
+  /** A request that was sent at `sentAt` (epoch ms) is over. */
+  onEnded(
+    sentAt: number,
+    { hasStarted, isCounted }: { hasStarted: boolean; isCounted: boolean },
+    now: number,
+  ): void {
+    if (this.#limiter === null || sentAt < this.#since) return;
+    this.#limiter.onEnded({ hasStarted }, now);
+    if (!hasStarted) this.#slowStart.onFailed();
+    if (!isCounted) this.#limiter.refund(sentAt);
+  }
+
+  /**
+   * One key was refused. Returns whether that makes it a common cause; then what was done to the keys has been undone.
+   * `accounts`: how many there are to compare. Keys that were near their limits count only where one and the same request was refused by
+   * several, and go on cooling: it may be their own after all. Once such a limit is known, and nearly used up, one
+   * refusal is enough.
+   */
+  onRefusedOne(suspicion: Suspicion, accounts: number): boolean {
+    const { request, isNear, at } = suspicion;
+    this.#suspicions = this.#suspicions.filter((other) => other.at > at - WITHIN_MS);
+    this.#suspicions.push(suspicion);
+    const distinct = (suspicions: readonly Suspicion[]) =>
+      new Set(suspicions.map(({ account }) => account)).size;
+    const surprising = distinct(this.#suspicions.filter((other) => !other.isNear));
+    const ofRequest = distinct(this.#suspicions.filter((other) => other.request === request));
+    const several = Math.min(DISTINCT_KEYS, accounts);
+    const enough = !isNear && this.#limiter?.isNearlyUsedUp(at) ? 1 : several;
+    if (accounts < 2 || (surprising < enough && ofRequest < several)) return false;
+    for (const { isNear, undo } of this.#suspicions.toReversed()) if (!isNear) undo();
+    this.#suspicions = [];
+    return true;
+  }
+
+  /** Everybody was refused: a request that was sent at `sentAt`, which has ended. */
+  onRefusedAll(sentAt: number, now: number): void {
+    if (this.#limiter === null || !this.isKnown(now)) {
+      this.#limiter = new RateLimiter({ kind: "learnt" });
+      this.#slowStart = new SlowStart();
+      this.#since = now;
+    }
+    this.#metAt = now;
+    this.#slowStart.restart();
+    if (sentAt < this.#since) return;
+    this.#limiter.onRefused({ sentAt, namedMs: null, restMs: WINDOW_MS, reason: "rate_limit" }, now);
   }
 }

@@ -2,42 +2,48 @@
  * Whether keys work: each is put on the cheapest request that proves one, and the answer is judged like any other.
  *
  * No quota is spent, and nothing is guessed: where no free request tells a live key from a dead one, the answer is
- * that nobody knows.
+ * that nobody knows. `checkKeys` checks keys when somebody asks; `KeyChecker` checks those in doubt or out of use by
+ * itself (P12).
  */
-import type { Clock } from "../core/clock.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
-import { PROVIDERS, authHeader, probeFor } from "../providers/catalog.ts";
+import { DAY_MS, MINUTE_MS, nextTurn } from "../core/clock.ts";
+import type { CancelTimer, Clock } from "../core/clock.ts";
+import type { KeyEvent, Observer } from "../core/events.ts";
+import { field, isObject, parseJson } from "../core/json.ts";
+import { redact, unmask } from "../core/secret.ts";
+import type { Secret } from "../core/secret.ts";
 import { evidenceOf, readerOf, readUpTo } from "../http/body.ts";
-import { classify } from "../providers/classify.ts";
-import { mayBePublic, readProbe } from "./probing.ts";
-import { redact, type Secret, unmask } from "../core/secret.ts";
-import { type Dialect, type Evidence } from "../providers/verdict.ts";
-import type { Probe } from "../providers/catalog.ts";
+import { authHeader, checkFor, PROVIDERS } from "../providers/catalog.ts";
+import type { CheckRequest, Proof } from "../providers/catalog.ts";
+import { classify, readAnswer } from "../providers/classify.ts";
+import type { Dialect, Evidence } from "../providers/verdict.ts";
+import type { Key, KeyPool } from "./key.ts";
 
 /** What was found of a key. */
-export type Standing =
-  /** It is alive, and may be used now. */
-  | "works"
-  /** It is alive, but rests: too many requests, a quota or money that is used up. */
+export type CheckResult =
+  /** It may be used now. */
+  | "alive"
+  /** It is alive, but cools: too many requests, or a quota or money that is used up. */
   | "limited"
   /** The provider says that it is no key (any more). */
   | "dead"
-  /** It was refused, but not as a key: it may lack a right that this question needs. */
-  | "doubtful"
   /** The provider was not reached, or failed. */
   | "unreachable"
-  /** There is no free question that would tell. */
+  /** There is no free question that would tell, or the answer says nothing of the key. */
   | "unknown";
 
-export interface CheckedKey {
+/** A result, and why, in one line; empty: there is nothing to add. */
+export interface Finding {
+  result: CheckResult;
+  detail: string;
+}
+
+export interface CheckedKey extends Finding {
   provider: string;
   index: number;
   /** `Secret.id`. */
   id: string;
   account: string | null;
-  standing: Standing;
-  /** Why, in one line; empty: there is nothing to add. */
-  detail: string;
 }
 
 export interface CheckOptions {
@@ -67,9 +73,9 @@ export async function checkKeys(
   const worker = async () => {
     for (let place = begun++; place < questions.length; place = begun++) {
       const { provider, key, index } = questions[place]!;
-      const { standing, detail } = await checkKey(provider, key, options, openAnswers);
+      const finding = await checkKey(provider, key, options, openAnswers);
       const { secret, account } = key;
-      checked[place] = { provider: provider.name, index, id: secret.id, account, standing, detail };
+      checked[place] = { provider: provider.name, index, id: secret.id, account, ...finding };
       options.onProgress(++done, questions.length);
     }
   };
@@ -77,47 +83,43 @@ export async function checkKeys(
   return checked;
 }
 
-type Finding = Pick<CheckedKey, "standing" | "detail">;
-
 /** What the question of a provider came to without a key: the same for all of its keys. */
 type OpenAnswers = Map<ProviderConfig, Promise<Evidence>>;
 
 async function checkKey(
   provider: ProviderConfig,
   { secret }: ConfiguredKey,
-  { fetch, clock }: CheckOptions,
+  { fetch, clock }: Pick<CheckOptions, "fetch" | "clock">,
   openAnswers: OpenAnswers,
 ): Promise<Finding> {
   const { dialect, baseUrl } = provider;
-  const probe = probeFor(dialect, baseUrl);
-  if (probe === null) {
-    return { standing: "unknown", detail: `no free request tells a live key of ${dialect} from a dead one` };
+  const check = checkFor(dialect, baseUrl);
+  if (check === null) {
+    return { result: "unknown", detail: `no free request tells a live key of ${dialect} from a dead one` };
   }
   const aborter = new AbortController();
   const cancel = clock.after(TIMEOUT_MS, () => aborter.abort());
   try {
-    const credential = authHeader(dialect, probe.url.pathname, secret.reveal());
-    const evidence = await put(probe, credential, fetch, aborter.signal);
+    const credential = authHeader(dialect, check.url.pathname, secret.reveal());
+    const evidence = await send(check, credential, fetch, aborter.signal);
     // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
-    if (evidence.status >= 300 || !mayBePublic(dialect))
-      return judge(dialect, evidence, secret, clock.wall());
-    const withoutKey = openAnswers.get(provider) ?? put(probe, null, fetch, aborter.signal);
+    const mayBePublic = PROVIDERS[dialect].proof?.mayBePublic === true;
+    if (evidence.status >= 300 || !mayBePublic) return judge(dialect, evidence, secret, clock.wall());
+    const withoutKey = openAnswers.get(provider) ?? send(check, null, fetch, aborter.signal);
     openAnswers.set(provider, withoutKey);
     return judge(dialect, evidence, secret, clock.wall(), await withoutKey);
   } catch (error) {
     const isLate = aborter.signal.aborted;
-    return {
-      standing: "unreachable",
-      detail: isLate ? `no answer within ${TIMEOUT_MS / 1000} s` : faultOf(error),
-    };
+    const detail = isLate ? `no answer within ${TIMEOUT_MS / 1000} s` : faultOf(error);
+    return { result: "unreachable", detail };
   } finally {
     cancel();
   }
 }
 
-/** Puts the question, with a key's field or without. */
-async function put(
-  { url, method, headers: fields }: Probe,
+/** Sends the check, with a key's field or without. */
+async function send(
+  { url, method, headers: fields }: CheckRequest,
   credential: readonly [field: string, value: string] | null,
   fetch: CheckOptions["fetch"],
   signal: AbortSignal,
@@ -133,7 +135,15 @@ async function put(
   return { status, headers, body: read === null ? "" : evidenceOf(read.bytes) };
 }
 
-/** What an answer to the probe says of the key. `withoutKey`: what the same came to without one. Pure. */
+/** Not the error's own text: it holds the URL. */
+function faultOf(error: unknown): string {
+  if (!(error instanceof Error)) return "not reached";
+  return "code" in error && typeof error.code === "string" ? `not reached (${error.code})` : "not reached";
+}
+
+// ---- what an answer says
+
+/** What an answer to a check says of the key. `withoutKey`: what the same came to without one; null: it was not sent. Pure. */
 export function judge(
   dialect: Dialect,
   evidence: Evidence,
@@ -143,7 +153,7 @@ export function judge(
 ): Finding {
   const { status } = evidence;
   if (status >= 300 && status < 400) {
-    return { standing: "doubtful", detail: `status ${status}: it points elsewhere; check the base URL` };
+    return { result: "unknown", detail: `status ${status}: it points elsewhere; check the base URL` };
   }
   const verdict = classify(dialect, evidence, now);
   const words = "said" in verdict ? unmask(redact(verdict.said, [secret])) : "";
@@ -153,44 +163,266 @@ export function judge(
       return proven(dialect, evidence, withoutKey, now);
     case "rate_limited":
     case "exhausted":
-      return { standing: "limited", detail: `${verdict.reason}: ${said}` };
+      return { result: "limited", detail: `${verdict.reason}: ${said}` };
     case "revoked":
       // To the question whether it is a key, a bare 401 is an answer; a 403 may be about the question.
-      return { standing: verdict.certain || status === 401 ? "dead" : "doubtful", detail: said };
+      return { result: verdict.certain || status === 401 ? "dead" : "unknown", detail: said };
     case "unsuited":
-      return { standing: "doubtful", detail: said };
-    case "rejected":
-      return status === 404
-        ? { standing: "unknown", detail: "the provider has no such list of models: check the base URL" }
-        : { standing: "doubtful", detail: said };
+      return { result: "unknown", detail: said };
+    case "rejected": {
+      const isMissing = status === 404;
+      const detail = isMissing ? "the provider has no such list of models: check the base URL" : said;
+      return { result: "unknown", detail };
+    }
     case "overloaded":
-      return { standing: "unreachable", detail: said };
+      return { result: "unreachable", detail: said };
   }
 }
 
 /** What a good answer proves: some list their models for everybody, some tell what the account has left. */
 function proven(dialect: Dialect, evidence: Evidence, withoutKey: Evidence | null, now: number): Finding {
   const { proof } = PROVIDERS[dialect];
-  switch (readProbe(dialect, "doubted", evidence, withoutKey, now)) {
+  switch (readCheck(dialect, "doubted", evidence, withoutKey, now)) {
     case "dead":
-      return { standing: "dead", detail: "the provider says that it is blocked" };
+      return { result: "dead", detail: "the provider says that it is blocked" };
     case "unknown":
-      return {
-        standing: "unknown",
-        detail: "its list of models is open to everybody, so it proves no key",
-      };
+      return { result: "unknown", detail: "its list of models is open to everybody, so it proves no key" };
     case "alive": {
       const canPay =
-        proof?.proves !== "balance" || readProbe(dialect, "billing", evidence, null, now) === "alive";
+        proof?.proves !== "balance" || readCheck(dialect, "billing", evidence, null, now) === "alive";
       return canPay
-        ? { standing: "works", detail: "" }
-        : { standing: "limited", detail: "billing: as far as is told, its account has nothing left" };
+        ? { result: "alive", detail: "" }
+        : { result: "limited", detail: "billing: as far as is told, its account has nothing left" };
     }
   }
 }
 
-/** Not the error's own text: it holds the URL. */
-function faultOf(error: unknown): string {
-  if (!(error instanceof Error)) return "not reached";
-  return "code" in error && typeof error.code === "string" ? `not reached (${error.code})` : "not reached";
+/** Why a key is checked. */
+export type Doubt =
+  /** It was refused without a reason. */
+  | "doubted"
+  /** The provider said that it is dead. */
+  | "dead"
+  /** Its account cannot pay. */
+  | "billing";
+
+/**
+ * What the answer to a check says of a key with this doubt. `alive`: the doubt is settled. `dead`: the provider says
+ * that it is no key any more. A key is not believed dead for a refusal that gives no reason, nor alive for an answer
+ * that anybody gets. `withoutKey`: what the same question came to without a key; null: it was not sent, as there is no
+ * need where the answer cannot be public. Pure.
+ */
+export function readCheck(
+  dialect: Dialect,
+  doubt: Doubt,
+  evidence: Evidence,
+  withoutKey: Evidence | null,
+  now: number,
+): "alive" | "dead" | "unknown" {
+  const { proof } = PROVIDERS[dialect];
+  if (proof === null || (evidence.status >= 300 && evidence.status < 400)) return "unknown";
+  const verdict = classify(dialect, evidence, now);
+  switch (verdict.kind) {
+    case "served":
+      return readProof(proof, doubt, evidence, withoutKey);
+    case "revoked":
+      return verdict.certain || isPlainRefusal(evidence) ? "dead" : "unknown";
+    case "exhausted": // alive, as it is told what its account lacks
+      return verdict.reason === "billing" && doubt !== "billing" ? "alive" : "unknown";
+    case "rejected":
+    case "rate_limited":
+    case "unsuited":
+    case "overloaded":
+      return "unknown";
+  }
+}
+
+/** To the question whether this is a key a 401 is an answer, if the API gives it; a 403 may be about the question. */
+function isPlainRefusal({ status, headers, body }: Evidence): boolean {
+  return status === 401 && !readAnswer(status, headers, body).isPage;
+}
+
+function readProof(
+  proof: Proof,
+  doubt: Doubt,
+  { body }: Evidence,
+  withoutKey: Evidence | null,
+): "alive" | "dead" | "unknown" {
+  const answer = parseJson(body);
+  const says = ([path, value]: NonNullable<Proof["deadWhere"]>[number]) =>
+    value.test(String(valueAt(answer, path)));
+  if (proof.deadWhere?.some(says)) return "dead";
+  if (doubt === "billing") return proof.left && isSome(valueAt(answer, proof.left)) ? "alive" : "unknown";
+  return proof.mayBePublic && !isRefused(withoutKey) ? "unknown" : "alive";
+}
+
+function isRefused(evidence: Evidence | null): boolean {
+  return evidence !== null && (evidence.status === 401 || evidence.status === 403);
+}
+
+function valueAt(root: unknown, path: readonly string[]): unknown {
+  let value = root;
+  for (const name of path) value = isObject(value) ? field(value, name) : undefined;
+  return value;
+}
+
+/** `true`, or an amount above nothing; some write it as text. Null is no amount: no cap, which says nothing. */
+function isSome(left: unknown): boolean {
+  return typeof left === "string" || typeof left === "number" ? Number(left) > 0 : left === true;
+}
+
+// ---- checks that nobody asks for
+
+const DEAD_FIRST_MS = 10 * MINUTE_MS;
+const DEAD_LONGEST_MS = DAY_MS;
+const BILLING_EVERY_MS = 15 * MINUTE_MS;
+/** A doubted key is not checked more often than this. */
+const DOUBT_EVERY_MS = MINUTE_MS;
+
+/** A provider whose keys are checked. */
+export interface CheckedProvider {
+  readonly config: ProviderConfig;
+  readonly pool: Pick<KeyPool, "keys" | "revive" | "disable">;
+}
+
+interface CheckerOptions extends Pick<CheckOptions, "fetch" | "clock"> {
+  /** Those of this moment: a reload may put others in their place. */
+  readonly providers: () => readonly CheckedProvider[];
+}
+
+/**
+ * Checks keys that are out of use or in doubt: confirms a death, and brings back early what lives (P12).
+ *
+ * A refusal that does not say why is no proof, so a doubted key is checked at once. A dead one is checked again, more
+ * and more rarely: accounts are revived, and providers err. One whose money ran out is checked where the answer tells
+ * the balance. A timer runs only while there is such a key.
+ */
+export class KeyChecker implements Observer {
+  readonly #options: CheckerOptions;
+  /** By provider and key: the next check. */
+  readonly #pending = new Map<string, CancelTimer>();
+  readonly #checkedAt = new Map<string, number>();
+
+  constructor(options: CheckerOptions) {
+    this.#options = options;
+  }
+
+  /** Takes up the keys that an earlier run found dead. */
+  start(): void {
+    for (const { config, pool } of this.#options.providers())
+      for (const { disabled, secret } of pool.keys)
+        if (disabled !== null) this.#checkLater(config.name, secret.id, DEAD_FIRST_MS);
+  }
+
+  /** Checks nothing any more. */
+  close(): void {
+    for (const cancel of this.#pending.values()) cancel();
+    this.#pending.clear();
+  }
+
+  keyChanged({ at, provider, keyId, kind, reason, until, model }: KeyEvent): void {
+    if (keyId === null) return;
+    switch (kind) {
+      case "doubted":
+        this.#checkAtOnce(provider, keyId);
+        return;
+      case "disabled":
+        this.#checkLater(provider, keyId, DEAD_FIRST_MS);
+        return;
+      case "cooled":
+        if (reason === "billing" && model === null && this.#tellsBalance(provider))
+          this.#checkBalance(provider, keyId, this.#options.clock.now() + ((until ?? at) - at));
+        return;
+      case "back":
+        this.#forget(provider, keyId);
+        return;
+      case "paused_by_hand":
+      case "resumed_by_hand":
+      case "provider_paused":
+      case "provider_up":
+      case "pool_dry":
+      case "pool_recovered":
+        return;
+    }
+  }
+
+  #checkAtOnce(provider: string, keyId: string): void {
+    const name = nameOf(provider, keyId);
+    const now = this.#options.clock.now();
+    if (now < (this.#checkedAt.get(name) ?? -Infinity) + DOUBT_EVERY_MS) return;
+    this.#checkedAt.set(name, now);
+    void nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
+  }
+
+  /** A dead key: once more after `delayMs`, and after twice that. */
+  #checkLater(provider: string, keyId: string, delayMs: number): void {
+    this.#schedule(provider, keyId, delayMs, () =>
+      this.#checkLater(provider, keyId, Math.min(delayMs * 2, DEAD_LONGEST_MS)),
+    );
+  }
+
+  #checkBalance(provider: string, keyId: string, until: number): void {
+    if (until < this.#options.clock.now() + BILLING_EVERY_MS) return;
+    this.#schedule(provider, keyId, BILLING_EVERY_MS, () => this.#checkBalance(provider, keyId, until));
+  }
+
+  /** Checks the key after `delayMs`; `again` is called where it is not alive. */
+  #schedule(provider: string, keyId: string, delayMs: number, again: () => void): void {
+    const name = nameOf(provider, keyId);
+    this.#pending.get(name)?.();
+    const check = async () => {
+      this.#pending.delete(name);
+      if (!(await this.#check(provider, keyId))) again();
+    };
+    this.#pending.set(
+      name,
+      this.#options.clock.after(delayMs, () => void check()),
+    );
+  }
+
+  /** Checks a key, outside of any request. Returns whether that is the end of it: it is back, or cannot be checked. */
+  async #check(provider: string, keyId: string): Promise<boolean> {
+    const { fetch, clock } = this.#options;
+    const config = this.#providerOf(provider)?.config;
+    const configured = config?.keys.find(({ secret }) => secret.id === keyId);
+    if (config === undefined || configured === undefined) return true;
+    if (checkFor(config.dialect, config.baseUrl) === null) return true;
+    const { result, detail } = await checkKey(config, configured, { fetch, clock }, new Map());
+    const pool = this.#providerOf(provider)?.pool; // a reload may have come
+    const key = pool?.keys.find(({ secret }: Key) => secret.id === keyId);
+    if (pool === undefined || key === undefined) return true;
+    switch (result) {
+      case "alive":
+        pool.revive(key, clock.now());
+        return true;
+      case "dead":
+        pool.disable(key, detail, clock.now());
+        return false;
+      case "limited":
+      case "unreachable":
+      case "unknown":
+        return false;
+    }
+  }
+
+  #providerOf(name: string): CheckedProvider | undefined {
+    return this.#options.providers().find(({ config }) => config.name === name);
+  }
+
+  /** Whether a check tells if the account can pay. */
+  #tellsBalance(provider: string): boolean {
+    const config = this.#providerOf(provider)?.config;
+    return config !== undefined && checkFor(config.dialect, config.baseUrl)?.proves === "balance";
+  }
+
+  #forget(provider: string, keyId: string): void {
+    const name = nameOf(provider, keyId);
+    this.#pending.get(name)?.();
+    this.#pending.delete(name);
+    this.#checkedAt.delete(name);
+  }
+}
+
+function nameOf(provider: string, keyId: string): string {
+  return `${provider}/${keyId}`;
 }

@@ -1,19 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { parseConfig } from "../config/config.ts";
 import { cooldownAfter } from "./penalties.ts";
-import type { Cooldown } from "./penalties.ts";
 import { healthResponse } from "../observability/health.ts";
-import {
-  Account,
-  keyReadyAt,
-  ModelLimits,
-  newKey,
-  readKeyState,
-  reportOf,
-  stateOf,
-  SlowStart,
-} from "./key.ts";
-import type { Key, KeyState } from "./key.ts";
+import { Account, keyReadyAt, ModelLimits, newKey, readKeyState, reportOf, stateOf } from "./key.ts";
+import type { Cooldown, Key, KeyState } from "./key.ts";
 import type { KeyReason } from "../core/events.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -24,7 +14,7 @@ function keyOf(written = "me@key-a:50"): Key {
   const parsed = parseConfig({ API_KEYS: written, PROVIDER: "openai", DAILY_LIMIT: "7" });
   if (!parsed.ok) throw new Error(parsed.problems.join("\n"));
   const [config] = parsed.config.providers;
-  return newKey(config.keys[0]!, 0, config, new Account({ kind: "none" }));
+  return newKey(config.keys[0]!, 0, config, new Account(config.keys[0]!.account, { kind: "none" }));
 }
 
 function restUntil(until: number, reason: KeyReason = "rate_limit"): Cooldown {
@@ -246,7 +236,7 @@ describe("a stored key state", () => {
     const rules = { cooldownMs: SEC, maxCooldownMs: 90 * SEC, timezone: null, resetZone: "UTC" };
     const { until } = cooldownAfter(
       refusal,
-      { previous, sentAt: NOW, admittedAt: 0, wall: NOW },
+      { previous, sentAt: NOW, answeredAt: 0, wall: NOW },
       rules,
       NOW,
       0.5,
@@ -275,9 +265,9 @@ describe("what is stored of a key", () => {
     const key = keyOf();
     const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, cooldown } = ROW;
     Object.assign(key, { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt });
-    key.owner.cooldown = cooldown;
+    key.account.cooldown = cooldown;
     const row = stateOf(key, [], DAY_ENDS_AT, NOW);
-    expect(row).toEqual({ ...ROW, models: {}, limiter: key.owner.limiter.state() });
+    expect(row).toEqual({ ...ROW, models: {}, limiter: key.account.limiter.state() });
     expect(readKeyState(JSON.parse(JSON.stringify(row)))).toEqual(row);
   });
 
@@ -350,7 +340,7 @@ describe("a key", () => {
     ],
   ])("is shown as %s", (_, fields, cooldown, [state, reason, coolingMs]) => {
     const key = Object.assign(keyOf(), fields);
-    key.owner.cooldown = cooldown;
+    key.account.cooldown = cooldown;
     const report = reportOf(key, [], DAY_ENDS_AT, NOW);
     expect(report).toMatchObject({ state, reason, coolingMs, said: key.disabled?.said ?? "" });
   });
@@ -374,65 +364,19 @@ describe("a key", () => {
   });
 
   test("waits for its account, for whatever keeps that longest", () => {
-    const account = new Account({ kind: "none" });
+    const account = new Account(null, { kind: "none" });
     expect(account.readyAt(NOW)).toBeLessThanOrEqual(NOW);
     account.cooldown = restUntil(NOW + SEC);
     expect(account.readyAt(NOW)).toBe(NOW + SEC);
-    account.slowStart.isLost();
-    account.slowStart.sends(NOW);
+    account.slowStart.restart();
+    account.slowStart.onSent(NOW);
     expect(account.readyAt(NOW)).toBe(NOW + 3 * SEC);
     const limits = new ModelLimits();
     limits.cooldown = restUntil(NOW + 5 * SEC);
-    limits.slowStart.isLost();
-    limits.slowStart.sends(NOW);
+    limits.slowStart.restart();
+    limits.slowStart.onSent(NOW);
     expect(limits.readyAt(NOW)).toBe(NOW + 5 * SEC);
     limits.cooldown = null;
     expect(limits.readyAt(NOW)).toBe(NOW + 3 * SEC);
-  });
-});
-
-/** How many may go out at once, at `now`. */
-function goesOut(slowStart: SlowStart, now: number): number {
-  let count = 0;
-  while (count < 1000 && slowStart.readyAt <= now) {
-    slowStart.sends(now);
-    count += 1;
-  }
-  return count;
-}
-
-describe("the slowStart in what was refused", () => {
-  test("P25 is whole at first: any number may go out", () => {
-    expect(goesOut(new SlowStart(), NOW)).toBe(1000);
-  });
-
-  test("P25 doubles from one, and is whole again at 64", () => {
-    const slowStart = new SlowStart();
-    slowStart.isLost();
-    const rounds: number[] = [];
-    for (let now = NOW; rounds.length < 8; now += 10 * SEC) {
-      const sent = goesOut(slowStart, now);
-      rounds.push(sent);
-      for (let answer = 0; answer < sent; answer++) {
-        slowStart.decided();
-        slowStart.grows();
-      }
-    }
-    expect(rounds).toEqual([1, 2, 4, 8, 16, 32, 1000, 1000]);
-  });
-
-  test("P25 does not wait for an answer for more than three seconds: one more may go then", () => {
-    const slowStart = new SlowStart();
-    slowStart.isLost();
-    expect([goesOut(slowStart, NOW), slowStart.readyAt]).toEqual([1, NOW + 3 * SEC]);
-    expect([goesOut(slowStart, NOW + 3 * SEC), slowStart.readyAt]).toEqual([1, NOW + 6 * SEC]);
-  });
-
-  test("P25 gives the place back of one that was refused, and grows by none", () => {
-    const slowStart = new SlowStart();
-    slowStart.isLost();
-    slowStart.sends(NOW);
-    slowStart.decided();
-    expect(goesOut(slowStart, NOW)).toBe(1);
   });
 });

@@ -1,22 +1,31 @@
 /**
  * What is known of one key, and what follows from it at an instant: from when on it may be asked, what `/health` shows,
- * what is kept over a restart.
+ * what is kept over a restart. And what passes between a request and the pool: what the request needs, the right to
+ * use a key, or why there is none.
  *
  * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
  * and the day's count belong to the key.
  */
-import { isObject } from "../core/json.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
-import type { Cooldown } from "./penalties.ts";
-import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
-import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
 import type { KeyReason } from "../core/events.ts";
+import { isObject } from "../core/json.ts";
+import type { Secret } from "../core/secret.ts";
+import type { Budgets } from "../providers/rate-limit-headers.ts";
+import type { NoKey, Outcome, Verdict } from "../providers/verdict.ts";
+import type { CircuitBreaker } from "./circuit-breaker.ts";
+import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
+import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
 
 /** Everything that is known of one key. Instants are those of `Clock.now()`; 0 means never. */
-export interface Key extends ConfiguredKey {
+export interface Key {
+  readonly secret: Secret;
+  /** Stands for it where conversations are assigned to keys. */
+  readonly seed: number;
   /** Place in the configuration; -1: it is not there any more. */
   index: number;
-  owner: Account;
+  account: Account;
+  /** Requests a day; null: any number. */
+  dailyLimit: number | null;
   disabled: Disabled | null;
   /** Taken out by the operator. */
   isPaused: boolean;
@@ -36,90 +45,164 @@ export interface Disabled {
   said: string;
 }
 
+/** A key, or a model on a key, that may not be asked before `until`. Instants are those of `Clock.now()`. */
+export interface Cooldown {
+  until: number;
+  beganAt: number;
+  reason: KeyReason;
+  /** Refusals in a row before this one. */
+  strikes: number;
+  /** When a response last started since then; 0: never. */
+  answeredAt: number;
+}
+
 /** What keys of one account share. */
 export class Account {
-  /** Place among the accounts of the pool. */
-  index = 0;
   cooldown: Cooldown | null = null;
-  limiter: RateLimiter;
-  /** When an answer last began. */
-  admittedAt = 0;
+  readonly limiter: RateLimiter;
   readonly slowStart = new SlowStart();
+  /** When a response last started; epoch ms. */
+  answeredAt = 0;
+  /** Failures of the upstream in a row, which are not held against its keys. */
+  faultsInRow = 0;
 
-  constructor(rule: RateRule) {
+  constructor(
+    /** As it was configured; null: the account of a single key. */
+    readonly name: string | null,
+    rule: RateRule,
+  ) {
     this.limiter = new RateLimiter(rule);
   }
 
   /** Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
   readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.nextAt(now));
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.readyAt(now));
+  }
+
+  /** The same, were there no limits but those that are set or announced. */
+  readyAtIfNotLearnt(now: number): number {
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.readyAtIfNotLearnt(now));
+  }
+
+  /** A request has to wait for it: a learnt limit in its way may be raised. Returns whether one was. */
+  onBlocked(now: number): boolean {
+    return (this.cooldown?.until ?? 0) <= now && this.limiter.onBlocked(now);
   }
 }
 
 /** What holds for one model with one account. */
 export class ModelLimits {
   cooldown: Cooldown | null = null;
+  /** null: no limit of the model itself is known. */
   limiter: RateLimiter | null = null;
+  readonly slowStart = new SlowStart();
   /** Until when it is known that the account may not use the model (P16): others are asked first. */
   deniedUntil = 0;
-  readonly slowStart = new SlowStart();
 
+  /** As of an account. */
   readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter?.nextAt(now) ?? 0);
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter?.readyAt(now) ?? 0);
+  }
+
+  /** As of an account. */
+  readyAtIfNotLearnt(now: number): number {
+    const limiterAt = this.limiter?.readyAtIfNotLearnt(now) ?? 0;
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
+  }
+
+  /** As of an account. */
+  onBlocked(now: number): boolean {
+    return (this.cooldown?.until ?? 0) <= now && (this.limiter?.onBlocked(now) ?? false);
   }
 }
 
-/** A provider that refuses does so at once; one that serves may take its time. */
-const REFUSAL_COMES_WITHIN_MS = 3000;
-/** What was asked this many times at once without a refusal has proven itself. */
-const PROBATION_ENDS_AT = 64;
+/** What of a request decides which keys may serve it. */
+export interface KeyNeed {
+  /** Looked up only where a model has limits of its own; null: none is named. */
+  readonly model: string | null;
+  /** Names the conversation, for a strategy that keeps it with one key; null: nothing to tell by. */
+  readonly conversation: number | null;
+  /** Keys that were asked already: again only when no other is ready, and not before `reuseAt` (epoch ms). */
+  readonly tried: ReadonlySet<Key>;
+  readonly reuseAt: number;
+  /** Keys that cannot serve this request at all. */
+  readonly unsuited: ReadonlySet<Key>;
+  /** The account that alone has what the request refers to (P35); null: any. */
+  readonly boundTo: string | null;
+}
 
-/**
- * What wakes after a refusal is asked once, then twice, then four times: else all who waited for it would get it
- * refused again at once.
- */
-export class SlowStart {
-  /** How many attempts may be undecided at once; 0: any number. */
-  #allowed = 0;
-  #lastAt = 0;
-  /** Attempts whose answer has not begun. */
-  undecided = 0;
+/** What the pool must know of a request to choose a key for it, and when. */
+export interface Need extends KeyNeed {
+  /** Place in the queue: the number of the request. */
+  readonly arrival: number;
+  /** It does not wait for a key beyond this; epoch ms. */
+  readonly waitUntil: number;
+  readonly signal: AbortSignal;
+}
 
-  get readyAt(): number {
-    if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;
-    return this.#lastAt + REFUSAL_COMES_WITHIN_MS;
-  }
+/** The right to use a key for one attempt. It ends once, by `KeyPool.settle`. */
+export interface Lease {
+  readonly kind: "lease";
+  readonly key: Key;
+  readonly need: Need;
+  /** Epoch ms. */
+  readonly at: number;
+  /** What is known of its model with this key's account; null: nothing. */
+  readonly limits: ModelLimits | null;
+  /** The day on which it counts, by the date of its end. */
+  readonly dayEndsOn: number;
+  /** This attempt finds out whether the upstream is back. */
+  readonly isTrial: boolean;
+  /** When its response started; 0: it has not. */
+  startedAt: number;
+  /** What `answeredAt` of the account was before: it counts again if this response breaks off. */
+  answeredBefore: number;
+  settled: boolean;
+}
 
-  sends(now: number): void {
-    this.undecided += 1;
-    this.#lastAt = now;
-  }
-
-  decided(): void {
-    this.undecided -= 1;
-  }
-
-  /** An answer has begun: one attempt more, which from round to round is twice as many. */
-  grows(): void {
-    if (this.#allowed > 0) this.#allowed = this.#allowed + 1 < PROBATION_ENDS_AT ? this.#allowed + 1 : 0;
-  }
-
-  isLost(): void {
-    this.#allowed = 1;
-  }
+/** The keys of one provider, as the rest of the program knows them. `Pool` is the one there is. */
+export interface KeyPool {
+  readonly keys: readonly Key[];
+  /** Opened by failures of the upstream. */
+  readonly breaker: CircuitBreaker;
+  /** How many requests wait for a key. */
+  readonly waiting: number;
+  /** Epoch ms until which the provider is left alone; in the past where it is not. */
+  readonly pausedUntil: number;
+  /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
+  acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey>;
+  /** A key now, or why there is none. `account`: only a key of this one; else of the one that `need` is bound to. */
+  lease(need: Need, now: number, account?: string): Lease | NoKey;
+  /** Why this request gets no key now, and until when: for its answer when its attempts are spent. */
+  noKeyFor(need: Need, now: number): NoKey;
+  /** `budgets`: what the response announced of limits; null: nothing. */
+  responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void;
+  /** Ends a lease. A second call for the same one does nothing. */
+  settle(lease: Lease, outcome: Outcome, now: number, budgets?: Budgets | null): void;
+  /** Takes a key out of use: the provider said that it is dead. */
+  disable(key: Key, said: string, now: number): void;
+  /** Brings a key back at once, whatever it cools or was taken out for. */
+  revive(key: Key, now: number): void;
+  /** Takes a key out by hand, or puts it back in. */
+  setPaused(key: Key, isPaused: boolean, now: number): void;
+  /** The keys as they are shown. */
+  report(now: number): KeyReport[];
+  /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
+  reconfigure(config: ProviderConfig, maxCooldownMs: number): void;
 }
 
 export function newKey(
-  configured: ConfiguredKey,
+  { secret, dailyLimit }: ConfiguredKey,
   index: number,
-  config: ProviderConfig,
-  owner: Account,
+  config: Pick<ProviderConfig, "dailyLimit">,
+  account: Account,
 ): Key {
   return {
-    ...configured,
-    dailyLimit: configured.dailyLimit ?? config.dailyLimit,
+    secret,
+    seed: seedOf(secret.id),
     index,
-    owner,
+    account,
+    dailyLimit: dailyLimit ?? config.dailyLimit,
     disabled: null,
     isPaused: false,
     inFlight: 0,
@@ -131,9 +214,14 @@ export function newKey(
   };
 }
 
+/** Whether the key is in use: neither dead nor taken out by hand. */
+export function isInUse(key: Key): boolean {
+  return key.disabled === null && !key.isPaused;
+}
+
 /** Epoch ms from which the key itself may be asked, whatever its account allows; Infinity: nobody knows. */
 export function keyReadyAt(key: Key, dayEndsAt: number): number {
-  if (key.disabled !== null || key.isPaused) return Infinity;
+  if (!isInUse(key)) return Infinity;
   return isSpent(key) ? dayEndsAt : 0;
 }
 
@@ -142,13 +230,31 @@ function isSpent(key: Key): boolean {
   return key.dailyLimit !== null && key.today >= key.dailyLimit;
 }
 
-/** A key as it is shown. */
+/** The accounts that some key in use belongs to, in the order of the configuration. */
+export function accountNames(keys: readonly Key[]): string[] {
+  return [...new Set(keys.filter(({ disabled }) => disabled === null).map(accountName))];
+}
+
+/** What an account is called where resources are remembered: its name, or its only key. */
+export function accountName(key: Key): string {
+  return key.account.name ?? key.secret.id;
+}
+
+/** The number that stands for a key in `rendezvous`. `id` names it, and is the same after a restart. */
+export function seedOf(id: string): number {
+  return Bun.hash.xxHash32(id);
+}
+
+// ---- what is shown
+
+/** A key as it is shown, at this moment: `ready` means that a request would go out with it now. */
 export interface KeyReport {
   index: number;
   id: string;
   account: string | null;
   state: "ready" | "cooling" | "disabled" | "paused";
   reason: KeyReason | null;
+  /** 0: it does not cool, or until an attempt under way ends. */
   coolingMs: number;
   models: Record<string, { coolingMs: number; reason: KeyReason }>;
   requests: number;
@@ -176,47 +282,62 @@ export interface ProviderReport {
   keys: readonly KeyReport[];
 }
 
-/** The key as `/health` shows it. `models`: what is known of single models with its account. */
+/** The one view of a key. `models`: what is known of single models with its account. */
 export function reportOf(
   key: Key,
   models: Iterable<readonly [model: string, limits: ModelLimits]>,
   dayEndsAt: number,
   now: number,
 ): KeyReport {
-  const { owner } = key;
-  const isOut = key.disabled !== null || key.isPaused;
-  const spentMs = isSpent(key) ? dayEndsAt - now : 0;
-  const restMs = Math.max(0, (owner.cooldown?.until ?? 0) - now);
-  const coolingMs = isOut ? 0 : Math.max(spentMs, restMs);
-  const resting = spentMs > restMs ? "quota_day" : (owner.cooldown?.reason ?? null);
+  const { account } = key;
+  const cooling = isInUse(key) ? coolingOf(account, isSpent(key) ? dayEndsAt : 0, now) : null;
   const shown: KeyReport["models"] = {};
   let modelRpm: number | null = null;
-  for (const [model, { cooldown, deniedUntil, limiter }] of models) {
-    const perMinute = limiter?.perMinute ?? null;
+  for (const [model, limits] of models) {
+    const perMinute = limits.limiter?.perMinute ?? null;
     if (perMinute !== null) modelRpm = Math.min(modelRpm ?? Infinity, perMinute);
-    if (cooldown !== null && cooldown.until > now)
-      shown[model] = { coolingMs: cooldown.until - now, reason: cooldown.reason };
+    const { deniedUntil } = limits;
+    const coolingModel = coolingOf(limits, 0, now);
+    if (coolingModel !== null) shown[model] = coolingModel;
     else if (deniedUntil > now) shown[model] = { coolingMs: deniedUntil - now, reason: "no_access" };
   }
   return {
     index: key.index,
     id: key.secret.id,
-    account: key.account,
-    state: key.disabled !== null ? "disabled" : key.isPaused ? "paused" : coolingMs > 0 ? "cooling" : "ready",
-    reason: key.disabled?.reason ?? (key.isPaused ? "manual" : coolingMs > 0 ? resting : null),
-    coolingMs,
+    account: account.name,
+    state:
+      key.disabled !== null ? "disabled" : key.isPaused ? "paused" : cooling !== null ? "cooling" : "ready",
+    reason: key.disabled?.reason ?? (key.isPaused ? "manual" : (cooling?.reason ?? null)),
+    coolingMs: cooling?.coolingMs ?? 0,
     models: shown,
     requests: key.requests,
     rateLimited: key.rateLimited,
     errors: key.errors,
     today: key.today,
     dailyLimit: key.dailyLimit,
-    rpmLimit: owner.limiter.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
+    rpmLimit: account.limiter.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
     inFlight: key.inFlight,
     lastUsedAt: key.lastUsedAt,
     said: key.disabled?.said ?? "",
   };
 }
+
+/** What keeps an account, or a model with it, from being asked for longest; null: nothing does. */
+function coolingOf(
+  { cooldown, limiter, slowStart }: Pick<ModelLimits, "cooldown" | "limiter" | "slowStart">,
+  spentUntil: number,
+  now: number,
+): { coolingMs: number; reason: KeyReason } | null {
+  const pacedUntil = Math.max(slowStart.readyAt, limiter?.readyAt(now) ?? 0);
+  const isFull = pacedUntil >= AFTER_AN_EVENT; // an attempt under way has to end, and nobody knows when
+  const coolingUntil = Math.max(cooldown?.until ?? 0, spentUntil, isFull ? 0 : pacedUntil);
+  if (coolingUntil <= now) return isFull ? { coolingMs: 0, reason: "pacing" } : null;
+  const coolingMs = coolingUntil - now;
+  if (coolingUntil === cooldown?.until) return { coolingMs, reason: cooldown.reason };
+  return { coolingMs, reason: coolingUntil === spentUntil ? "quota_day" : "pacing" };
+}
+
+// ---- what is kept
 
 /** Told what of a key has to outlive the program. The store fits. */
 export interface Keeper {
@@ -258,10 +379,10 @@ export function stateOf(
     if (running !== null || deniedUntil > now || learnt !== null)
       kept[model] = { cooldown: running, deniedUntil, limiter: learnt };
   }
-  const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, owner } = key;
-  const limiter = owner.limiter.state();
+  const { disabled, isPaused, today, requests, rateLimited, errors, lastUsedAt, account } = key;
+  const limiter = account.limiter.state();
   return {
-    cooldown: owner.cooldown,
+    cooldown: account.cooldown,
     models: kept,
     disabled,
     isPaused,
@@ -284,7 +405,7 @@ export function readKeyState(stored: unknown): KeyState | null {
     models[model] = {
       cooldown: readCooldown(limits["cooldown"]),
       deniedUntil: readNumber(limits["deniedUntil"]),
-      limiter: readPacer(limits["limiter"]),
+      limiter: readLimiter(limits["limiter"]),
     };
   }
   const disabled = stored["disabled"];
@@ -303,7 +424,7 @@ export function readKeyState(stored: unknown): KeyState | null {
     rateLimited: readNumber(stored["rateLimited"]),
     errors: readNumber(stored["errors"]),
     lastUsedAt: readNumber(stored["lastUsedAt"]),
-    limiter: readPacer(stored["limiter"]),
+    limiter: readLimiter(stored["limiter"]),
   };
 }
 
@@ -317,7 +438,7 @@ export function inDates(state: KeyState, offset: number): KeyState {
 
 /**
  * A state that was read, its dates as instants again. The date may be wrong now, or have been when it was stored: no
- * rest is longer than it was when it began, or than `maxCooldownMs` (P47).
+ * cooldown is longer than it was when it began, or than `maxCooldownMs` (P47).
  */
 export function fromDates(state: KeyState, offset: number, now: number, maxCooldownMs: number): KeyState {
   const latest = now + maxCooldownMs;
@@ -353,9 +474,9 @@ function shifted(state: KeyState, move: (instant: number) => number): KeyState {
       beganAt: move(cooldown.beganAt),
       answeredAt: move(cooldown.answeredAt),
     };
-  const ofBound = (bound: RateLimiterState["rate"]) => bound && { ...bound, retryAt: move(bound.retryAt) };
+  const ofLimit = (limit: RateLimiterState["rate"]) => limit && { ...limit, retryAt: move(limit.retryAt) };
   const ofLimiter = (limiter: RateLimiterState | null) =>
-    limiter && { ...limiter, rate: ofBound(limiter.rate), concurrency: ofBound(limiter.concurrency) };
+    limiter && { ...limiter, rate: ofLimit(limiter.rate), concurrency: ofLimit(limiter.concurrency) };
   const models = Object.entries(state.models).map(([model, { cooldown, deniedUntil, limiter }]) => {
     const limits = { cooldown: ofCooldown(cooldown), deniedUntil: move(deniedUntil) };
     return [model, { ...limits, limiter: ofLimiter(limiter) }] as const;
@@ -392,22 +513,23 @@ const REASONS: Record<KeyReason, true> = {
   invalid_key: true,
   no_access: true,
   manual: true,
+  pacing: true,
 };
 
 function readReason(stored: unknown): KeyReason | null {
   return Object.keys(REASONS).find((reason): reason is KeyReason => reason === stored) ?? null;
 }
 
-function readPacer(stored: unknown): RateLimiterState | null {
+function readLimiter(stored: unknown): RateLimiterState | null {
   if (!isObject(stored)) return null;
   const windowMs = readNumber(stored["windowMs"]);
-  const rate = windowMs > 0 ? readBound(stored["rate"]) : null;
-  const concurrency = readBound(stored["concurrency"]);
+  const rate = windowMs > 0 ? readLimit(stored["rate"]) : null;
+  const concurrency = readLimit(stored["concurrency"]);
   const intervalMs = readNumber(stored["intervalMs"]);
   return { rate, windowMs, concurrency, intervalMs, burst: Math.floor(readNumber(stored["burst"])) };
 }
 
-function readBound(stored: unknown): RateLimiterState["rate"] {
+function readLimit(stored: unknown): RateLimiterState["rate"] {
   if (!isObject(stored)) return null;
   const value = readNumber(stored["value"]);
   if (value < 1) return null;
@@ -430,5 +552,3 @@ function readNumber(stored: unknown): number {
 function readText(stored: unknown): string {
   return typeof stored === "string" ? stored.slice(0, 300) : "";
 }
-
-export { AFTER_AN_EVENT };

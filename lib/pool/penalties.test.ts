@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { cooldownAfter, scopeOf } from "./penalties.ts";
-import type { Cooldown, CooldownRules, KeyRefusal, Refused } from "./penalties.ts";
+import type { CooldownRules, KeyRefusal, Refused } from "./penalties.ts";
+import type { Cooldown } from "./key.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const SEC = 1000;
@@ -40,7 +41,7 @@ interface Circumstances extends Partial<Refused> {
 }
 
 function cooled(refusal: KeyRefusal, { rules, jitter = 0.5, ...refused }: Circumstances = {}): Cooldown {
-  const facts = { previous: null, sentAt: NOW, admittedAt: 0, wall: NOW, ...refused };
+  const facts = { previous: null, sentAt: NOW, answeredAt: 0, wall: NOW, ...refused };
   return cooldownAfter(refusal, facts, { ...RULES, ...rules }, NOW, jitter);
 }
 
@@ -87,13 +88,13 @@ describe("a cooldown", () => {
     [
       "P14 begins anew after a success",
       plain,
-      { previous: past({ strikes: 3 }), admittedAt: NOW - SEC },
+      { previous: past({ strikes: 3 }), answeredAt: NOW - SEC },
       60 * SEC,
     ],
     [
       "P14 does not begin anew after a success before the last refusal",
       plain,
-      { previous: past(), admittedAt: NOW - 61 * SEC },
+      { previous: past(), answeredAt: NOW - 61 * SEC },
       300 * SEC,
     ],
     // Twenty refusals of one burst, sent in the millisecond of the first: the key rested for an hour.
@@ -163,7 +164,7 @@ describe("a cooldown", () => {
     let now = NOW;
     const rests: number[] = [];
     for (let refusal = 0; refusal < 6; refusal++) {
-      const facts = { previous, sentAt: now, admittedAt: 0, wall: now };
+      const facts = { previous, sentAt: now, answeredAt: 0, wall: now };
       const next: Cooldown = cooldownAfter(limited(UNKNOWN), facts, RULES, now, 0.5);
       rests.push((next.until - now) / SEC);
       previous = next;

@@ -1,23 +1,263 @@
 /**
- * How long a refusal rests a key. Pure.
+ * What a verdict does to an account, or to a model with it: it cools for a while, learns a limit, may not have the model,
+ * or is forgiven.
  *
- * Where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a ladder by
- * reason: each refusal in a row without a success in between is one rung.
+ * How long it cools: where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a
+ * ladder by reason: each refusal in a row without a success in between is one rung.
  */
 import { HOUR_MS, untilMidnight } from "../core/clock.ts";
-import type { KeyReason } from "../core/events.ts";
-import type { Scope, Verdict } from "../providers/verdict.ts";
+import type { Clock } from "../core/clock.ts";
+import type { KeyEvent } from "../core/events.ts";
+import type { Budget, Budgets } from "../providers/rate-limit-headers.ts";
+import type { Outcome, Scope, Verdict } from "../providers/verdict.ts";
+import { DISTINCT_KEYS } from "./circuit-breaker.ts";
+import type { CircuitBreaker, SharedLimit } from "./circuit-breaker.ts";
+import { isInUse } from "./key.ts";
+import type { Account, Cooldown, Key, Lease, ModelLimits } from "./key.ts";
+import { RateLimiter } from "./rate-limiter.ts";
+import type { KeySelector } from "./selection.ts";
 
-/** A key, or a model on a key, that may not be asked before `until`. Instants are those of `Clock.now()`. */
-export interface Cooldown {
-  until: number;
-  beganAt: number;
-  reason: KeyReason;
-  /** Refusals in a row before this one. */
-  strikes: number;
-  /** When an answer last began since then; 0: never. */
-  answeredAt: number;
+/** A provider whose model one account may not use is asked again after this long. */
+const DENIED_FOR_MS = 6 * HOUR_MS;
+/** A key that was asked this often in a minute may be at a limit of its own, where none is known yet. */
+const NEAR_WHERE_UNKNOWN = 10;
+
+export interface PenaltyRules extends CooldownRules {
+  /** Limits are learnt from refusals and headers. */
+  learnsLimits: boolean;
 }
+
+/** What a pool's penalties go by and act on. */
+interface PenaltyContext {
+  readonly selector: KeySelector;
+  /** Opened where the upstream refuses everybody. */
+  readonly refusesAll: CircuitBreaker;
+  readonly sharedLimit: SharedLimit;
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly tell: (event: PenaltyEvent, key: Key, now: number) => void;
+  /** What is known of a key has changed, outside of the end of a lease. */
+  readonly save: (key: Key) => void;
+}
+
+type PenaltyEvent = Pick<KeyEvent, "kind" | "model" | "reason" | "until" | "said">;
+type RateLimited = Extract<Verdict, { kind: "rate_limited" }>;
+
+/** The penalties of one pool. */
+export class Penalties {
+  rules: PenaltyRules;
+  readonly #context: PenaltyContext;
+
+  constructor(rules: PenaltyRules, context: PenaltyContext) {
+    this.rules = rules;
+    this.#context = context;
+  }
+
+  /**
+   * A rate refusal: the key's own, or everybody's. Returns for how many ms it pauses the provider; 0: it does not.
+   */
+  limit(refusal: RateLimited, lease: Lease, now: number): number {
+    const { selector, refusesAll, sharedLimit } = this.#context;
+    const { key, need } = lease;
+    const { account } = key;
+    const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
+    // Sent before the key was refused already: of the same burst, and nothing new.
+    const model = selector.limitsFor(need, account);
+    const refusedAt = Math.max(account.cooldown?.beganAt ?? 0, model?.cooldown?.beganAt ?? 0);
+    const limiter = this.modelLimiter(lease) ?? account.limiter;
+    const isNear = limiter.isNearLimit(now, NEAR_WHERE_UNKNOWN);
+    // Three keys refused this very request, while others are served: it is about what it asks for.
+    const isAboutModel = need.tried.size >= DISTINCT_KEYS && refusesAll.isQuiet;
+    if (isHinted || lease.at < refusedAt || isAboutModel) {
+      this.cool(isAboutModel && !isNear ? { ...refusal, scope: "key+model" } : refusal, lease, now);
+      return 0;
+    }
+    // Sent before everybody was refused, or to find out whether they still are: nothing new about this key.
+    const isKnown = !refusesAll.isQuiet && (lease.isTrial || lease.at < refusesAll.openUntil);
+    const undo = isKnown ? () => {} : this.cool(refusal, lease, now);
+    if (isKnown && isNear) this.#learn(refusal, lease, lease.limits, this.rules.cooldownMs, now);
+    const inUse = selector.keys.filter((other) => other.disabled === null);
+    const accounts = new Set(inUse.map((other) => other.account)).size;
+    const suspicion = { account, request: need, isNear, undo, at: now };
+    if (!isKnown && !sharedLimit.onRefusedOne(suspicion, accounts)) return 0;
+    if (!isNear) sharedLimit.onRefusedAll(lease.at, now);
+    return refusesAll.onFailed(now, lease.isTrial);
+  }
+
+  /** Cools the account, or the model with it. Returns what takes that back. */
+  cool(refusal: KeyRefusal, lease: Lease, now: number): () => void {
+    const { selector, clock, random, tell, save } = this.#context;
+    const { key, need } = lease;
+    const { account } = key;
+    const models = selector.limitsOf(account);
+    const scope = need.model === null ? "key" : scopeOf(refusal, need.model, models, now);
+    const limits = this.#limitsOf(scope, lease, now);
+    const cooled = limits ?? account;
+    const previous = cooled.cooldown;
+    const answeredAt = limits === null ? account.answeredAt : (previous?.answeredAt ?? 0);
+    const facts = { previous, sentAt: lease.at, answeredAt, wall: clock.wall() };
+    const cooldown = cooldownAfter(refusal, facts, this.rules, now, random());
+    const { until } = cooldown;
+    cooled.cooldown = cooldown;
+    cooled.slowStart.restart();
+    if (refusal.kind === "rate_limited") this.#learn(refusal, lease, limits, until - now, now);
+    const { reason, said } = refusal;
+    tell({ kind: "cooled", model: limits === null ? null : need.model, reason, until, said }, key, now);
+    return () => {
+      if (cooled.cooldown !== cooldown) return;
+      cooled.cooldown = previous;
+      save(key);
+    };
+  }
+
+  /** What a rate refusal tells of the limit that it met. `restMs`: how long the key cools for it. */
+  #learn(refusal: RateLimited, lease: Lease, limits: ModelLimits | null, restMs: number, now: number): void {
+    const { account } = lease.key;
+    const limiter = limits === null ? account.limiter : this.limiterOf(limits, account);
+    if (limiter === null) return;
+    const namedMs = refusal.pause.kind === "for" ? Math.min(refusal.pause.ms, restMs) : null;
+    limiter.onRefused({ sentAt: lease.at, namedMs, restMs, reason: refusal.reason }, now);
+  }
+
+  /** Takes over what an answer announced of limits. */
+  announce({ minute, day }: Budgets, lease: Lease, now: number): void {
+    if (minute !== null && this.rules.learnsLimits) {
+      const { account } = lease.key;
+      const limits = this.#limitsOf(minute.scope, lease, now);
+      const limiter = limits === null ? account.limiter : this.limiterOf(limits, account);
+      limiter?.onAnnounced(minute, Math.max(0, (limits ?? account).slowStart.undecided - 1), now);
+    }
+    if (day !== null && day.remaining === 0) this.#endDay(day, lease, now);
+  }
+
+  /** Nothing is left of the day. */
+  #endDay(day: Budget, lease: Lease, now: number): void {
+    const { key, need } = lease;
+    const limits = this.#limitsOf(day.scope, lease, now);
+    const cooled = limits ?? key.account;
+    const untilNextMs = (day.resetAt - now) / (day.kind === "leaky" ? (day.limit ?? 1) : 1);
+    const until = now + Math.min(untilNextMs, this.rules.maxCooldownMs);
+    if ((cooled.cooldown?.until ?? 0) >= until) return;
+    const strikes = cooled.cooldown?.strikes ?? 0;
+    cooled.cooldown = { until, beganAt: now, reason: "quota_day", strikes, answeredAt: 0 };
+    const model = limits === null ? null : need.model;
+    this.#context.tell({ kind: "cooled", model, reason: "quota_day", until, said: "" }, key, now);
+  }
+
+  /** This account may not use the model: for some hours others are asked first. */
+  deny({ scope }: Extract<Verdict, { kind: "unsuited" }>, lease: Lease, now: number): void {
+    const limits = this.#limitsOf(scope, lease, now);
+    if (limits !== null) limits.deniedUntil = now + DENIED_FOR_MS;
+  }
+
+  /** A key that was refused without a reason cools, unless no other is ready. */
+  doubt(key: Key, said: string, now: number): void {
+    const { selector, tell } = this.#context;
+    const isReady = (other: Key) => isInUse(other) && (other.account.cooldown?.until ?? 0) <= now;
+    if (!selector.keys.some((other) => other !== key && isReady(other))) return;
+    const { cooldown } = key.account;
+    const { cooldownMs, maxCooldownMs } = this.rules;
+    const until = Math.max(cooldown?.until ?? 0, now + Math.min(cooldownMs, maxCooldownMs));
+    const strikes = cooldown?.strikes ?? 0;
+    key.account.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes, answeredAt: 0 };
+    tell({ kind: "doubted", model: null, reason: "unconfirmed", until, said }, key, now);
+  }
+
+  /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
+  forgive({ key: { account }, limits, at }: Lease): void {
+    if (account.cooldown !== null && account.cooldown.beganAt < at) account.cooldown = null;
+    if (limits === null) return;
+    if (limits.cooldown !== null && limits.cooldown.beganAt < at) limits.cooldown = null;
+    limits.deniedUntil = 0;
+  }
+
+  /** Ends all that the account cools for: a check proved the key, or the operator knows. */
+  pardon(account: Account): void {
+    account.cooldown = null;
+    for (const [, limits] of this.#context.selector.limitsOf(account)) {
+      limits.cooldown = null;
+      limits.deniedUntil = 0;
+    }
+  }
+
+  /** A new account begins with what the limits of another one have taught. */
+  inherit(account: Account, from: Account, now: number): void {
+    const { selector } = this.#context;
+    account.limiter.restore(from.limiter.state(), now);
+    for (const [model, { limiter }] of selector.limitsOf(from)) {
+      if (limiter === null || !limiter.hasLearnt) continue;
+      this.limiterOf(selector.openLimits(model, account, now), account)?.restore(limiter.state(), now);
+    }
+  }
+
+  /** Whether there is something that a new account could begin with. */
+  hasTaught(account: Account): boolean {
+    if (account.limiter.hasLearnt) return true;
+    for (const [, { limiter }] of this.#context.selector.limitsOf(account))
+      if (limiter?.hasLearnt) return true;
+    return false;
+  }
+
+  /** What the scope names: the model that was asked for with the account; null: the account itself. */
+  #limitsOf(scope: Scope, { key, need }: Lease, now: number): ModelLimits | null {
+    if (scope !== "key+model" || need.model === null) return null;
+    return this.#context.selector.openLimits(need.model, key.account, now);
+  }
+
+  /** Of the model that was asked for: also one that began while this lease was out, with what was used until then. */
+  modelLimiter({ key, need, limits }: Lease): RateLimiter | null {
+    return (limits ?? this.#context.selector.limitsFor(need, key.account))?.limiter ?? null;
+  }
+
+  /** The model's own limiter, made where limits are to be learnt; null: they are not. */
+  limiterOf(limits: ModelLimits, account: Account): RateLimiter | null {
+    if (limits.limiter === null && this.rules.learnsLimits) {
+      limits.limiter = new RateLimiter({ kind: "learnt" });
+      limits.limiter.copyUsage(account.limiter);
+    }
+    return limits.limiter;
+  }
+}
+
+/** Whether the provider counts an attempt against the key's day: not one that it refused, or that never began. */
+export function isCounted({ startedAt }: Lease, outcome: Outcome): boolean {
+  switch (outcome.kind) {
+    case "served":
+    case "rejected":
+      return true;
+    case "overloaded":
+    case "unreachable":
+      return startedAt > 0 || outcome.maybeBilled;
+    case "abandoned":
+      return startedAt > 0;
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+      return false;
+  }
+}
+
+/** What upstream gave as its reason; a text of ours where nothing came from there. */
+export function saidBy(outcome: Outcome): string {
+  switch (outcome.kind) {
+    case "served":
+    case "abandoned":
+      return "";
+    case "unreachable":
+      return outcome.message;
+    case "rejected":
+    case "rate_limited":
+    case "exhausted":
+    case "revoked":
+    case "unsuited":
+    case "overloaded":
+      return outcome.said;
+  }
+}
+
+// ---- how long
 
 export interface CooldownRules {
   /** After a first rate refusal without a hint. */
@@ -39,8 +279,8 @@ export interface Refused {
   previous: Cooldown | null;
   /** Epoch ms when the refused request was sent. */
   sentAt: number;
-  /** Epoch ms when an answer of this key (for a model's limit: with this model) last began; 0: never. */
-  admittedAt: number;
+  /** Epoch ms when a response of this key (for a model's limit: with this model) last started; 0: never. */
+  answeredAt: number;
 }
 
 const RATE_LADDER_FACTOR = 5;
@@ -54,7 +294,7 @@ type ModelCooldowns = Iterable<readonly [model: string, limits: { readonly coold
 
 /**
  * What a refusal of `model` holds for. One that does not say that it means this model alone holds for the whole key
- * once another model rests for the same reason (P40).
+ * once another model cools for the same reason (P40).
  */
 export function scopeOf(refusal: KeyRefusal, model: string, models: ModelCooldowns, now: number): Scope {
   if (refusal.kind !== "exhausted" || !refusal.widens) return refusal.scope;
@@ -120,7 +360,7 @@ function ratePause(strikes: number, firstMs: number, jitter: number): number {
  * Which refusal in a row this is. One that was sent before the running cooldown began tells nothing new (a burst
  * is refused as a burst), and an answer since then starts the count again.
  */
-function strikesOf({ previous, sentAt, admittedAt }: Refused): number {
-  if (previous === null || admittedAt > previous.beganAt) return 0;
+function strikesOf({ previous, sentAt, answeredAt }: Refused): number {
+  if (previous === null || answeredAt > previous.beganAt) return 0;
   return sentAt <= previous.beganAt ? previous.strikes : previous.strikes + 1;
 }

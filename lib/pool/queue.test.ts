@@ -1,16 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { getEventListeners } from "node:events";
-import { ModelState } from "./selection.ts";
-import { nextTurn } from "../core/clock.ts";
 import { parseConfig } from "../config/config.ts";
+import { nextTurn } from "../core/clock.ts";
+import type { NoKey } from "../providers/verdict.ts";
 import { FalseClock, seeded } from "../testing/fixture.ts";
 import { Account, newKey } from "./key.ts";
-import type { Key } from "./key.ts";
-import type { Lease, Need } from "./lease.ts";
-import { Line, Place } from "./line.ts";
-import { Queue } from "./queue.ts";
-import type { Counter } from "./queue.ts";
-import type { NoKey } from "../providers/verdict.ts";
+import type { Key, Lease, Need } from "./key.ts";
+import { Line, Place, Queue } from "./queue.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const SEC = 1000;
@@ -29,10 +25,10 @@ class Supply {
 }
 
 /** Gives out what it has, to any request that nothing of its own stands in the way of. */
-class Stock implements Counter {
+class Stock {
   readonly supply = new Supply();
   /** Of models that have limits of their own. */
-  readonly models = new Map<string, { modelState: ModelState; supply: Supply }>();
+  readonly models = new Map<string, { line: object; supply: Supply }>();
   /** Until when (epoch ms) its own history keeps a request from every key, by arrival. */
   readonly hinderedUntil = new Map<number, number>();
   /** Arrivals in the order in which they got a key, or went without. */
@@ -40,38 +36,30 @@ class Stock implements Counter {
   readonly without: NoKey[] = [];
   asked = 0;
   why: NoKey["why"] = "cooling";
-  #othersReadyAt = Infinity;
 
   lease(need: Need, now: number): Lease | NoKey {
     this.asked += 1;
     const supply = this.models.get(need.model ?? "")?.supply ?? this.supply;
     const suppliedAt = supply.readyAt(now);
-    this.#othersReadyAt = suppliedAt;
     const hinderedUntil = this.hinderedUntil.get(need.arrival) ?? 0;
     // Where no time is known the end of an attempt under way decides: waiting is not in vain.
-    const readyAt = Math.max(suppliedAt === Infinity ? now : suppliedAt, hinderedUntil);
-    if (suppliedAt > now || readyAt > now) return { kind: "no_key", readyAt, why: this.why };
+    const maybeSooner = suppliedAt === Infinity;
+    const readyAt = Math.max(suppliedAt, hinderedUntil);
+    const isOwn = this.why === "cooling" && suppliedAt < readyAt;
+    if (readyAt > now) return { kind: "no_key", readyAt, maybeSooner, isOwn, why: this.why };
     supply.free -= 1;
     this.given.push(need.arrival);
     return leaseFor(need, now);
   }
 
-  modelStateOf({ model }: Need): ModelState | null {
-    return this.models.get(model ?? "")?.modelState ?? null;
-  }
-
-  othersReadyAt(): number {
-    return this.#othersReadyAt;
-  }
-
-  goesWithout(result: NoKey): void {
-    this.without.push(result);
+  lineOf({ model }: Need): object | null {
+    return this.models.get(model ?? "")?.line ?? null;
   }
 
   /** From now on this model has limits of its own. */
   limit(model: string): Supply {
     const supply = new Supply();
-    this.models.set(model, { modelState: new ModelState(), supply });
+    this.models.set(model, { line: {}, supply });
     return supply;
   }
 }
@@ -82,7 +70,7 @@ function anyKey(): Key {
   const parsed = parseConfig({ API_KEYS: "key-a", PROVIDER: "openai" });
   if (!parsed.ok) throw new Error(parsed.problems.join("\n"));
   const [config] = parsed.config.providers;
-  return newKey(config.keys[0]!, 0, config, new Account({ kind: "none" }));
+  return newKey(config.keys[0]!, 0, config, new Account(null, { kind: "none" }));
 }
 
 function leaseFor(need: Need, at: number): Lease {
@@ -93,9 +81,9 @@ function leaseFor(need: Need, at: number): Lease {
     at,
     limits: null,
     dayEndsOn: Infinity,
-    isProbe: false,
-    admittedAt: 0,
-    admittedBefore: 0,
+    isTrial: false,
+    startedAt: 0,
+    answeredBefore: 0,
     settled: false,
   };
 }
@@ -128,7 +116,11 @@ interface Hall {
 function hall(): Hall {
   const clock = new FalseClock(NOW);
   const stock = new Stock();
-  const queue = new Queue(clock, stock);
+  const queue = new Queue(clock, {
+    lease: (need, now) => stock.lease(need, now),
+    lineOf: (need) => stock.lineOf(need),
+    onGivenUp: (reason) => stock.without.push(reason),
+  });
   const ends = new Map<number, string>();
   return {
     clock,
@@ -234,7 +226,7 @@ describe("the queue", () => {
     serve();
     await nextTurn(0);
     expect([...ends]).toEqual([[1, "cooling"]]);
-    expect(stock.without).toEqual([{ kind: "no_key", readyAt: NOW + 30 * SEC, why: "cooling" }]);
+    expect(stock.without).toMatchObject([{ kind: "no_key", readyAt: NOW + 30 * SEC, why: "cooling" }]);
     expect([queue.size, queue.wakeAt - NOW]).toEqual([1, 30 * SEC]);
   });
 

@@ -1,43 +1,43 @@
 /**
  * Who waits for a key, and in which order each gets one.
  *
- * In order of arrival, and nobody stands in the way of those behind: requests for a model with limits of its own wait
- * in a line of their own, and one whose own history keeps it from the keys that are ready stands aside. One timer
- * looks after all of them.
+ * In order of arrival, and no request delays those behind it for reasons of its own: requests for a model with limits
+ * of its own wait in a line of their own, and one that only its own history keeps from the keys that are ready stands
+ * aside. A request that comes back after a refusal takes its old place. One timer looks after all of them.
  */
-import type { ModelState } from "./selection.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
-import { isHopeless } from "./lease.ts";
-import type { Lease, Need } from "./lease.ts";
-import { Line, Place } from "./line.ts";
 import type { NoKey } from "../providers/verdict.ts";
+import type { Lease, Need } from "./key.ts";
 
-/** What hands out keys, as the queue needs it. */
-export interface Counter {
-  lease(need: Need, now: number): Lease | NoKey;
-  /** The line of its own that a request belongs to; null: that of all. */
-  modelStateOf(need: Need): ModelState | null;
-  /** After a request got none: from when on another one for the same model may get one; epoch ms. */
-  othersReadyAt(): number;
+/** What the queue asks for, and whom it tells. */
+interface QueueOptions {
+  readonly lease: (need: Need, now: number) => Lease | NoKey;
+  /** Names the line of its own that a request belongs to; null: that of all. */
+  readonly lineOf: (need: Need) => object | null;
   /** A request goes without a key. */
-  goesWithout(result: NoKey, now: number): void;
+  readonly onGivenUp: (reason: NoKey, now: number) => void;
+}
+
+/** Whether waiting cannot help: no key comes free before this request has to be answered. */
+export function isHopeless({ readyAt, maybeSooner }: NoKey, { waitUntil }: Need, now: number): boolean {
+  return now >= waitUntil || (readyAt > waitUntil && maybeSooner !== true);
 }
 
 export class Queue {
   readonly #clock: Clock;
-  readonly #counter: Counter;
+  readonly #options: QueueOptions;
   /** Who waits for any key, for one that may serve a model, and for something of their own. */
   readonly #line = new Line<Waiter>();
-  readonly #lines = new Map<ModelState, Line<Waiter>>();
+  readonly #lines = new Map<object, Line<Waiter>>();
   readonly #aside = new Line<Waiter>();
   /** How many wait. */
   size = 0;
   #wakeAt = Infinity;
   #cancelWake: CancelTimer = () => {};
 
-  constructor(clock: Clock, counter: Counter) {
+  constructor(clock: Clock, options: QueueOptions) {
     this.#clock = clock;
-    this.#counter = counter;
+    this.#options = options;
   }
 
   /** Epoch ms at which the waiting are looked after next. */
@@ -51,39 +51,39 @@ export class Queue {
     const leave = () => waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
     const waiter = new Waiter(need, (result) => {
       need.signal.removeEventListener("abort", leave);
-      this.#leaves(waiter);
+      this.#takeOut(waiter);
       resolve(result);
     });
     const line = this.#lineFor(need);
-    // One that may wait less long than the last before it would be let go too late: those aside are all looked after.
+    // In a line only the first is looked after. One that may wait less long than the last before it would be let go too
+    // late there; those aside are all looked after.
     const { last } = line;
     const isHasty = last !== null && last.arrival < need.arrival && last.need.waitUntil > need.waitUntil;
-    this.#joins(waiter, isHasty ? this.#aside : line);
+    this.#putInto(isHasty ? this.#aside : line, waiter);
     need.signal.addEventListener("abort", leave);
     if (need.signal.aborted) leave();
     else this.#wakeBy(Math.min(need.waitUntil, futureOf(readyAt, now)), now);
     return promise;
   }
 
-  #joins(waiter: Waiter, line: Line<Waiter>): void {
+  #putInto(line: Line<Waiter>, waiter: Waiter): void {
     line.insert(waiter);
     waiter.line = line;
     this.size += 1;
   }
 
-  #leaves(waiter: Waiter): void {
+  #takeOut(waiter: Waiter): void {
     if (waiter.line === null) return;
     waiter.line.remove(waiter);
     waiter.line = null;
     this.size -= 1;
   }
 
-  /** Requests for a model with limits of its own wait in a line of its own: they must not stand before others. */
   #lineFor(need: Need): Line<Waiter> {
-    const modelState = this.#counter.modelStateOf(need);
-    if (modelState === null) return this.#line;
-    const line = this.#lines.get(modelState) ?? new Line<Waiter>();
-    this.#lines.set(modelState, line);
+    const name = this.#options.lineOf(need);
+    if (name === null) return this.#line;
+    const line = this.#lines.get(name) ?? new Line<Waiter>();
+    this.#lines.set(name, line);
     return line;
   }
 
@@ -99,22 +99,23 @@ export class Queue {
     ) {
       const { need, line } = waiter;
       if (waiter === aside) aside = waiter.behind;
-      else if (this.#moves(waiter, this.#lineFor(need))) continue;
-      const result = this.#counter.lease(need, now);
+      else if (line !== this.#lineFor(need)) {
+        this.#move(waiter, this.#lineFor(need)); // its model has got limits of its own, or has none any more
+        continue;
+      }
+      const result = this.#options.lease(need, now);
       if (result.kind === "lease" || isHopeless(result, need, now)) {
-        if (result.kind === "no_key") this.#counter.goesWithout(result, now);
+        if (result.kind === "no_key") this.#options.onGivenUp(result, now);
         waiter.resolve(result);
         continue;
       }
       wakeAt = Math.min(wakeAt, futureOf(result.readyAt, now), need.waitUntil);
       if (line === null || line === this.#aside) continue;
-      // One whose own history stands in its way must not stand in the way of those behind it.
-      const others = this.#counter.othersReadyAt();
-      const isOwnTrouble = result.why === "cooling" && (others <= now || others < result.readyAt);
-      if (!isOwnTrouble) blocked.push(line);
-      else this.#moves(waiter, this.#aside);
+      if (result.isOwn === true) this.#move(waiter, this.#aside);
+      else blocked.push(line);
     }
-    for (const [modelState, line] of this.#lines) if (line.size === 0) this.#lines.delete(modelState);
+    for (const [name, line] of this.#lines) if (line.size === 0) this.#lines.delete(name);
+    if (wakeAt === this.#wakeAt) return;
     this.#wakeAt = Infinity;
     this.#cancelWake();
     this.#wakeBy(wakeAt, now);
@@ -132,11 +133,9 @@ export class Queue {
     return foremost;
   }
 
-  #moves(waiter: Waiter, line: Line<Waiter>): boolean {
-    if (waiter.line === line) return false;
-    this.#leaves(waiter);
-    this.#joins(waiter, line);
-    return true;
+  #move(waiter: Waiter, line: Line<Waiter>): void {
+    this.#takeOut(waiter);
+    this.#putInto(line, waiter);
   }
 
   /** Sees to it that the waiting are looked after at `at` (epoch ms) at the latest. */
@@ -149,6 +148,57 @@ export class Queue {
       this.#wakeAt = Infinity;
       this.serve(clock.now());
     });
+  }
+}
+
+/** An instant that is still to come; Infinity where what is waited for is no matter of time. */
+function futureOf(at: number, now: number): number {
+  return at > now ? at : Infinity;
+}
+
+// ---- a line
+
+/** Someone who can stand in a line; in one at a time. */
+export abstract class Place {
+  /** Number of the request: the lower, the earlier. */
+  abstract readonly arrival: number;
+  before: this | null = null;
+  behind: this | null = null;
+}
+
+/** Requests in order of arrival. One that leaves costs nothing to take out. */
+export class Line<T extends Place> {
+  first: T | null = null;
+  last: T | null = null;
+  size = 0;
+
+  /** Most come last; one that comes back is mostly among the first. */
+  insert(item: T): void {
+    let before = this.last;
+    if (before !== null && before.arrival > item.arrival) {
+      let later = this.first;
+      while (later !== null && later.arrival < item.arrival) later = later.behind;
+      before = later === null ? this.last : later.before;
+    }
+    const behind = before === null ? this.first : before.behind;
+    item.before = before;
+    item.behind = behind;
+    if (before === null) this.first = item;
+    else before.behind = item;
+    if (behind === null) this.last = item;
+    else behind.before = item;
+    this.size += 1;
+  }
+
+  /** Takes out one that stands here. */
+  remove(item: T): void {
+    if (item.before === null) this.first = item.behind;
+    else item.before.behind = item.behind;
+    if (item.behind === null) this.last = item.before;
+    else item.behind.before = item.before;
+    item.before = null;
+    item.behind = null;
+    this.size -= 1;
   }
 }
 
@@ -165,9 +215,4 @@ class Waiter extends Place {
   get arrival(): number {
     return this.need.arrival;
   }
-}
-
-/** An instant that is still to come; Infinity where what is waited for is no matter of time. */
-function futureOf(at: number, now: number): number {
-  return at > now ? at : Infinity;
 }

@@ -1,9 +1,7 @@
 import { describe, expect, test } from "bun:test";
 
 import { SECOND_MS, MINUTE_MS } from "../core/clock.ts";
-import { AdaptiveLimit } from "./adaptive-limit.ts";
-import { TokenBucket } from "./token-bucket.ts";
-import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
+import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
 
 type Sentence = string;
 
@@ -62,7 +60,7 @@ const WAY_MS = 50;
 const ANSWER_BEGINS_MS = 800;
 const ANSWER_MS = 4000;
 
-/** One key that is asked as soon as its pacer allows, for some hours; answers take four seconds. */
+/** One key that is asked as soon as its limiter allows, for some hours; answers take four seconds. */
 function drive(limit: Limit, names: "rests" | "nothing", hours: number) {
   const limiter = new RateLimiter({ kind: "learnt" });
   const events: { at: number; happens: () => void }[] = [];
@@ -77,26 +75,26 @@ function drive(limit: Limit, names: "rests" | "nothing", hours: number) {
   let refused = 0;
   const ask = () => {
     const sentAt = now;
-    limiter.sends(now);
+    limiter.onSent(now);
     after(now + WAY_MS, () => {
       const waitMs = limit.asks(now);
       if (waitMs > 0) return after(now + WAY_MS, () => isRefused(sentAt, waitMs));
-      after(now + ANSWER_BEGINS_MS, () => limiter.bears(now));
+      after(now + ANSWER_BEGINS_MS, () => limiter.onResponseStarted(now));
       after(now + ANSWER_MS, () => {
         limit.ends();
         served += 1;
-        limiter.ends({ hadBegun: true }, now);
+        limiter.onEnded({ hasStarted: true }, now);
       });
     });
   };
   const isRefused = (sentAt: number, waitMs: number) => {
     refused += 1;
-    limiter.ends({ hadBegun: false }, now);
-    limiter.uncounts(sentAt);
+    limiter.onEnded({ hasStarted: false }, now);
+    limiter.refund(sentAt);
     const namedMs = names === "rests" ? Math.ceil(waitMs / SECOND_MS) * SECOND_MS : null;
     const restMs = namedMs ?? MINUTE_MS;
     restsUntil = Math.max(restsUntil, now + restMs);
-    limiter.refused({ sentAt, namedMs, restMs, reason: "rate_limit" }, now);
+    limiter.onRefused({ sentAt, namedMs, restMs, reason: "rate_limit" }, now);
   };
   // Whoever asks looks ten times a second, and sends one at a time.
   for (now = NOW; now < NOW + hours * 60 * MINUTE_MS; now += 100) {
@@ -107,7 +105,9 @@ function drive(limit: Limit, names: "rests" | "nothing", hours: number) {
       event.happens();
     }
     now = until;
-    if (Math.max(limiter.nextAt(now), restsUntil) <= now && limiter.inFlight < 30) ask();
+    if (restsUntil > now || limiter.inFlight >= 30) continue;
+    if (limiter.readyAt(now) > now) limiter.onBlocked(now);
+    if (limiter.readyAt(now) <= now) ask();
   }
   return { limiter, served, refusedShare: refused / (served + refused) };
 }
@@ -155,25 +155,25 @@ describe("a limiter that knows nothing", () => {
   test("allows anything at once", () => {
     const limiter = new RateLimiter({ kind: "learnt" });
     for (let nth = 0; nth < 1000; nth++) {
-      expect(limiter.nextAt(NOW)).toBeLessThanOrEqual(NOW);
-      limiter.sends(NOW);
+      expect(limiter.readyAt(NOW)).toBeLessThanOrEqual(NOW);
+      limiter.onSent(NOW);
     }
     expect(limiter.perMinute).toBeNull();
   });
 
   test("takes all refusals of one instant for one burst", () => {
     const limiter = new RateLimiter({ kind: "learnt" });
-    for (let nth = 0; nth < 20; nth++) limiter.sends(NOW);
-    for (let nth = 0; nth < 4; nth++) limiter.bears(NOW);
+    for (let nth = 0; nth < 20; nth++) limiter.onSent(NOW);
+    for (let nth = 0; nth < 4; nth++) limiter.onResponseStarted(NOW);
     for (let nth = 0; nth < 16; nth++) {
-      limiter.ends({ hadBegun: false }, NOW);
-      limiter.uncounts(NOW);
-      limiter.refused({ sentAt: NOW, namedMs: null, restMs: 2000, reason: "rate_limit" }, NOW);
+      limiter.onEnded({ hasStarted: false }, NOW);
+      limiter.refund(NOW);
+      limiter.onRefused({ sentAt: NOW, namedMs: null, restMs: 2000, reason: "rate_limit" }, NOW);
     }
     // Four were let in: that many under way, or in two seconds, and no fewer.
-    for (let nth = 0; nth < 4; nth++) limiter.ends({ hadBegun: true }, NOW + 2100);
+    for (let nth = 0; nth < 4; nth++) limiter.onEnded({ hasStarted: true }, NOW + 2100);
     let sent = 0;
-    for (; limiter.nextAt(NOW + 2200) <= NOW + 2200 && sent < 20; sent++) limiter.sends(NOW + 2200);
+    for (; limiter.readyAt(NOW + 2200) <= NOW + 2200 && sent < 20; sent++) limiter.onSent(NOW + 2200);
     expect(sent).toBe(4);
   });
 });
@@ -184,13 +184,13 @@ describe("a limiter that is told a concurrency limit", () => {
     ["by a rest of no time at all lets no more be under way than passed", "rate_limit", 0],
   ])("%s", (_, reason, namedMs) => {
     const limiter = new RateLimiter({ kind: "learnt" });
-    for (let nth = 0; nth < 4; nth++) limiter.sends(NOW);
-    limiter.ends({ hadBegun: false }, NOW + 50);
-    limiter.uncounts(NOW);
-    limiter.refused({ sentAt: NOW, namedMs, restMs: 1000, reason }, NOW + 50);
-    expect(limiter.nextAt(NOW + 2000)).toBe(AFTER_AN_EVENT);
-    limiter.ends({ hadBegun: true }, NOW + 2000);
-    expect(limiter.nextAt(NOW + 2000)).toBeLessThanOrEqual(NOW + 2000);
+    for (let nth = 0; nth < 4; nth++) limiter.onSent(NOW);
+    limiter.onEnded({ hasStarted: false }, NOW + 50);
+    limiter.refund(NOW);
+    limiter.onRefused({ sentAt: NOW, namedMs, restMs: 1000, reason }, NOW + 50);
+    expect(limiter.readyAt(NOW + 2000)).toBe(AFTER_AN_EVENT);
+    limiter.onEnded({ hasStarted: true }, NOW + 2000);
+    expect(limiter.readyAt(NOW + 2000)).toBeLessThanOrEqual(NOW + 2000);
     expect(limiter.perMinute).toBeNull();
   });
 });
@@ -200,8 +200,8 @@ describe("a limiter with RPM=n", () => {
     const limiter = new RateLimiter({ kind: "fixed", perMinute: 7 });
     const sent: number[] = [];
     for (let now = NOW; now < NOW + 20 * MINUTE_MS; now += 70) {
-      if (limiter.nextAt(now) > now) continue;
-      limiter.sends(now);
+      if (limiter.readyAt(now) > now) continue;
+      limiter.onSent(now);
       sent.push(now);
     }
     for (const at of sent)
@@ -218,20 +218,20 @@ describe("a limiter with RPM=n whose provider limits how many are under way", ()
     for (const others of [3, 3, 3, 3, 3, 3, 3]) {
       now += 20 * MINUTE_MS;
       for (let nth = 0; nth < others; nth++) {
-        limiter.sends(now);
-        limiter.bears(now + 1);
+        limiter.onSent(now);
+        limiter.onResponseStarted(now + 1);
       }
-      limiter.sends(now + 2);
-      limiter.ends({ hadBegun: false }, now + 3);
-      limiter.refused({ sentAt: now + 2, namedMs: 1000, restMs: 1000, reason: "rate_limit" }, now + 3);
-      for (let nth = 0; nth < others; nth++) limiter.ends({ hadBegun: true }, now + 4);
+      limiter.onSent(now + 2);
+      limiter.onEnded({ hasStarted: false }, now + 3);
+      limiter.onRefused({ sentAt: now + 2, namedMs: 1000, restMs: 1000, reason: "rate_limit" }, now + 3);
+      for (let nth = 0; nth < others; nth++) limiter.onEnded({ hasStarted: true }, now + 4);
     }
     now += 20 * MINUTE_MS;
     let sent = 0;
-    for (; sent < 100 && limiter.nextAt(now) <= now; sent++) {
-      limiter.sends(now);
-      limiter.bears(now);
-      limiter.ends({ hadBegun: true }, now);
+    for (; sent < 100 && limiter.readyAt(now) <= now; sent++) {
+      limiter.onSent(now);
+      limiter.onResponseStarted(now);
+      limiter.onEnded({ hasStarted: true }, now);
     }
     expect([limiter.concurrency.isKnown, sent]).toEqual([true, 12]);
   });
@@ -240,15 +240,15 @@ describe("a limiter with RPM=n whose provider limits how many are under way", ()
     const limiter = new RateLimiter({ kind: "fixed", perMinute: 10 });
     limiter.follow({ kind: "learnt" });
     for (let nth = 0; nth < 40; nth++) {
-      limiter.sends(NOW + nth * 100);
-      limiter.bears(NOW + nth * 100);
-      limiter.ends({ hadBegun: true }, NOW + nth * 100);
+      limiter.onSent(NOW + nth * 100);
+      limiter.onResponseStarted(NOW + nth * 100);
+      limiter.onEnded({ hasStarted: true }, NOW + nth * 100);
     }
-    limiter.sends(NOW + 4000);
-    limiter.ends({ hadBegun: false }, NOW + 4050);
-    limiter.uncounts(NOW + 4000);
+    limiter.onSent(NOW + 4000);
+    limiter.onEnded({ hasStarted: false }, NOW + 4050);
+    limiter.refund(NOW + 4000);
     const rest = { namedMs: null, restMs: MINUTE_MS, reason: "rate_limit" } as const;
-    limiter.refused({ sentAt: NOW + 4000, ...rest }, NOW + 4050);
+    limiter.onRefused({ sentAt: NOW + 4000, ...rest }, NOW + 4050);
     expect(limiter.perMinute).toBe(40);
   });
 });
@@ -258,23 +258,23 @@ describe("a limiter that is told what is left", () => {
 
   test("waits for the reset once nothing is left, others under way counted", () => {
     const limiter = new RateLimiter({ kind: "learnt" });
-    limiter.announced({ ...minute, limit: 30, remaining: 3, resetAt: NOW + 20_000 }, 1, NOW);
+    limiter.onAnnounced({ ...minute, limit: 30, remaining: 3, resetAt: NOW + 20_000 }, 1, NOW);
     for (let nth = 0; nth < 2; nth++) {
-      expect(limiter.nextAt(NOW)).toBeLessThanOrEqual(NOW);
-      limiter.sends(NOW);
+      expect(limiter.readyAt(NOW)).toBeLessThanOrEqual(NOW);
+      limiter.onSent(NOW);
     }
-    expect(limiter.nextAt(NOW)).toBeWithin(NOW + 20_000, NOW + 21_000);
-    expect(limiter.nextAt(NOW + 20_300)).toBeLessThanOrEqual(NOW + 20_300);
+    expect(limiter.readyAt(NOW)).toBeWithin(NOW + 20_000, NOW + 21_000);
+    expect(limiter.readyAt(NOW + 20_300)).toBeLessThanOrEqual(NOW + 20_300);
   });
 
   test("keeps to the pace at which an announced bucket fills", () => {
     const limiter = new RateLimiter({ kind: "learnt" });
     // Ten fit, four are left, and the six will be there again in nine seconds: one in 1.5 s.
-    limiter.announced({ ...minute, kind: "leaky", limit: 10, remaining: 4, resetAt: NOW + 9000 }, 0, NOW);
+    limiter.onAnnounced({ ...minute, kind: "leaky", limit: 10, remaining: 4, resetAt: NOW + 9000 }, 0, NOW);
     let sent = 0;
-    for (; limiter.nextAt(NOW) <= NOW && sent < 20; sent++) limiter.sends(NOW);
+    for (; limiter.readyAt(NOW) <= NOW && sent < 20; sent++) limiter.onSent(NOW);
     expect(sent).toBe(4);
-    expect(limiter.nextAt(NOW)).toBe(NOW + 1500);
+    expect(limiter.readyAt(NOW)).toBe(NOW + 1500);
   });
 });
 
@@ -284,15 +284,15 @@ describe("a limiter to which a window of two seconds is announced as if it were 
     const limiter = new RateLimiter({ kind: "learnt" });
     const budget = { span: "minute", scope: "key", kind: "leaky", limit: 4 } as const;
     for (const [nth, remaining] of [3, 2, 1, 0].entries()) {
-      limiter.sends(NOW + nth);
-      limiter.announced({ ...budget, remaining, resetAt: NOW + 2000 }, 0, NOW + nth);
+      limiter.onSent(NOW + nth);
+      limiter.onAnnounced({ ...budget, remaining, resetAt: NOW + 2000 }, 0, NOW + nth);
     }
     for (let now = NOW + 2000; now < NOW + 12_000; now += 10) {
-      if (limiter.nextAt(now) > now) continue;
-      limiter.sends(now);
-      limiter.announced({ ...budget, remaining: 3, resetAt: now + 2000 }, 0, now);
+      if (limiter.readyAt(now) > now) continue;
+      limiter.onSent(now);
+      limiter.onAnnounced({ ...budget, remaining: 3, resetAt: now + 2000 }, 0, now);
     }
-    expect(limiter.nextAt(NOW + 12_000)).toBeLessThanOrEqual(NOW + 12_500);
+    expect(limiter.readyAt(NOW + 12_000)).toBeLessThanOrEqual(NOW + 12_500);
   });
 });
 
@@ -309,7 +309,7 @@ describe("a limiter after a restart", () => {
     expect(again.perMinute).toBe(limiter.perMinute);
     const mostAtOnce = (one: RateLimiter) => {
       let sent = 0;
-      for (; one.nextAt(NOW) <= NOW && sent < 100; sent++) one.sends(NOW);
+      for (; one.readyAt(NOW) <= NOW && sent < 100; sent++) one.onSent(NOW);
       return sent;
     };
     expect(mostAtOnce(again)).toBeWithin(1, 42);
@@ -320,68 +320,55 @@ describe("whether a key is near a limit of its own", () => {
   test("is said of one that was asked a moment before, or often in this minute", () => {
     const limiter = new RateLimiter({ kind: "learnt" });
     expect(limiter.isNearLimit(NOW, 10)).toBe(false);
-    limiter.sends(NOW);
+    limiter.onSent(NOW);
     expect(limiter.isNearLimit(NOW + 100, 10)).toBe(true);
     expect(limiter.isNearLimit(NOW + 3000, 10)).toBe(false);
-    for (let nth = 1; nth < 10; nth++) limiter.sends(NOW + 3000 * nth);
+    for (let nth = 1; nth < 10; nth++) limiter.onSent(NOW + 3000 * nth);
     expect(limiter.isNearLimit(NOW + 30_000, 10)).toBe(true);
   });
 });
 
-describe("a drip", () => {
-  test("lets a burst go out after a pause, then one at a time", () => {
-    const drip = new TokenBucket();
-    drip.follow(1500, 3);
-    const sent: number[] = [];
-    for (let now = NOW; now < NOW + 6000; now += 100) {
-      for (; drip.nextAt() <= now; drip.sends(now)) sent.push(now - NOW);
+/** How many may go out at once, at `now`. */
+function goesOut(slowStart: SlowStart, now: number): number {
+  let count = 0;
+  while (count < 1000 && slowStart.readyAt <= now) {
+    slowStart.onSent(now);
+    count += 1;
+  }
+  return count;
+}
+
+describe("a slow start", () => {
+  test("P25 is whole at first: any number may go out", () => {
+    expect(goesOut(new SlowStart(), NOW)).toBe(1000);
+  });
+
+  test("P25 doubles from one, and is whole again at 64", () => {
+    const slowStart = new SlowStart();
+    slowStart.restart();
+    const rounds: number[] = [];
+    for (let now = NOW; rounds.length < 8; now += 10 * SECOND_MS) {
+      const sent = goesOut(slowStart, now);
+      rounds.push(sent);
+      for (let answer = 0; answer < sent; answer++) {
+        slowStart.onResponseStarted();
+      }
     }
-    expect(sent).toEqual([0, 0, 0, 1500, 3000, 4500]);
+    expect(rounds).toEqual([1, 2, 4, 8, 16, 32, 1000, 1000]);
   });
 
-  test("goes on from what is known to fit, and at another pace from the same instant", () => {
-    const drip = new TokenBucket();
-    drip.follow(1000, 5);
-    drip.knows(NOW + 700);
-    expect(drip.nextAt()).toBe(NOW + 700);
-    drip.follow(2000, 2);
-    expect(drip.nextAt()).toBe(NOW + 700);
-    drip.sends(NOW + 700);
-    expect(drip.nextAt()).toBe(NOW + 2700);
-  });
-});
-
-describe("a bound found out by refusals", () => {
-  const held = (bound: AdaptiveLimit, now: number) => bound.presses(now + 3 * MINUTE_MS);
-
-  test("is what was let through, corrected by the later refusals of one burst, and not by those from before", () => {
-    const bound = new AdaptiveLimit();
-    bound.refused(19, NOW - 50, MINUTE_MS, NOW);
-    bound.refused(18, NOW - 50, MINUTE_MS, NOW + 1);
-    bound.refused(4, NOW - 40, MINUTE_MS, NOW + 2);
-    expect(bound.value).toBe(4);
+  test("P25 does not wait for an answer for more than three seconds: one more may go then", () => {
+    const slowStart = new SlowStart();
+    slowStart.restart();
+    expect([goesOut(slowStart, NOW), slowStart.readyAt]).toEqual([1, NOW + 3 * SECOND_MS]);
+    expect([goesOut(slowStart, NOW + 3 * SECOND_MS), slowStart.readyAt]).toEqual([1, NOW + 6 * SECOND_MS]);
   });
 
-  test("is raised by growing steps where nothing is known above it, and only after it has held", () => {
-    const bound = new AdaptiveLimit();
-    bound.refused(12, NOW - 50, MINUTE_MS, NOW);
-    expect(bound.presses(NOW + MINUTE_MS)).toBe(false);
-    const levels = [0, 3, 6, 9].map((minutes) => {
-      expect(held(bound, NOW + minutes * MINUTE_MS)).toBe(true);
-      return bound.value;
-    });
-    expect(levels).toEqual([13, 16, 25, 52]);
-    expect(bound.proven).toBe(25);
-  });
-
-  test("goes back to what held when a trial is refused, and halves the way from there", () => {
-    const bound = new AdaptiveLimit();
-    bound.refused(12, NOW - 50, MINUTE_MS, NOW);
-    for (const minutes of [0, 3, 6, 9]) held(bound, NOW + minutes * MINUTE_MS);
-    const refusedAt = NOW + 15 * MINUTE_MS;
-    bound.refused(40, refusedAt - 50, MINUTE_MS, refusedAt);
-    expect(bound.value).toBe(25);
-    expect(held(bound, refusedAt)).toBe(true);
-    expect(bound.value).toBe(38);
+  test("P25 gives the place back of one that was refused, and grows by none", () => {
+    const slowStart = new SlowStart();
+    slowStart.restart();
+    slowStart.onSent(NOW);
+    slowStart.onFailed();
+    expect(goesOut(slowStart, NOW)).toBe(1);
   });
 });

@@ -3,20 +3,25 @@
  * it has used of them.
  *
  * Known are, from four sources: a rate that is set (`RPM=n`); a budget that the provider announces in the headers of
- * its answers; what the rests tell that it names with refusals (`PaceEstimator` for a limit that fills up within seconds,
- * `WindowTrial` for a long window); and where it names none, what had passed when it refused, raised from there by trial
- * (`AdaptiveLimit`): of how many go out in a window, or of how many are under way at once.
+ * its answers; what the times tell that it names with refusals (`PaceEstimator` for a limit that fills up within
+ * seconds, `WindowTrial` for a long window); and where it names none, what had passed when it refused, raised from
+ * there by trial (`AdaptiveLimit`): of how many go out in a window, or of how many are under way at once.
+ *
+ * `readyAt` changes nothing. What was learnt is raised by `onBlocked` only, when a request had to wait for it.
  */
 import { MINUTE_MS } from "../core/clock.ts";
-import { AdaptiveLimit } from "./adaptive-limit.ts";
-import type { AdaptiveLimitState } from "./adaptive-limit.ts";
 import type { Budget } from "../providers/rate-limit-headers.ts";
-import { TokenBucket } from "./token-bucket.ts";
-import { SlidingLog, LONGEST_HISTORY } from "./sliding-log.ts";
-import { PaceEstimator } from "./pace-estimator.ts";
-import { WindowTrial } from "./window-trial.ts";
+import {
+  AdaptiveLimit,
+  LONGEST_HISTORY,
+  PaceEstimator,
+  SlidingLog,
+  TokenBucket,
+  WindowTrial,
+} from "./limit-learning.ts";
+import type { AdaptiveLimitState } from "./limit-learning.ts";
 
-/** Nothing but the end of an attempt under way makes the key ready. */
+/** No time makes the key ready, only the end of an attempt under way. */
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
 
 /** What was sent a window ago may have arrived later than what is sent now will: a window is so much longer here. */
@@ -37,7 +42,7 @@ const SLOWER_THAN_WINDOW = 1.25;
 const BURST_SHARE = 0.5;
 const REFUSED_BURST_SHARE = 0.8;
 /** A refusal after fewer requests than these tells nothing of a rate by itself. */
-const TELLING = 4;
+const LEAST_SENT = 4;
 /** So many refusals in a row with the same number under way are no chance; with the same count too, twice as many. */
 const SAME_DEPTH_HINTED = 3;
 const SAME_DEPTH = 2;
@@ -48,7 +53,7 @@ const NEARLY = 0.8;
 /** A refusal of what is tried beyond the known comes within this time. */
 const BEYOND_EVERY_MS = 1000;
 /** How long it is remembered that more were under way at once without a refusal. */
-const BORNE_FOR_MS = 10 * MINUTE_MS;
+const MOST_HOLDS_FOR_MS = 10 * MINUTE_MS;
 /** Ends that are remembered, to tell how many were under way when a request went out. */
 const ENDS = 16;
 /** Who was asked this lately before may have met a limit of so many in a second, the way there and back included. */
@@ -72,9 +77,9 @@ export interface RateLimiterState {
 export interface RateRefusal {
   /** When the refused request was sent; epoch ms. */
   sentAt: number;
-  /** The rest the provider named; null: none. */
+  /** How long the provider named; null: no time. */
   namedMs: number | null;
-  /** How long the key rests for it. */
+  /** How long the key cools for it. */
   restMs: number;
   reason: "rate_limit" | "concurrency";
 }
@@ -82,9 +87,9 @@ export interface RateRefusal {
 export class RateLimiter {
   readonly rate = new AdaptiveLimit();
   readonly concurrency = new AdaptiveLimit();
-  readonly #drip = new TokenBucket();
-  readonly #meter = new PaceEstimator(this.#drip);
-  readonly #squeeze = new WindowTrial();
+  readonly #bucket = new TokenBucket();
+  readonly #pace = new PaceEstimator(this.#bucket);
+  readonly #windowTrial = new WindowTrial();
   #rule: RateRule;
   /** Requests sent and not refused. */
   #sent: SlidingLog;
@@ -92,9 +97,9 @@ export class RateLimiter {
   #windowMs = MINUTE_MS;
   inFlight = 0;
   /** Answers under way; the most that were at once, and when. And when the last ones ended. */
-  #bearing = 0;
-  #borne = 0;
-  #borneAt = 0;
+  #answering = 0;
+  #mostAnswering = 0;
+  #mostAt = 0;
   readonly #ended = new SlidingLog(ENDS);
   /** That the number under way is limited was said, or shown more than once. */
   #isDepthCertain = false;
@@ -106,7 +111,7 @@ export class RateLimiter {
   #left = Infinity;
   #resetAt = 0;
   #announcedLimit = 0;
-  /** A bucket is announced, which `#drip` follows; and how fast it fills when it is empty, in ms; 0: not seen yet. */
+  /** A bucket is announced, which `#bucket` follows; and how fast it fills when it is empty, in ms; 0: not seen yet. */
   #isLeaky = false;
   #leakyMs = 0;
   /** The longest way to a reset that was seen: how long the announced window is, at least. */
@@ -141,76 +146,96 @@ export class RateLimiter {
 
   /** The requests a minute that are known to pass; null: not known. */
   get perMinute(): number | null {
-    if (this.#meter.isOn) return Math.round(MINUTE_MS / this.#drip.intervalMs);
+    if (this.#pace.isOn) return Math.round(MINUTE_MS / this.#bucket.intervalMs);
     return this.rate.isKnown ? Math.round((this.rate.value * MINUTE_MS) / this.#windowMs) : null;
   }
 
+  /** Whether anything is known of its limits that was not set. */
+  get hasLearnt(): boolean {
+    return (
+      this.concurrency.isKnown || (this.#rule.kind === "learnt" && (this.rate.isKnown || this.#pace.isOn))
+    );
+  }
+
   /** A request goes out. */
-  sends(now: number): void {
+  onSent(now: number): void {
     if (this.#rule.kind === "learnt" && this.rate.isKnown && now < this.#heldAt()) this.#beyondAt = now;
     if (this.#rule.kind !== "none") this.#sent.add(now, now - MINUTE_MS);
     this.inFlight += 1;
     this.#left -= 1;
-    if (this.#meter.isOn) this.#meter.sends(now);
-    this.#drip.sends(now);
+    if (this.#pace.isOn) this.#pace.onSent(now);
+    this.#bucket.onSent(now);
   }
 
   /** An answer has begun. */
-  bears(now: number): void {
-    this.#bearing += 1;
-    if (this.#bearing < this.#borne && now < this.#borneAt + BORNE_FOR_MS) return;
-    this.#borne = this.#bearing;
-    this.#borneAt = now;
+  onResponseStarted(now: number): void {
+    this.#answering += 1;
+    if (this.#answering < this.#mostAnswering && now < this.#mostAt + MOST_HOLDS_FOR_MS) return;
+    this.#mostAnswering = this.#answering;
+    this.#mostAt = now;
   }
 
   /** A request has ended, one whose answer had begun or another. */
-  ends({ hadBegun }: { hadBegun: boolean }, now: number): void {
+  onEnded({ hasStarted }: { hasStarted: boolean }, now: number): void {
     if (this.inFlight > 0) this.inFlight -= 1;
-    if (!hadBegun || this.#bearing === 0) return;
-    this.#bearing -= 1;
+    if (!hasStarted || this.#answering === 0) return;
+    this.#answering -= 1;
     if (this.#rule.kind === "learnt") this.#ended.add(now, now - MINUTE_MS);
   }
 
   /** A request that the provider did not count. */
-  uncounts(sentAt: number): void {
+  refund(sentAt: number): void {
     if (this.#rule.kind === "fixed") return; // who sets a number means what is sent, whatever comes of it
     this.#sent.remove(sentAt);
-    this.#meter.uncounts(sentAt);
-    this.#drip.uncounts();
+    this.#pace.refund(sentAt);
+    this.#bucket.refund();
   }
 
   /** Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. */
-  nextAt(now: number): number {
-    if (this.inFlight >= this.concurrency.value && !this.concurrency.presses(now)) return AFTER_AN_EVENT;
+  readyAt(now: number): number {
+    if (this.inFlight >= this.concurrency.value) return AFTER_AN_EVENT;
     let at = this.rate.value === Infinity ? 0 : this.#windowAt(now);
     // More at once than has held goes out by itself: a burst would be refused as a burst.
     if (this.concurrency.isOnTrial && this.inFlight >= this.concurrency.proven)
       at = Math.max(at, this.#sent.last(1) + BURST_MS);
     if (this.#left <= 0 && this.#resetAt > now) at = Math.max(at, this.#resetAt + RESET_MARGIN_MS);
-    if (!this.#drip.isOn) return at;
-    if (this.#meter.isOn && this.#drip.nextAt() > now) this.#meter.presses(now);
-    return Math.max(at, this.#drip.nextAt());
+    return this.#bucket.isOn ? Math.max(at, this.#bucket.readyAt) : at;
+  }
+
+  /** The same by what is set or announced alone, whatever was learnt from refusals. */
+  readyAtIfNotLearnt(now: number): number {
+    const ruleAt = this.#rule.kind === "fixed" ? this.#roomAt() : 0;
+    const announcedAt = this.#left <= 0 && this.#resetAt > now ? this.#resetAt + RESET_MARGIN_MS : 0;
+    return Math.max(ruleAt, announcedAt, this.#isLeaky ? this.#bucket.readyAt : 0);
+  }
+
+  /** A request has to wait for this: what was learnt, and has held for a while, is raised. Returns whether it was. */
+  onBlocked(now: number): boolean {
+    const isFull = this.inFlight >= this.concurrency.value;
+    if (isFull && !this.concurrency.onBlocked(now)) return false;
+    const isUsedUp = this.#rule.kind === "learnt" && this.rate.isKnown && this.#roomAt() > now;
+    const isRateRaised = isUsedUp && this.#raiseRate(now);
+    const isPaceRaised = this.#pace.isOn && this.#bucket.readyAt > now && this.#pace.onBlocked(now);
+    return isFull || isRateRaised || isPaceRaised;
+  }
+
+  #raiseRate(now: number): boolean {
+    if (this.#windowTrial.isMeasured) {
+      const shorterMs = this.#windowTrial.onBlocked(this.#windowMs, now);
+      if (shorterMs === this.#windowMs) return false;
+      this.#windowMs = shorterMs;
+    } else if (!this.rate.onBlocked(now)) {
+      return false;
+    }
+    this.#spreadBursts();
+    return true;
   }
 
   /** When the window has room for one more. */
   #windowAt(now: number): number {
-    let at = this.#roomAt();
-    if (this.#rule.kind === "fixed") return at;
-    if (at > now && this.#isRaised(now)) {
-      this.#spreadBursts();
-      at = this.#roomAt();
-    }
+    const at = this.#roomAt();
     // What goes beyond what held goes one by one: a burst would be refused as a burst.
-    return at <= now ? Math.min(this.#heldAt(), this.#beyondFrom()) : at;
-  }
-
-  /** The rate stands in the way: after a while a little more is tried. */
-  #isRaised(now: number): boolean {
-    if (!this.#squeeze.isMeasured) return this.rate.presses(now);
-    const shorterMs = this.#squeeze.presses(this.#windowMs, now);
-    if (shorterMs === this.#windowMs) return false;
-    this.#windowMs = shorterMs;
-    return true;
+    return at <= now && this.#rule.kind !== "fixed" ? Math.min(this.#heldAt(), this.#beyondFrom()) : at;
   }
 
   /** When the window has room for one more: the n-th last request has left it. */
@@ -225,7 +250,7 @@ export class RateLimiter {
 
   /** When there is room by what has held so far; no later than by what is being tried. */
   #heldAt(): number {
-    const windowMs = this.#squeeze.isMeasured ? this.#squeeze.provenMs : this.#windowMs;
+    const windowMs = this.#windowTrial.isMeasured ? this.#windowTrial.provenMs : this.#windowMs;
     return this.#sent.last(this.rate.proven) + windowMs + JITTER_MS;
   }
 
@@ -247,14 +272,14 @@ export class RateLimiter {
     return this.#sent.countSince(now - this.#windowMs) >= NEARLY * this.rate.proven;
   }
 
-  /** Learns from a refusal; the refused request has been uncounted and has ended already. */
-  refused(refusal: RateRefusal, now: number): void {
+  /** Learns from a refusal; the refused request has been refunded and has ended already. */
+  onRefused(refusal: RateRefusal, now: number): void {
     const { sentAt, restMs, reason, namedMs } = refusal;
     const isToldSo = reason === "concurrency" || namedMs === 0; // "now" can only mean: when another has ended
     const isRepeated = this.#isRepeatedly(sentAt, namedMs !== null, now);
     if (isToldSo || isRepeated || this.#isTooDeep(sentAt, namedMs !== null, now)) {
       this.#isDepthCertain ||= isToldSo || isRepeated;
-      if (this.inFlight > 0) this.concurrency.refused(this.inFlight, sentAt, restMs, now);
+      if (this.inFlight > 0) this.concurrency.onRefused(this.inFlight, sentAt, restMs, now);
       if (isRepeated && !isToldSo && this.#rule.kind === "learnt") this.#forgetRate();
     } else if (this.#rule.kind === "learnt") {
       if (!this.#isDepthCertain) this.concurrency.forget(); // refused with fewer under way
@@ -273,7 +298,7 @@ export class RateLimiter {
     const deep = this.#depthOf(sentAt);
     const { concurrency, rate } = this;
     if (concurrency.isKnown) return deep >= concurrency.proven || concurrency.isOld(sentAt);
-    if (isHinted || deep === 0 || deep < this.#borne) return false;
+    if (isHinted || deep === 0 || deep < this.#mostAnswering) return false;
     const used = this.#sent.countSince(now - this.#windowMs) - this.#sent.countSince(sentAt + 1);
     if (!rate.isKnown) return used <= OTHER_COUNT * deep;
     return used < NEARLY * rate.proven && !this.#isBurst(used, now);
@@ -287,7 +312,7 @@ export class RateLimiter {
     if (sentAt <= this.#refusedAt) return false;
     const deep = this.#depthOf(sentAt);
     const used = this.#sent.countSince(now - MINUTE_MS);
-    const isMost = deep > 0 && deep >= this.#borne;
+    const isMost = deep > 0 && deep >= this.#mostAnswering;
     if (!isMost || deep !== this.#refusedDepth) {
       this.#repeats = 0;
       this.#fewest = used;
@@ -313,36 +338,36 @@ export class RateLimiter {
    */
   #learnHinted(sentAt: number, namedMs: number, now: number): void {
     const { rate } = this;
-    if (this.#meter.isOn && !this.#meter.isBefore(sentAt))
-      return this.#meter.refused(sentAt, now + namedMs, now);
-    if (this.#isLeaky) return this.#drip.knows(now + namedMs);
+    if (this.#pace.isOn && !this.#pace.isBefore(sentAt))
+      return this.#pace.onRefused(sentAt, now + namedMs, now);
+    if (this.#isLeaky) return this.#bucket.fitsAt(now + namedMs);
     const reachMs = Math.min(MINUTE_MS, Math.max(namedMs, rate.isKnown ? 1.25 * this.#windowMs : 0));
     const within = this.#sent.countSince(now - reachMs);
     const count = Math.max(1, rate.isKnown ? Math.min(rate.value, within) : within);
     const oldest = this.#sent.last(count);
     const windowMs = Math.min(namedMs + (oldest > 0 ? now - oldest : 0), MINUTE_MS);
-    const isSameBurst = rate.isOld(sentAt) || (rate.isKnown && sentAt <= this.#squeeze.changedAt);
+    const isSameBurst = rate.isOld(sentAt) || (rate.isKnown && sentAt <= this.#windowTrial.changedAt);
     const passedMs = isSameBurst ? 0 : this.#intervalSinceRefusal(namedMs, now);
     this.#fitsAt = now + namedMs;
-    if (windowMs <= LONGEST_PACE_MS) return this.#keepsPace(windowMs / count, namedMs, now);
+    if (windowMs <= LONGEST_PACE_MS) return this.#followPace(windowMs / count, namedMs, now);
     if (rate.isKnown && passedMs > (SLOWER_THAN_WINDOW * this.#windowMs) / rate.value)
-      return this.#keepsPace(passedMs, namedMs, now);
+      return this.#followPace(passedMs, namedMs, now);
     if (!this.#tells(within, sentAt)) return;
-    if (count === 1) return this.#keepsPace(windowMs, namedMs, now);
-    if (isSameBurst) rate.measured(count, sentAt, now);
-    else if (this.#squeeze.fails(sentAt, now)) this.#windowMs = this.#squeeze.provenMs;
+    if (count === 1) return this.#followPace(windowMs, namedMs, now);
+    if (isSameBurst) rate.onMeasured(count, sentAt, now);
+    else if (this.#windowTrial.onRefused(sentAt, now)) this.#windowMs = this.#windowTrial.provenMs;
     else {
       this.#windowMs = windowMs;
-      this.#squeeze.begins(windowMs, now);
-      rate.measured(count, sentAt, now);
+      this.#windowTrial.onMeasured(windowMs, now);
+      rate.onMeasured(count, sentAt, now);
     }
   }
 
   /** The limit fills up steadily: it is measured as a pace. */
-  #keepsPace(intervalMs: number, namedMs: number, now: number): void {
+  #followPace(intervalMs: number, namedMs: number, now: number): void {
     this.rate.forget();
-    this.#squeeze.ends();
-    this.#meter.begins(intervalMs, this.#burstAt(intervalMs, now), now + namedMs, now);
+    this.#windowTrial.forget();
+    this.#pace.start(intervalMs, this.#burstAt(intervalMs, now), now + namedMs, now);
   }
 
   /** Ms between two that passed since the last refusal, from when one more fitted then to when one fits now; 0: unknown. */
@@ -362,51 +387,51 @@ export class RateLimiter {
     return Math.floor(most);
   }
 
-  /** Nothing was named: what went out in the time that the key rests for it is what it bears, until more proves to be. */
+  /** No time was named: what went out in the time that the key cools for is what passes, until more proves to. */
   #learnUnhinted(sentAt: number, restMs: number, now: number): void {
     const { rate } = this;
-    this.#meter.stop();
+    this.#pace.stop();
     if (!rate.isKnown) this.#windowMs = Math.min(restMs, MINUTE_MS);
     const used = this.#sent.countSince(now - this.#windowMs);
     if (!this.#tells(used, sentAt)) return;
     if (rate.isKnown && !rate.isOld(sentAt) && this.#isBurst(used, now)) {
-      const { burst } = this.#drip;
+      const { burst } = this.#bucket;
       const recent = this.#sent.countSince(now - BURST_MS);
       const isNew = sentAt > this.#burstSetAt;
       this.#limitBurst(REFUSED_BURST_SHARE * Math.min(recent, isNew ? burst - 1 : burst), now);
       if (isNew) this.#burstSetAt = now;
       return;
     }
-    this.#squeeze.ends();
-    rate.refused(used, sentAt, restMs, now, this.#estimate(now));
-    if (!this.#drip.isOn) this.#limitBurst(BURST_SHARE * rate.value, now);
+    this.#windowTrial.forget();
+    rate.onRefused(used, sentAt, restMs, now, this.#estimate(now));
+    if (!this.#bucket.isOn) this.#limitBurst(BURST_SHARE * rate.value, now);
     else this.#spreadBursts();
   }
 
   /** What went out at once tells of bursts, whatever the rate: what is tried beyond the rate does not go out at once. */
   #isBurst(used: number, now: number): boolean {
     const recent = this.#sent.countSince(now - BURST_MS);
-    return this.#drip.burst > 1 && recent > 0 && recent >= used / 2;
+    return this.#bucket.burst > 1 && recent > 0 && recent >= used / 2;
   }
 
   /** The rate at which requests passed while more than the known was tried. A pause before may have left some over. */
   #estimate(now: number): { most: number; likely: number } {
     const passed = this.#sent.countSince(this.rate.changedAt);
     const perWindow = this.#windowMs / Math.max(1, now - this.rate.changedAt);
-    const spare = this.#drip.isOn ? this.#drip.burst : 0;
+    const spare = this.#bucket.isOn ? this.#bucket.burst : 0;
     return { most: Math.ceil(passed * perWindow), likely: Math.floor((passed - spare) * perWindow) };
   }
 
   /** A refusal after next to nothing may be about something else than the rate: it has to come twice. */
   #tells(count: number, sentAt: number): boolean {
-    if (this.rate.isKnown || count >= TELLING) return true;
+    if (this.rate.isKnown || count >= LEAST_SENT) return true;
     const isTwice = count > 0 && count === this.#refusedCount && sentAt > this.#refusedAt;
     this.#refusedCount = count;
     return isTwice;
   }
 
   #limitBurst(burst: number, now: number): void {
-    this.#drip.burst = Math.max(1, Math.floor(burst));
+    this.#bucket.burst = Math.max(1, Math.floor(burst));
     this.#burstSetAt = Math.max(this.#burstSetAt, now);
     this.#spreadBursts();
   }
@@ -414,9 +439,9 @@ export class RateLimiter {
   /** The limit turned out to be another one. */
   #forgetRate(): void {
     this.rate.forget();
-    this.#squeeze.ends();
-    this.#meter.stop();
-    this.#drip.stop();
+    this.#windowTrial.forget();
+    this.#pace.stop();
+    this.#bucket.stop();
     this.#isLeaky = false;
     this.#windowMs = MINUTE_MS;
   }
@@ -424,31 +449,31 @@ export class RateLimiter {
   /** A burst that is smaller than what the window takes fills up again at the rate. */
   #spreadBursts(): void {
     if (this.#burstSetAt === 0) return;
-    const { burst } = this.#drip;
+    const { burst } = this.#bucket;
     const intervalMs = burst < this.rate.value ? this.#windowMs / this.rate.value : 0;
-    this.#drip.stop();
+    this.#bucket.stop();
     if (intervalMs === 0) return;
-    this.#drip.follow(intervalMs, burst);
+    this.#bucket.follow(intervalMs, burst);
     for (let nth = Math.min(burst + 1, this.#sent.size); nth > 0; nth--)
-      this.#drip.sends(this.#sent.last(nth));
+      this.#bucket.onSent(this.#sent.last(nth));
   }
 
   /** What an answer announced. `undecided`: others of this key that are under way, and may not be counted in it. */
-  announced(budget: Budget, undecided: number, now: number): void {
+  onAnnounced(budget: Budget, undecided: number, now: number): void {
     const { limit, remaining, resetAt, kind } = budget;
     if (kind === "leaky") {
       if (limit === null || limit <= remaining) return;
-      this.#meter.stop();
-      this.#drip.follow(this.#leakyInterval(Math.max(0, resetAt - now), limit, limit - remaining), limit);
+      this.#pace.stop();
+      this.#bucket.follow(this.#leakyInterval(Math.max(0, resetAt - now), limit, limit - remaining), limit);
       this.#isLeaky = true;
-      this.#drip.owesUntil(resetAt + undecided * this.#drip.intervalMs);
+      this.#bucket.owesUntil(resetAt + undecided * this.#bucket.intervalMs);
       return;
     }
     this.#widestMs = Math.max(this.#widestMs, resetAt - now);
     if (limit !== null && limit !== this.#announcedLimit && this.#widestMs > 0.75 * MINUTE_MS) {
       this.#announcedLimit = limit;
       this.#forgetRate();
-      this.rate.announced(limit, now);
+      this.rate.onAnnounced(limit, now);
     }
     const isNew = now >= this.#resetAt || resetAt > this.#resetAt + SAME_WINDOW_MS;
     this.#left = isNew ? remaining - undecided : Math.min(this.#left, remaining);
@@ -476,28 +501,73 @@ export class RateLimiter {
 
   state(): RateLimiterState {
     const rate = this.#rule.kind === "learnt" ? this.rate.state() : null;
-    const { intervalMs, burst } = this.#drip;
+    const { intervalMs, burst } = this.#bucket;
     return {
       rate,
       windowMs: this.#windowMs,
       concurrency: this.concurrency.state(),
-      intervalMs: this.#meter.isOn ? intervalMs : 0,
+      intervalMs: this.#pace.isOn ? intervalMs : 0,
       burst,
     };
   }
 
   restore({ rate, windowMs, concurrency, intervalMs, burst }: RateLimiterState, now: number): void {
-    if (concurrency !== null) this.concurrency.restore(concurrency);
+    if (concurrency !== null) this.concurrency.restore(concurrency, now);
     if (this.#rule.kind !== "learnt") return;
     if (intervalMs > 0)
-      return this.#meter.begins(Math.min(intervalMs, MINUTE_MS), Math.max(1, burst), now, now);
+      return this.#pace.start(Math.min(intervalMs, MINUTE_MS), Math.max(1, burst), now, now);
     if (rate === null) return;
     this.#windowMs = Math.min(Math.max(1, windowMs), MINUTE_MS);
-    this.rate.restore(rate);
+    this.rate.restore(rate, now);
   }
 }
 
 /** Of a number that is set no more than so many need be remembered. */
 function historyFor(rule: RateRule): SlidingLog {
   return new SlidingLog(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
+}
+
+// ---- after a refusal
+
+/** A provider that refuses does so at once; one that serves may take its time. */
+const REFUSAL_COMES_WITHIN_MS = 3000;
+/** So many at once without a refusal: nothing is limited any more. */
+const SLOW_START_ENDS_AT = 64;
+
+/**
+ * What comes back after a refusal is asked once, then twice, then four times: else all who waited for it would get it
+ * refused again at once.
+ */
+export class SlowStart {
+  /** How many attempts may be undecided at once; 0: any number. */
+  #allowed = 0;
+  #lastAt = 0;
+  /** Attempts whose answer has not begun. */
+  undecided = 0;
+
+  get readyAt(): number {
+    if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;
+    return this.#lastAt + REFUSAL_COMES_WITHIN_MS;
+  }
+
+  onSent(now: number): void {
+    this.undecided += 1;
+    this.#lastAt = now;
+  }
+
+  /** A response has started: one attempt more, which from round to round is twice as many. */
+  onResponseStarted(): void {
+    this.undecided -= 1;
+    if (this.#allowed > 0) this.#allowed = this.#allowed + 1 < SLOW_START_ENDS_AT ? this.#allowed + 1 : 0;
+  }
+
+  /** An attempt ended before any response. */
+  onFailed(): void {
+    this.undecided -= 1;
+  }
+
+  /** It was refused: begin again with one. */
+  restart(): void {
+    this.#allowed = 1;
+  }
 }

@@ -744,7 +744,7 @@ function isCompatPath(path: string): boolean {
 }
 
 /** A request that tells a live key from a dead one, as `Proof`, with its address made whole. */
-export interface Probe {
+export interface CheckRequest {
   method: Proof["method"];
   url: URL;
   headers: Readonly<Record<string, string>>;
@@ -752,7 +752,7 @@ export interface Probe {
 }
 
 /** The cheapest proof of a key, or null where none is known that is free and certain. The key goes on as always. */
-export function probeFor(dialect: Dialect, baseUrl: URL): Probe | null {
+export function checkFor(dialect: Dialect, baseUrl: URL): CheckRequest | null {
   const { proof, baseUrl: usual } = PROVIDERS[dialect];
   if (proof === null) return null;
   const { method, target, proves, headers = {} } = proof;

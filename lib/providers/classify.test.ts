@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { classify, classifyStreamError } from "./classify.ts";
 import { DIALECTS, type Dialect, type Pause, type Scope, type Verdict } from "./verdict.ts";
-import { authHeader, defaultBaseUrl, dialectFromUrl, probeFor, resetZone } from "./catalog.ts";
+import { authHeader, defaultBaseUrl, dialectFromUrl, checkFor, resetZone } from "./catalog.ts";
 
 /** A Friday, 21:54:07.250 UTC. */
 const NOW = Date.UTC(2026, 10, 20, 21, 54, 7, 250);
@@ -850,6 +850,6 @@ describe("the catalogue", () => {
     ],
   ];
   test.each(probes)("a key is proven %s", (_sentence, dialect, base, url) => {
-    expect(probeFor(dialect, new URL(base))?.url.href ?? null).toBe(url);
+    expect(checkFor(dialect, new URL(base))?.url.href ?? null).toBe(url);
   });
 });

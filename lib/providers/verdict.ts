@@ -130,12 +130,16 @@ export interface Abandoned {
   readonly kind: "abandoned";
 }
 
-/** No key, and until when. */
+/** No key, because of `why`, until `readyAt`. */
 export interface NoKey {
   readonly kind: "no_key";
-  /** Epoch ms when the first one may be free; `now` where attempts under way decide that; Infinity: never. */
-  readonly readyAt: number;
   readonly why: "cooling" | "paused" | "none_usable" | "unsuited";
+  /** Epoch ms when the first one is free, as far as that is a matter of time; Infinity: it is not. */
+  readonly readyAt: number;
+  /** The end of an attempt under way may free one at any moment. */
+  readonly maybeSooner?: boolean;
+  /** Only this request has to wait, for its own history: another one may get a key before. */
+  readonly isOwn?: boolean;
 }
 
 /** How an attempt ended, as the pool is told. */

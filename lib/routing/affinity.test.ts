@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { conversationOf } from "./affinity.ts";
-import { rendezvous, seedOf } from "../pool/selection.ts";
+import { seedOf } from "../pool/key.ts";
+import { rendezvous } from "../pool/selection.ts";
 
 interface Asked {
   path?: string;

@@ -7,12 +7,11 @@ import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import type { Base, Load } from "../http/request.ts";
 import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
 import type { Metrics } from "../observability/metrics.ts";
-import type { Keeper } from "../pool/key.ts";
-import type { KeyPool } from "../pool/lease.ts";
-import type { Prober } from "../pool/prober.ts";
-import type { RetryBudget } from "../pool/retry-budget.ts";
+import type { Keeper, KeyPool } from "../pool/key.ts";
+import type { KeyChecker } from "../pool/key-health.ts";
 import type { HeaderSampler } from "../providers/rate-limit-headers.ts";
 import type { ResourceOwners } from "./resource-owners.ts";
+import type { RetryBudget } from "../pool/retry-policy.ts";
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
 export interface Upstream extends Reachable {
@@ -69,7 +68,7 @@ export interface Engine extends Load {
   readonly metrics: Metrics;
   /** Which account owns which files, threads and stored answers (P35). */
   readonly owners: ResourceOwners;
-  readonly prober: Prober;
+  readonly keyChecker: KeyChecker;
   /** Loads the admin API when it is first asked for; null: there is none. */
   openAdmin: (() => Promise<AdminApi>) | null;
   /** Adds an observer while the proxy runs. */

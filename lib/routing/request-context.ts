@@ -9,11 +9,8 @@ import { streamDialectOf } from "../http/sse.ts";
 import type { StreamDialect } from "../http/sse.ts";
 import type { Client } from "../http/timeouts.ts";
 import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "../http/upstream-response.ts";
-import type { Key } from "../pool/key.ts";
-import { saidBy } from "../pool/lease.ts";
-import type { Lease, Need } from "../pool/lease.ts";
+import type { Key, Lease, Need } from "../pool/key.ts";
 import type { Progress } from "../pool/retry-policy.ts";
-import { accountName, accountNames } from "../pool/selection.ts";
 import type { Failure } from "../providers/verdict.ts";
 import { conversationOf } from "./affinity.ts";
 import type { Engine, Upstream } from "./engine.ts";
@@ -21,6 +18,8 @@ import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
 import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
 import type { Route } from "./route.ts";
+import { saidBy } from "../pool/penalties.ts";
+import { accountName, accountNames } from "../pool/key.ts";
 
 /** Without a byte for this long a request body is given up, and a connection without a request is closed. */
 export const IDLE_SEC = 30;
@@ -275,7 +274,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
       provider,
       key,
       keyId: secret.id,
-      account,
+      account: account.name,
       verdict,
       status,
       ms: now - lease.at,
@@ -286,7 +285,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   #setLastKey(upstream: Upstream, key: Key): void {
     this.#providerName = upstream.config.name;
     this.#keyId = key.secret.id;
-    this.#account = key.account;
+    this.#account = key.account.name;
     this.keyLabel = upstream.prefix === null ? String(key.index) : `${upstream.config.name}/${key.index}`;
   }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { seeded } from "../testing/fixture.ts";
-import { SlidingLog, LONGEST_HISTORY } from "./sliding-log.ts";
+import { AdaptiveLimit, LONGEST_HISTORY, SlidingLog, TokenBucket, Trial } from "./limit-learning.ts";
+import { RateLimiter } from "./rate-limiter.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const MINUTE = 60_000;
@@ -139,3 +140,122 @@ describe("a history", () => {
     }
   });
 });
+
+describe("a token bucket", () => {
+  test("lets a burst go out after a pause, then one at a time", () => {
+    const bucket = new TokenBucket();
+    bucket.follow(1500, 3);
+    const sent: number[] = [];
+    for (let now = NOW; now < NOW + 6000; now += 100) {
+      for (; bucket.readyAt <= now; bucket.onSent(now)) sent.push(now - NOW);
+    }
+    expect(sent).toEqual([0, 0, 0, 1500, 3000, 4500]);
+  });
+
+  test("goes on from what is known to fit, and at another pace from the same instant", () => {
+    const bucket = new TokenBucket();
+    bucket.follow(1000, 5);
+    bucket.fitsAt(NOW + 700);
+    expect(bucket.readyAt).toBe(NOW + 700);
+    bucket.follow(2000, 2);
+    expect(bucket.readyAt).toBe(NOW + 700);
+    bucket.onSent(NOW + 700);
+    expect(bucket.readyAt).toBe(NOW + 2700);
+  });
+});
+
+describe("a limit found out by refusals", () => {
+  const held = (limit: AdaptiveLimit, now: number) => limit.onBlocked(now + 3 * MINUTE);
+
+  test("is what was let through, corrected by the later refusals of one burst, and not by those from before", () => {
+    const limit = new AdaptiveLimit();
+    limit.onRefused(19, NOW - 50, MINUTE, NOW);
+    limit.onRefused(18, NOW - 50, MINUTE, NOW + 1);
+    limit.onRefused(4, NOW - 40, MINUTE, NOW + 2);
+    expect(limit.value).toBe(4);
+  });
+
+  test("is raised by growing steps where nothing is known above it, and only after it has held", () => {
+    const limit = new AdaptiveLimit();
+    limit.onRefused(12, NOW - 50, MINUTE, NOW);
+    expect(limit.onBlocked(NOW + MINUTE)).toBe(false);
+    const levels = [0, 3, 6, 9].map((minutes) => {
+      expect(held(limit, NOW + minutes * MINUTE)).toBe(true);
+      return limit.value;
+    });
+    expect(levels).toEqual([13, 16, 25, 52]);
+    expect(limit.proven).toBe(25);
+  });
+
+  test("goes back to what held when a trial is refused, and halves the way from there", () => {
+    const limit = new AdaptiveLimit();
+    limit.onRefused(12, NOW - 50, MINUTE, NOW);
+    for (const minutes of [0, 3, 6, 9]) held(limit, NOW + minutes * MINUTE);
+    const refusedAt = NOW + 15 * MINUTE;
+    limit.onRefused(40, refusedAt - 50, MINUTE, refusedAt);
+    expect(limit.value).toBe(25);
+    expect(held(limit, refusedAt)).toBe(true);
+    expect(limit.value).toBe(38);
+  });
+});
+
+describe("a trial", () => {
+  const DUE = [2 * MINUTE, 8 * MINUTE] as const;
+
+  test("is due at once until something has to hold first, and from then on when it has", () => {
+    const trial = new Trial(...DUE);
+    expect(trial.isDue(NOW)).toBe(true);
+    trial.scheduleAt(NOW + MINUTE);
+    expect([NOW, NOW + MINUTE - 1, NOW + MINUTE].map((at) => trial.isDue(at))).toEqual([false, false, true]);
+  });
+
+  test("is waited for twice as long each time it failed, up to the longest, and as at first once more has held", () => {
+    const trial = new Trial(...DUE);
+    const patience = [0, 1, 2].map(() => {
+      trial.doublePatience();
+      return trial.patienceMs / MINUTE;
+    });
+    trial.resetPatience();
+    expect([...patience, trial.patienceMs / MINUTE]).toEqual([4, 8, 8, 2]);
+  });
+});
+
+describe("a question", () => {
+  // Asking when a key is ready raised its limit: /health and each event did so without anybody waiting.
+  test.each<[sentence: string, learn: (limiter: RateLimiter) => void]>([
+    ["about a rate that was learnt", (limiter) => refuse(limiter, 12, null)],
+    ["about a window that was measured", (limiter) => refuse(limiter, 12, 40_000)],
+    ["about a pace that was measured", (limiter) => refuse(limiter, 12, 2000)],
+    ["about how many may be under way", (limiter) => refuse(limiter, 3, 0)],
+    ["about a budget that was announced", announce],
+  ])("%s changes nothing, however often and late it is asked", (_, learn) => {
+    const [asked, silent] = [new RateLimiter({ kind: "learnt" }), new RateLimiter({ kind: "learnt" })];
+    learn(asked);
+    learn(silent);
+    for (let at = NOW; at < NOW + 60 * MINUTE; at += 20_000) {
+      void [asked.readyAt(at), asked.readyAtIfNotLearnt(at), asked.perMinute, asked.isNearLimit(at, 10)];
+    }
+    const later = NOW + 61 * MINUTE;
+    expect([asked.state(), sentAtOnce(asked, later)]).toEqual([silent.state(), sentAtOnce(silent, later)]);
+  });
+});
+
+/** So many go out in a minute, and one more is refused. */
+function refuse(limiter: RateLimiter, count: number, namedMs: number | null): void {
+  for (let nth = 0; nth <= count; nth++) limiter.onSent(NOW - 20_000 + nth * 100);
+  const sentAt = NOW - 20_000 + count * 100;
+  limiter.onEnded({ hasStarted: false }, NOW);
+  limiter.refund(sentAt);
+  limiter.onRefused({ sentAt, namedMs, restMs: namedMs ?? MINUTE, reason: "rate_limit" }, NOW);
+}
+
+function announce(limiter: RateLimiter): void {
+  const budget = { limit: 10, remaining: 0, resetAt: NOW + MINUTE } as const;
+  limiter.onAnnounced({ ...budget, kind: "window", span: "minute", scope: "key" }, 0, NOW);
+}
+
+function sentAtOnce(limiter: RateLimiter, now: number): number {
+  let sent = 0;
+  for (; limiter.readyAt(now) <= now && sent < 100; sent++) limiter.onSent(now);
+  return sent;
+}
