@@ -26,6 +26,11 @@ export class Secret {
     return this.#value;
   }
 
+  /** How long it is: tells cheaply that a text is another one. */
+  get length(): number {
+    return this.#value.length;
+  }
+
   toString(): string {
     return `[secret ${this.id}]`;
   }

@@ -84,10 +84,14 @@ export function hasCredentialField(headers: Headers): boolean {
   return CREDENTIAL_FIELDS.some((name) => headers.has(name));
 }
 
-/** Whether one of the proxy's own client keys is `value`: then what holds it must not go on. */
+/**
+ * Whether one of the proxy's own client keys is `value`: then what holds it must not go on. Asked of what an admitted
+ * client sent, field by field, so a text of another length is not hashed.
+ */
 export function isClientKey(value: string, access: Access): boolean {
   if (access.mode !== "keys") return false;
-  return access.clients.filter((client) => equalInConstantTime(value, client.secret.reveal())).length > 0;
+  const sameLength = access.clients.filter(({ secret }) => secret.length === value.length);
+  return sameLength.filter(({ secret }) => equalInConstantTime(value, secret.reveal())).length > 0;
 }
 
 /** The rules of protected mode: a program on this machine, not a web page of another site. */

@@ -283,8 +283,6 @@ const NOT_FORWARDED: ReadonlySet<string> = new Set([
   "x-original-forwarded-for",
   "x-real-ip",
 ]);
-/** Nor does a field that begins so. */
-const NOT_FORWARDED_PREFIXES = ["cf-", "sec-fetch-", "x-forwarded-"];
 /** What nearly every client sends, and no one puts a key into. */
 const PLAIN_FIELDS: ReadonlySet<string> = new Set([
   "accept",
@@ -297,22 +295,25 @@ const PLAIN_FIELDS: ReadonlySet<string> = new Set([
 export function keepForwarded(headers: Headers, userAgent: string, access: Access): void {
   dropNamedByConnection(headers);
   const dropped: string[] = [];
-  headers.forEach((value, name) => {
-    if (PLAIN_FIELDS.has(name)) return;
-    if (NOT_FORWARDED.has(name) || hasDroppedPrefix(name) || holdsClientKey(value, access))
-      dropped.push(name);
-  });
+  let hasUserAgent = false;
+  for (const name of headers.keys()) {
+    if (name === "user-agent") hasUserAgent = true;
+    if (PLAIN_FIELDS.has(name)) continue;
+    if (!isForwarded(name) || holdsClientKey(headers, name, access)) dropped.push(name);
+  }
   for (const name of dropped) headers.delete(name);
-  if (!headers.has("user-agent")) headers.set("user-agent", userAgent);
+  if (!hasUserAgent) headers.set("user-agent", userAgent);
 }
 
-function hasDroppedPrefix(name: string): boolean {
-  return NOT_FORWARDED_PREFIXES.some((prefix) => name.startsWith(prefix));
+function isForwarded(name: string): boolean {
+  if (NOT_FORWARDED.has(name)) return false;
+  return !name.startsWith("x-forwarded-") && !name.startsWith("sec-fetch-") && !name.startsWith("cf-");
 }
 
 /** Whether a field's value is one of the proxy's own client keys, alone or behind a word as in `Bearer`. */
-function holdsClientKey(value: string, access: Access): boolean {
+function holdsClientKey(headers: Headers, name: string, access: Access): boolean {
   if (access.mode !== "keys") return false;
+  const value = headers.get(name) ?? "";
   return isClientKey(value, access) || isClientKey(value.slice(value.lastIndexOf(" ") + 1), access);
 }
 
