@@ -614,12 +614,13 @@ async function tryKeys(
 ): Promise<Response | null> {
   const { clock, random } = engine;
   const { pool, retries } = upstream;
-  const { progress, waitUntil } = context;
+  const { progress } = context;
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   retries.countRequest(clock.now());
   context.bind(upstream);
   const isChained = next !== null && context.boundTo === null; // no other provider has what this one made
+  context.limitWait(isChained);
   for (;;) {
     if (progress.attempts > 0 && context.signal.aborted) return giveUp(ABANDONED, context, upstream, engine);
     const leased = leaseFor(context, pool, isChained && next !== upstream, clock);
@@ -653,7 +654,7 @@ async function tryKeys(
     const now = clock.now();
     const mayRetry = !isFault || retries.hasRoom(now); // what a client wants repeated is no fault
     const hasFallback = isChained && (next !== upstream || mayRetry); // the same once more is a retry, too
-    const policy = { maxAttempts, waitUntil, hasFallback, mayRetry };
+    const policy = { maxAttempts, waitUntil: context.waitUntil, hasFallback, mayRetry };
     const decision = decide(setback, progress, policy, now, random());
     switch (decision.do) {
       case "rotate":

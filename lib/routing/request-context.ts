@@ -41,7 +41,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   /** The whole body, as the present target gets it; null where there is none. */
   body: Bytes | null = null;
   readonly arrival: number;
-  readonly waitUntil: number;
+  /** Until when it waits for a key of the present target; epoch ms, as the engine's clock says it. */
+  waitUntil: number;
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
@@ -82,6 +83,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   #isHeld = false;
   #isOver = false;
   readonly #arrivedAt: number;
+  readonly #waitEndsAt: number;
 
   constructor(
     readonly request: Request,
@@ -100,7 +102,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     this.#sentPath = target.path;
     this.#arrivedAt = engine.clock.now();
     this.arrival = engine.arrivals++;
-    this.waitUntil = this.#arrivedAt + engine.config.maxWaitMs;
+    this.#waitEndsAt = this.#arrivedAt + engine.config.maxWaitMs;
+    this.waitUntil = this.#waitEndsAt;
     this.streamDialect = streamDialectOf(target.path);
     this.#phaseSince = this.#arrivedAt;
     engine.underWay.add(this);
@@ -169,6 +172,13 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     if (this.#sentBody === null) return;
     const contentType = this.headers.get("content-type");
     this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
+  }
+
+  /** Waits for a key of this target as long as it may in all, or only for a while where another target stands behind. */
+  limitWait(hasFallback: boolean): void {
+    const { clock, config } = this.engine;
+    const shortly = hasFallback ? clock.now() + config.fallbackAfterMs : Infinity;
+    this.waitUntil = Math.min(this.#waitEndsAt, shortly);
   }
 
   /** Finds out whether it has to do with resources that one account of this provider alone has (P35). */

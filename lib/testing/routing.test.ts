@@ -28,18 +28,24 @@ interface Pair extends Stage {
   ): Promise<{ status: number; text: string; key: string | null; attempts: string | null }>;
 }
 
+/** Answers with one after the other, and with the last of them from then on. */
+function inTurn(answers: Buffer | Buffer[]): Parameters<typeof startRawProvider>[0] {
+  const script = Array.isArray(answers) ? answers : [answers];
+  return (_request, connection, nth) => connection.write(script[Math.min(nth, script.length) - 1] ?? "");
+}
+
 /** A proxy with two providers, `default` and `other`, that answer by script. */
 async function pair(
   {
     first,
     second = answerOf("second"),
     settings,
-  }: { first: Buffer; second?: Buffer; settings: Record<string, string> },
+  }: { first: Buffer | Buffer[]; second?: Buffer | Buffer[]; settings: Record<string, string> },
   body: (pair: Pair) => Promise<void>,
 ): Promise<void> {
   const clock = new FalseClock();
-  await using one = startRawProvider((_request, connection) => connection.write(first));
-  await using two = startRawProvider((_request, connection) => connection.write(second));
+  await using one = startRawProvider(inTurn(first));
+  await using two = startRawProvider(inTurn(second));
   const named = {
     OTHER_API_KEYS: "other-key-canary",
     OTHER_BASE_URL: `${two.url}/api/v1`,
@@ -80,6 +86,48 @@ describe("FALLBACK", () => {
         target: "/api/v1/chat/completions",
         key: "other-key-canary",
       });
+    });
+  });
+
+  const waits: [
+    says: string,
+    limitedSec: { first: number; second?: number },
+    settings: Record<string, string>,
+    key: string,
+    waitedSec: number,
+  ][] = [
+    ["waits for a key that is free soon", { first: 1 }, {}, "0", 1],
+    ["goes on at once where none is free by then", { first: 3 }, {}, "other/0", 0],
+    ["waits for as long as it is told", { first: 10 }, { FALLBACK_AFTER_SEC: "15" }, "0", 10],
+    ["does not wait where it is told not to", { first: 1 }, { FALLBACK_AFTER_SEC: "0" }, "other/0", 0],
+    [
+      "never waits beyond what a request waits in all",
+      { first: 10 },
+      { FALLBACK_AFTER_SEC: "15", MAX_WAIT_SEC: "5" },
+      "other/0",
+      0,
+    ],
+    ["lets the last target wait as long as there is", { first: 300, second: 50 }, {}, "other/0", 50],
+    [
+      "lets the last target wait what is left",
+      { first: 1, second: 50 },
+      { FALLBACK_AFTER_SEC: "0" },
+      "other/0",
+      50,
+    ],
+  ];
+  test.each(waits)("B6 %s", async (_, { first, second }, settings, key, waitedSec) => {
+    const limited = (seconds: number) =>
+      httpAnswer(429, '{"error":{"message":"Slow down."}}', { "retry-after": String(seconds) });
+    const script = {
+      first: [limited(first), answerOf("first")],
+      second: second === undefined ? answerOf("second") : [limited(second), answerOf("second")],
+      settings: { FALLBACK: "other", ...settings },
+    };
+    await pair(script, async ({ ask, clock }) => {
+      const began = clock.now();
+      expect(await ask('{"model":"small"}')).toMatchObject({ status: 200, key });
+      expect(Math.round((clock.now() - began) / 1000)).toBe(waitedSec);
     });
   });
 
@@ -131,6 +179,31 @@ describe("FALLBACK", () => {
 });
 
 describe("ROUTES", () => {
+  const patterns = { ROUTES: "claude-* = other/*; claude-*-mini = other/tiny; claude-own = default/own" };
+  const asked: [says: string, model: string, goesTo: "first" | "second", as: string][] = [
+    ["keeps the client's model where the target is *", "claude-sonnet-4", "second", "claude-sonnet-4"],
+    ["takes the longest pattern", "claude-4-mini", "second", "tiny"],
+    ["takes a name before any pattern", "claude-own", "first", "own"],
+    ["leaves what fits none where it was", "gpt-4o", "first", "gpt-4o"],
+    ["tells names apart by their case", "Claude-sonnet-4", "first", "Claude-sonnet-4"],
+    ["takes a pattern for a name with slashes too", "claude-/a/b:c", "second", "claude-/a/b:c"],
+  ];
+  test.each(asked)("with a pattern %s: %s", async (_, model, goesTo, as) => {
+    await pair({ first: answerOf("first"), settings: patterns }, async ({ ask, first, second }) => {
+      expect((await ask(JSON.stringify({ model }))).text).toContain(goesTo);
+      const provider = goesTo === "first" ? first : second;
+      expect(bodyOf(provider)).toEqual([JSON.stringify({ model: as })]);
+    });
+  });
+
+  test("do not list a pattern among the models: nobody can ask for it", async () => {
+    const list = httpAnswer(200, '{"object":"list","data":[{"id":"one","object":"model"}]}');
+    await pair({ first: list, settings: patterns }, async ({ url }) => {
+      const { data }: { data: { id: string }[] } = JSON.parse(await (await fetch(`${url}/v1/models`)).text());
+      expect(data.map(({ id }) => id)).toEqual(["claude-own", "one"]);
+    });
+  });
+
   const settings = { ROUTES: "smart = default/one > other/two; quick = other/three" };
 
   test("lead a model name of one's own along its targets", async () => {
