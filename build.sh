@@ -3,15 +3,32 @@
 #
 #   ./build.sh               x64 and arm64 for glibc, which is every common 64-bit Linux
 #   ./build.sh --all         the musl variants (Alpine) too
+#   ./build.sh --release     all of them, the Debian packages, the installer and SHA256SUMS: what a release consists of
 #   ./build.sh --no-checks   without type check, format check and tests
 #   ./build.sh --host FILE   only an executable for this machine, without checks: what the tests run
 #
-# Node and git are enough: where there is no Bun of the pinned version, npx fetches it. Bun fetches the runtimes of
-# the other platforms once, and keeps them. The same source and version give the same bytes, wherever they are built.
+# Node and git are enough: where there is no Bun of the pinned version, npx fetches it. --release also needs dpkg-deb,
+# so Debian or Ubuntu. The same source and version give the same bytes, wherever they are built.
+#
+# For --release, RELEASE_URL is where the files will be found. It is written into install.sh:
+#   RELEASE_URL=https://github.com/OWNER/keywheel/releases/download/v1.2.3 ./build.sh --release
 set -eu
+umask 022
 cd "$(dirname "$0")"
 
 bun_version=1.4.5
+
+# An executable is a Bun runtime with our code behind it. Bun fetches the runtimes for other platforms, so their
+# sha256 is written here: a runtime with another one is not used. For another version of Bun, let the check fail,
+# compare each sum with the file `bin/bun` in the npm package `@oven/bun-linux-…` of that version, and write it here.
+runtime_sum() {
+  case $1 in
+    x64) echo f05d28a3862f4b84395c7fa32480b835dd47482e80b7e7a49a115227f0c06083 ;;
+    arm64) echo 04778f1f42399a69d086853e9c7af4acf574b2f21a43d0dc673853d8b84a2923 ;;
+    x64-musl) echo cf5d285ddbe256785a5121a3c113191a6b577504976374c7cfd5aedca609b720 ;;
+    arm64-musl) echo 9c48986093073afec8b76a3e285303598dd2462f52748aecb65e4d94866e1ea3 ;;
+  esac
+}
 
 fail() {
   echo "build.sh: $1" >&2
@@ -19,22 +36,31 @@ fail() {
 }
 
 checks=yes
+release=no
 targets='x64 arm64'
 host_file=
 while [ $# -gt 0 ]; do
   case $1 in
     --no-checks) checks=no ;;
     --all) targets='x64 arm64 x64-musl arm64-musl' ;;
+    --release)
+      targets='x64 arm64 x64-musl arm64-musl'
+      release=yes
+      ;;
     --host)
       [ $# -ge 2 ] || fail '--host needs a FILE after it.' 2
       host_file=$2
       checks=no
       shift
       ;;
-    *) fail "There is no option $1. Use --all, --no-checks or --host FILE." 2 ;;
+    *) fail "There is no option $1. Use --release, --all, --no-checks or --host FILE." 2 ;;
   esac
   shift
 done
+
+if [ "$release" = yes ]; then
+  command -v dpkg-deb >/dev/null || fail 'dpkg-deb is not here, and --release makes Debian packages. Use Debian or Ubuntu.'
+fi
 
 # BUN names one to use; else the one on the PATH, if it is exactly the pinned version; else npx's copy.
 bun=${BUN:-bun}
@@ -72,7 +98,8 @@ fi
 compile() {
   # NODE_ENV is written into the code at build time, so the builder's own must not decide.
   # Bytecode: nothing is parsed at the start, which spares some memory for as long as the proxy runs.
-  NODE_ENV=production "$bun" build --compile --bytecode --format=esm --env=disable \
+  # Splitting: what the program imports late becomes a file of its own, which is not even evaluated before that.
+  NODE_ENV=production "$bun" build --compile --splitting --bytecode --format=esm --env=disable \
     --no-compile-autoload-dotenv --no-compile-autoload-bunfig \
     --no-compile-autoload-tsconfig --no-compile-autoload-package-json \
     --define "KEYWHEEL_VERSION=\"$version\"" "$@" ./proxy.ts >/dev/null
@@ -83,20 +110,68 @@ if [ -n "$host_file" ]; then
   exit
 fi
 
-mkdir -p dist
-files=
-for target in $targets; do
-  case $target in
-    x64) bun_target=bun-linux-x64-baseline ;;
-    *) bun_target=bun-linux-$target ;;
+# Bun's name for a target.
+bun_target() {
+  case $1 in
+    x64) echo bun-linux-x64-baseline ;;
+    x64-musl) echo bun-linux-x64-musl-baseline ;;
+    arm64*) echo "bun-linux-aarch64${1#arm64}" ;;
   esac
-  compile --target="$bun_target" --outfile "dist/keywheel-linux-$target"
-  files="$files keywheel-linux-$target"
+}
+
+sum_of() {
+  sha256sum "$1" | cut -d ' ' -f 1
+}
+
+# Sets `runtime` to the checked runtime file for target $1. Bun fetches one when it compiles, so an empty program is
+# compiled to get it; where Bun needs no other file than itself, that is the runtime. They are kept in a cache.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/keywheel-build
+get_runtime() {
+  local name sum empty
+  name=$(bun_target "$1")
+  runtime=$cache/$name-v$bun_version
+  if [ ! -f "$runtime" ]; then
+    mkdir -p "$cache"
+    empty=$(mktemp -d)
+    : >"$empty/empty.js"
+    BUN_INSTALL_CACHE_DIR=$cache "$bun" build --compile --target="$name-v$bun_version" \
+      --outfile "$empty/out" "$empty/empty.js" >/dev/null || fail "Bun could not fetch the runtime $name $bun_version."
+    rm -r "$empty"
+    [ -f "$runtime" ] || cp "$("$bun" --print process.execPath)" "$runtime"
+  fi
+  sum=$(sum_of "$runtime")
+  [ "$sum" = "$(runtime_sum "$1")" ] ||
+    fail "The runtime $runtime is not the one this script knows: its sha256 is $sum. Delete it and try again. If it stays so, do not use it: find out who changed it."
+}
+
+# What is in dist/ afterwards is what this run has made.
+rm -rf dist
+mkdir dist
+for target in $targets; do
+  get_runtime "$target"
+  compile --target="$(bun_target "$target")" --compile-executable-path="$runtime" \
+    --outfile "dist/keywheel-linux-$target"
 done
+
+if [ "$release" = yes ]; then
+  # Nothing in a package is younger than the commit, whenever it is made.
+  SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1767225600)}
+  export SOURCE_DATE_EPOCH
+  deploy/deb/make.sh "$version" amd64 dist/keywheel-linux-x64 dist/keywheel_amd64.deb
+  deploy/deb/make.sh "$version" arm64 dist/keywheel-linux-arm64 dist/keywheel_arm64.deb
+  install -m 644 deploy/keywheel.service dist/
+  sed "s|@RELEASE_URL@|${RELEASE_URL:-}|" deploy/install.sh >dist/install.sh
+  chmod 755 dist/install.sh
+  # The npm package (--library) belongs here too, before the sums are taken.
+fi
 
 echo
 echo "keywheel $version"
 cd dist
-for file in $files; do
-  printf '%s  %9s bytes  dist/%s\n' "$(sha256sum "$file" | cut -d ' ' -f 1)" "$(wc -c <"$file" | tr -d ' ')" "$file"
-done
+LC_ALL=C
+export LC_ALL
+sha256sum -- * >../SHA256SUMS.new
+mv ../SHA256SUMS.new SHA256SUMS
+while read -r sum file; do
+  printf '%s  %9s bytes  dist/%s\n' "$sum" "$(wc -c <"$file" | tr -d ' ')" "$file"
+done <SHA256SUMS
