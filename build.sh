@@ -157,8 +157,11 @@ if [ "$release" = yes ]; then
   # Nothing in a package is younger than the commit, whenever it is made.
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1767225600)}
   export SOURCE_DATE_EPOCH
-  deploy/deb/make.sh "$version" amd64 dist/keywheel-linux-x64 dist/keywheel_amd64.deb
+  # Packing takes a minute, so both at once.
+  deploy/deb/make.sh "$version" amd64 dist/keywheel-linux-x64 dist/keywheel_amd64.deb &
+  amd64=$!
   deploy/deb/make.sh "$version" arm64 dist/keywheel-linux-arm64 dist/keywheel_arm64.deb
+  wait "$amd64"
   install -m 644 deploy/keywheel.service dist/
   sed "s|@RELEASE_URL@|${RELEASE_URL:-}|" deploy/install.sh >dist/install.sh
   chmod 755 dist/install.sh
