@@ -123,33 +123,42 @@ sum_of() {
   sha256sum "$1" | cut -d ' ' -f 1
 }
 
-# Sets `runtime` to the checked runtime file for target $1. Bun fetches one when it compiles, so an empty program is
-# compiled to get it; where Bun needs no other file than itself, that is the runtime. They are kept in a cache.
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/keywheel-build
+# Where the runtime for target $1 is kept.
+runtime_file() {
+  echo "${XDG_CACHE_HOME:-$HOME/.cache}/keywheel-build/$(bun_target "$1")-v$bun_version"
+}
+
+# Fetches the runtime for target $1, if it is not there yet, and checks it. Bun fetches one when it compiles, so an
+# empty program is compiled. Where Bun needs no other file than itself for that, it is the runtime.
 get_runtime() {
-  local name sum empty
-  name=$(bun_target "$1")
-  runtime=$cache/$name-v$bun_version
-  if [ ! -f "$runtime" ]; then
+  local file cache sum empty
+  file=$(runtime_file "$1")
+  if [ ! -f "$file" ]; then
+    cache=$(dirname "$file")
     mkdir -p "$cache"
     empty=$(mktemp -d)
     : >"$empty/empty.js"
-    BUN_INSTALL_CACHE_DIR=$cache "$bun" build --compile --target="$name-v$bun_version" \
-      --outfile "$empty/out" "$empty/empty.js" >/dev/null || fail "Bun could not fetch the runtime $name $bun_version."
+    BUN_INSTALL_CACHE_DIR=$cache "$bun" build --compile --target="$(basename "$file")" \
+      --outfile "$empty/out" "$empty/empty.js" >/dev/null || fail "Bun could not fetch the runtime $(basename "$file")."
     rm -r "$empty"
-    [ -f "$runtime" ] || cp "$("$bun" --print process.execPath)" "$runtime"
+    [ -f "$file" ] || cp "$("$bun" --print process.execPath)" "$file"
   fi
-  sum=$(sum_of "$runtime")
-  [ "$sum" = "$(runtime_sum "$1")" ] ||
-    fail "The runtime $runtime is not the one this script knows: its sha256 is $sum. Delete it and try again. If it stays so, do not use it: find out who changed it."
+  sum=$(sum_of "$file")
+  [ "$sum" = "$(runtime_sum "$1")" ] || {
+    echo "build.sh: $file is not the runtime that this script knows. Its sha256 is $sum." >&2
+    fail 'Delete it and try again. If it stays so, do not use it: find out who changed it.'
+  }
 }
+
+for target in $targets; do
+  get_runtime "$target"
+done
 
 # What is in dist/ afterwards is what this run has made.
 rm -rf dist
 mkdir dist
 for target in $targets; do
-  get_runtime "$target"
-  compile --target="$(bun_target "$target")" --compile-executable-path="$runtime" \
+  compile --target="$(bun_target "$target")" --compile-executable-path="$(runtime_file "$target")" \
     --outfile "dist/keywheel-linux-$target"
 done
 

@@ -10,7 +10,9 @@
 # KEYWHEEL_URL is where the files of the release are (the address of this script, without its name).
 # DESTDIR puts everything below another directory and changes nothing else on this machine.
 
-# Everything is in functions, and the last line calls: a download that was cut short runs nothing.
+# The braces go around everything: a shell runs nothing of it before it has read the last one, so a download that
+# was cut short does nothing.
+{
 main() {
   set -eu
   umask 022
@@ -225,3 +227,5 @@ uninstall() {
 }
 
 main "$@"
+exit
+}
