@@ -182,8 +182,9 @@ echo "keywheel $version"
 cd dist
 LC_ALL=C
 export LC_ALL
-sha256sum -- * >../SHA256SUMS.new
-mv ../SHA256SUMS.new SHA256SUMS
+for file in *; do
+  if [ -f "$file" ] && [ "$file" != SHA256SUMS ]; then sha256sum "$file"; fi
+done >SHA256SUMS
 while read -r sum file; do
   printf '%s  %9s bytes  dist/%s\n' "$sum" "$(wc -c <"$file" | tr -d ' ')" "$file"
 done <SHA256SUMS
