@@ -182,9 +182,8 @@ echo "keywheel $version"
 cd dist
 LC_ALL=C
 export LC_ALL
-for file in *; do
-  if [ -f "$file" ] && [ "$file" != SHA256SUMS ]; then sha256sum "$file"; fi
-done >SHA256SUMS
+sums=$(for file in *; do if [ -f "$file" ]; then sha256sum "$file"; fi; done)
+printf '%s\n' "$sums" >SHA256SUMS
 while read -r sum file; do
   printf '%s  %9s bytes  dist/%s\n' "$sum" "$(wc -c <"$file" | tr -d ' ')" "$file"
 done <SHA256SUMS
