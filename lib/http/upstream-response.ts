@@ -61,6 +61,9 @@ export interface Asked {
     readonly streamDialect: StreamDialect;
     /** Statuses that this request wants retried. */
     readonly retryStatus: ReadonlySet<number>;
+    /** What the answer may quote: such words are the client's and judge nobody (P37). */
+    readonly model: string | null;
+    readonly body: Uint8Array | null;
   };
   readonly provider: {
     readonly dialect: Dialect;
@@ -152,16 +155,27 @@ async function judgePacked(
   return judgeInPlace(response, body, await unpack(body, encodings), asked) ?? whole(response, body);
 }
 
+/** JSON is packed to about a third. */
+const PACKED_SHARE = 3;
+
 async function mayBePackedError(bytes: Bytes, encodings: readonly string[]): Promise<boolean> {
   const unpacker = Unpacker.of(encodings);
   if (unpacker === null) return false;
   const beginning = await unpacker.push(bytes.subarray(0, PACKED_BEGINNING_BYTES));
   unpacker.close();
-  return beginning === null || beginning.length === 0 || (!beginsWithId(beginning) && mayBeError(beginning));
+  return (
+    beginning === null ||
+    beginning.length === 0 ||
+    (!beginsWithId(beginning, PACKED_SHARE * bytes.length) && mayBeError(beginning))
+  );
 }
 
-/** Nearly every answer begins with its `id`, which no error has there. */
-function beginsWithId(body: Bytes): boolean {
+/** Errors that begin with an `id` are shorter (Together, MiniMax), and hardly an answer is. */
+const SHORT_WITH_ID_BYTES = 512;
+
+/** Nearly every answer begins with its `id`, which no error of some length has there. */
+function beginsWithId(body: Bytes, wholeLength = body.length): boolean {
+  if (wholeLength < SHORT_WITH_ID_BYTES) return false;
   const start = body[0] === 0x7b /* { */ ? pastSpace(body, 1) : -1;
   return body[start] === 0x22 /* " */ && body[start + 1] === 0x69 /* i */ && body[start + 2] === 0x64; /* d */
 }
@@ -191,7 +205,7 @@ function judgeInPlace(
   const text = textOf(event);
   const now = clock.wall();
   if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for the key in all that is none
-  const found = classifyStreamError(dialect, redact(text, [secret]), now);
+  const found = classifyStreamError(dialect, redact(text, [secret]), now, call);
   if (found === null) return null;
   const verdict = withoutMasks(found);
   const clean = withoutSecret(sent, unpacked, response.headers, secret);
@@ -340,7 +354,7 @@ async function readRefusal(response: Response, asked: Asked): Promise<Attempted>
   const clean = withoutSecret(bytes, unpacked, headers, asked.secret);
   const readable = clean === bytes || unpacked.extent === "none" ? unpacked.plain : clean;
   const evidence = { status, headers, body: evidenceOf(readable) };
-  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.wall()));
+  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.wall(), asked.call));
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
   return setback === null ? answer : failed(setback, answer, verdict);

@@ -9,7 +9,7 @@
  *
  * Where the knowledge comes from: the providers' pages and answers published in public issues, dated up to Oct 2026.
  */
-import { HOUR_MS, MINUTE_MS } from "../core/clock.ts";
+import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import {
   asNamed,
   untilMidnight,
@@ -27,7 +27,7 @@ import {
   DAY,
   DAY_KEY,
   DAY_MODEL,
-  NO_MONEY,
+  NO_MONEY_KEY,
   NO_MONEY_MODEL,
   DEAD,
   DOUBTED,
@@ -74,6 +74,11 @@ export interface Provider {
   readonly proof: Proof | null;
   /** What a rate limit holds for where the answer does not say. */
   readonly limitScope: Scope;
+  /**
+   * What a refusal for money holds for where its words do not say. `key`: here an account without money is refused for
+   * every model. `key+model`: other models may cost nothing, or somebody else pays for them.
+   */
+  readonly moneyScope: Scope;
   /** What to make of the time a rate limit names, where that is not simply believed. */
   readonly limitWait?: Wait;
   /** A function: patterns cost memory, and most processes never meet most providers' refusals. */
@@ -91,14 +96,17 @@ const googleRules = (): readonly RefusalRule[] => [
   // "Consumer 'api_key:…' has been suspended".
   { status: 403, code: /^consumer_suspended$/, then: DEAD },
   // API_KEY_SERVICE_BLOCKED and its kin: the key's restrictions; the same text when Google blocked a leaked key.
+  { status: 403, code: /^api_key_(?:http_referrer|android_app|ios_app)_blocked$/, then: REJECTED }, // The request's fields.
+  { status: 403, code: /^api_key_ip_address_blocked$/, then: UNSUITED_KEY }, // Our address, but another key may be open.
   { status: 403, code: /^api_key_\w+_blocked$/, then: DOUBTED },
   { status: 403, text: /^Your project has been denied access\b/m, then: DOUBTED },
   // The key is fine, its project has not switched the service on.
   { status: 403, code: /^service_disabled$/, then: UNSUITED_KEY },
-  { status: 403, code: /^billing_disabled$/, then: NO_MONEY },
+  { status: 403, code: /^billing_disabled$/, then: NO_MONEY_KEY },
   // Free tier only outside some countries; a project with billing may. "User location is not supported" is not here:
   // that is our own address, the same for every key.
   { status: 400, text: /^Gemini API free tier is not available in your country\b/m, then: UNSUITED_KEY },
+  { status: 403, text: /^Requests from (?:referer|this|the) .{0,200}\bare blocked\b/im, then: REJECTED }, // Nov 2026
   { status: 403, code: /^(?:permission_denied|iam_permission_denied)$/, then: UNSUITED_MODEL },
   // No free quota for this model at all: a permission, and no wait helps.
   { status: 429, text: /\blimit: 0\b(?![.,]\d)/, then: UNSUITED_MODEL },
@@ -116,8 +124,13 @@ const UTC = "UTC";
 const LOS_ANGELES = "America/Los_Angeles";
 const SHANGHAI = "Asia/Shanghai";
 
-const BEARER = { keyHeader: "bearer", resetZone: UTC, clockOffset: null } as const;
-const CHINESE = { keyHeader: "bearer", resetZone: SHANGHAI, clockOffset: "+08:00" } as const;
+const BEARER = { keyHeader: "bearer", resetZone: UTC, clockOffset: null, moneyScope: "key" } as const;
+const CHINESE = {
+  keyHeader: "bearer",
+  resetZone: SHANGHAI,
+  clockOffset: "+08:00",
+  moneyScope: "key",
+} as const;
 const MODELS: Proof = { method: "GET", target: "/models", proves: "key" };
 const MODELS_OF_ALL: Proof = { ...MODELS, mayBePublic: true };
 
@@ -142,7 +155,14 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
         code: /^(?:invalid_organization|mismatched_organization|mismatched_project)$/,
         then: UNSUITED_KEY,
       },
-      { status: [403, 429], code: /^(?:billing_hard_limit_reached|billing_not_active)$/, then: NO_MONEY },
+      // An organization's list of addresses; other accounts need not have one.
+      { status: [401, 403], code: /^ip_not_authorized$/, then: UNSUITED_KEY },
+      { status: [401, 403], text: /\bIP\b.{0,60}\b(?:not authorized|allow ?list)\b/i, then: UNSUITED_KEY },
+      {
+        status: [400, 403, 429],
+        code: /^(?:billing_hard_limit_reached|billing_not_active)$/,
+        then: NO_MONEY_KEY,
+      },
       // Subscription accounts: hours or days, with `resets_in_seconds`.
       { status: 429, code: /^usage_limit_reached$/, then: DAY_KEY },
     ],
@@ -184,10 +204,14 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     limitScope: "key+model",
     rules: () => [
       // Seen with money in the account, too (claude-code#54839): asked again later, not disabled.
-      { status: 400, text: /^Your credit balance is too low\b/m, then: NO_MONEY },
+      { status: 400, text: /^Your credit balance is too low\b/m, then: NO_MONEY_KEY },
       // "You have reached your specified (workspace) API usage limits. You will regain access on DATE at 00:00 UTC."
-      { status: [400, 429], text: /^You have reached your (?:\w+ ){0,3}API usage limits\b/m, then: NO_MONEY },
-      { status: 429, code: /^enforced_spend_limit_reached$/, then: NO_MONEY },
+      {
+        status: [400, 429],
+        text: /^You have reached your (?:\w+ ){0,3}API usage limits\b/m,
+        then: NO_MONEY_KEY,
+      },
+      { status: 429, code: /^enforced_spend_limit_reached$/, then: NO_MONEY_KEY },
       { status: 400, text: /^This organization has been disabled\b/m, then: DOUBTED },
       { status: 401, text: /\bOAuth token has expired\b/i, then: DEAD },
       // Their edge refuses our address (often Cloudflare's); every key gets it.
@@ -259,9 +283,10 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     // `/models` is public and proves nothing. What is left is null for a key without a cap of its own.
     proof: { method: "GET", target: "/key", proves: "balance", left: ["data", "limit_remaining"] },
     limitScope: "key",
+    moneyScope: "key+model", // `:free` models go on.
     rules: () => [
       { code: /^openrouter_in_flight_budget$/, then: TOO_MANY_AT_ONCE }, // A 402 that passes.
-      { code: /^openrouter_credits$/, then: NO_MONEY },
+      { code: /^openrouter_credits$/, then: NO_MONEY_KEY },
       { code: /^upstream_provider_shared_pool$/, then: CAPACITY },
       // The provider behind refused: its account with OpenRouter, or the one that this account brought along.
       { status: [401, 402], field: ["is_byok", /^true$/], then: UNSUITED_MODEL },
@@ -271,7 +296,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       { status: 403, text: /\bkey limit exceeded \(daily\b/i, then: DAY },
       { status: 403, text: /\bkey limit exceeded \(weekly\b/i, then: { ...DAY, wait: untilMonday } },
       { status: 403, text: /\bkey limit exceeded \(monthly\b/i, then: { ...DAY, wait: untilNextMonth } },
-      { status: 403, text: /\bkey limit exceeded\b/i, then: NO_MONEY },
+      { status: 403, text: /\bkey limit exceeded\b/i, then: NO_MONEY_KEY },
       // Moderation (`reasons`), guardrails (`patterns`), management keys, regions. A bad key is 401.
       { status: 403, then: REJECTED },
       { status: 401, text: /^User not found\b/m, then: DEAD },
@@ -393,7 +418,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     limitScope: "key+model",
     rules: () => [
       // "Account … is suspended, possibly due to reaching the monthly spending limit" (pollinations#12136).
-      { status: 412, text: /\b(?:suspended|spending limit|invoices?|billing)\b/i, then: NO_MONEY },
+      { status: 412, text: /\b(?:suspended|spending limit|invoices?|billing)\b/i, then: NO_MONEY_KEY },
       GATED_MODEL,
     ],
   },
@@ -540,7 +565,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     limitScope: "key",
     rules: () => [
       { status: 401, then: DOUBTED },
-      { status: [403, 429], code: /^exceeded_current_quota_error$/, then: NO_MONEY },
+      { status: [403, 429], code: /^exceeded_current_quota_error$/, then: NO_MONEY_KEY },
       { status: 429, text: /\bWe're receiving too many requests\b/i, then: CAPACITY },
       { status: 403, code: /^permission_denied_error$/, then: UNSUITED_MODEL },
       GATED_MODEL,
@@ -557,8 +582,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     rules: () => [
       { code: /^1001$/, then: REJECTED }, // No Authorization header came with the request.
       { code: /^100[23]$/, then: DEAD }, // Token invalid, token expired.
-      { code: /^1113$/, then: NO_MONEY }, // Arrears.
-      { code: /^1309$/, then: NO_MONEY }, // The plan has expired.
+      { code: /^1113$/, then: NO_MONEY_KEY }, // Arrears.
+      { code: /^1309$/, then: NO_MONEY_KEY }, // The plan has expired.
       { code: /^(?:1000|1004|111[0-2]|112[01])$/, then: DOUBTED }, // Refused; the account is locked or unknown.
       { code: /^(?:1220|1311)$/, then: UNSUITED_MODEL }, // No permission for the API; the plan lacks the model.
       { code: /^130[23]$/, then: TOO_MANY_AT_ONCE }, // Cleared in under 5 s: a cap on requests at once.
@@ -589,7 +614,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       {
         status: [400, 403],
         code: /^(?:arrearage|(?:pre|post)paidbilloverdue|commoditynotpurchased)$/,
-        then: NO_MONEY,
+        then: NO_MONEY_KEY,
       },
       { status: [403, 429], code: /freetieronly$/, then: NO_MONEY_MODEL },
       { status: 429, text: /\bFree allocated quota exceeded\b/i, then: NO_MONEY_MODEL },
@@ -601,6 +626,12 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
         then: { ...DAY_KEY, wait: namedOr(6 * HOUR_MS) },
       },
       { status: 429, text: /\bconcurrency allocated quota\b/i, then: TOO_MANY_AT_ONCE },
+      // A slope, not a window: a few seconds are enough.
+      {
+        status: 429,
+        text: /\brate increased too quickly\b/i,
+        then: { ...TOO_FAST_MODEL, wait: namedOr(4 * SECOND_MS) },
+      },
       { status: 403, code: /^(?:model\.)?accessdenied(?:\.\w+)?$|^access_denied$/, then: UNSUITED_MODEL },
       // Also what a key of another region gets.
       { status: 401, then: DOUBTED },
@@ -616,7 +647,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     proof: { method: "GET", target: "/user/info", proves: "balance", left: ["data", "totalBalance"] },
     limitScope: "key+model",
     rules: () => [
-      { status: 403, code: /^30001$/, then: NO_MONEY }, // Also for models that cost nothing.
+      { status: 403, code: /^30001$/, then: NO_MONEY_KEY }, // Also for models that cost nothing.
       { status: 403, code: /^30003$/, then: REJECTED }, // Model disabled, for everyone.
     ],
   },
@@ -664,6 +695,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     hosts: [],
     proof: MODELS_OF_ALL,
     limitScope: "key",
+    moneyScope: "key+model",
     // In OpenAI's words: the keys may belong to accounts that have different models.
     rules: () => [{ status: [403, 404], code: /^model_not_found$/, then: UNSUITED_MODEL }, GATED_MODEL],
   },

@@ -55,6 +55,14 @@ const overloaded = (pauseMs: number | null = null, maybeBilled = false): Expecte
   maybeBilled,
 });
 
+/** One model's trouble, and no other's. */
+const modelDown = (pauseMs: number | null = null, maybeBilled = false): Expected => ({
+  ...overloaded(pauseMs, maybeBilled),
+  scope: "model",
+});
+/** No money, for this model as far as is known. */
+const noMoneyYet = (pause: Pause = UNKNOWN): Expected => ({ ...noMoney("key+model", pause), widens: true });
+
 const refusesAll = (pauseMs: number): Expected => ({ ...overloaded(pauseMs), refusesAll: true });
 
 // The envelopes of the providers.
@@ -110,7 +118,7 @@ const CASES: Case[] = [
   ["a bad request is the client's", "generic", 400, openai("Bad value", "invalid_request_error"), rejected],
   ["a bare 401 is doubted, not believed", "generic", 401, { error: "Unauthorized" }, doubted],
   ["an empty 401 is doubted", "generic", 401, "", doubted],
-  ["402 is money", "generic", 402, "", noMoney()],
+  ["402 is money", "generic", 402, "", noMoneyYet()],
   ["a bare 403 is doubted", "generic", 403, { error: { message: "Forbidden" } }, doubted],
   ["404 is the client's", "generic", 404, openai("No such file", "not_found", "file_not_found"), rejected],
   ["a 404 about a model may be this account's", "generic", 404, openai("No such model", "not_found", "model_not_found"), unsuited("key+model")],
@@ -160,16 +168,16 @@ const CASES: Case[] = [
   ["moderation by its code", "generic", 403, openai("No", "x", "content_policy_violation"), rejected],
   ["a region by its code", "generic", 403, openai("No", "x", "unsupported_country_region_territory"), rejected],
   ["a region is nobody's fault", "generic", 403, { error: "Not available in your country" }, rejected],
-  ["an address that is not allowed", "openai", 401, openai("Your IP address 192.0.2.1 is not authorized", "x", "ip_not_authorized"), rejected],
+  ["an address that is not allowed", "openai", 401, openai("Your IP address 192.0.2.1 is not authorized", "x", "ip_not_authorized"), unsuited("key")],
   ["a permission is the key's, not its health's", "generic", 403, { error: "You lack permission for this" }, unsuited("key+model")],
-  ["money in a 403", "generic", 403, { error: { message: "Insufficient balance." } }, noMoney()],
-  ["money in a 429", "generic", 429, openai("Quota", "insufficient_quota"), noMoney()],
-  ["money in Chinese", "generic", 403, { message: "账户余额不足" }, noMoney()],
-  ["a short retry-after beside no money is not believed", "generic", 402, "", noMoney(), { "retry-after": "2" }],
-  ["a long one is", "generic", 402, "", noMoney("key", forMs(HOUR)), { "retry-after": "3600" }],
+  ["money in a 403", "generic", 403, { error: { message: "Insufficient balance." } }, noMoneyYet()],
+  ["money in a 429", "generic", 429, openai("Quota", "insufficient_quota"), noMoneyYet()],
+  ["money in Chinese", "generic", 403, { message: "账户余额不足" }, noMoneyYet()],
+  ["a short retry-after beside no money is not believed", "generic", 402, "", noMoneyYet(), { "retry-after": "2" }],
+  ["a long one is", "generic", 402, "", noMoneyYet(forMs(HOUR)), { "retry-after": "3600" }],
   ["too many at once is a matter of a second", "generic", 429, { error: "Too many concurrent requests" }, tooMany()],
   ["too many at once with a retry-after of 0", "generic", 429, { error: "Concurrency limit" }, tooMany(forMs(SECOND)), { "retry-after": "0" }],
-  ["a full service is no key's fault", "generic", 429, { error: "The model is currently overloaded" }, overloaded()],
+  ["a full service is no key's fault", "generic", 429, { error: "The model is currently overloaded" }, modelDown()],
   ["a daily limit without a time", "generic", 429, { error: "Daily quota reached" }, dayOver("key", midnight("UTC"))],
   ["a daily limit with a time", "generic", 429, { error: "Daily quota reached" }, dayOver("key", forMs(HOUR)), { "retry-after": "3600" }],
   ["a daily bucket in the headers", "sambanova", 429, {}, dayOver("key+model", forMs(4 * HOUR)), { "x-ratelimit-remaining-requests-day": "0", "x-ratelimit-reset-requests-day": "4h" }],
@@ -272,7 +280,7 @@ const CASES: Case[] = [
   ["Gemini: our address", "gemini", 400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), rejected],
   ["Gemini: only a billed project may from here", "gemini", 400, google(400, "FAILED_PRECONDITION", "Gemini API free tier is not available in your country. Please enable billing."), unsuited("key")],
   ["Gemini: no such model", "gemini", 404, google(404, "NOT_FOUND", "models/nope is not found"), rejected],
-  ["Gemini: overloaded", "gemini", 503, google(503, "UNAVAILABLE", "The model is overloaded."), overloaded()],
+  ["Gemini: overloaded", "gemini", 503, google(503, "UNAVAILABLE", "The model is overloaded."), modelDown()],
   ["Gemini: tokens a minute", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "Quota", [violation("GenerateContentInputTokensPerModelPerMinute-FreeTier"), retryInfo("18.75s")]), tooFast("key+model", forMs(18_750))],
   ["Gemini: of two delays the longer", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "Quota", [violation("RequestsPerMinute"), retryInfo("3s"), retryInfo("27s")]), tooFast("key+model", forMs(27_000))],
   ["Gemini: a key nobody knows", "gemini", 400, google(400, "INVALID_ARGUMENT", "API Key not found. Please pass a valid API key."), dead],
@@ -287,7 +295,7 @@ const CASES: Case[] = [
   ["Vertex: a token past its hour", "vertex", 401, google(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."), doubted],
   ["Vertex: an expired token in surer words", "vertex", 401, google(401, "UNAUTHENTICATED", "Invalid access token."), doubted],
   ["Code Assist: hours, as a Go duration", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("QUOTA_EXHAUSTED", { quotaResetDelay: "26h30m1s" })]), dayOver("key+model", forMs(26 * HOUR + 30 * MINUTE + SECOND))],
-  ["Code Assist: no capacity", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "No capacity", [reason("MODEL_CAPACITY_EXHAUSTED"), retryInfo("9s")]), overloaded(9000)],
+  ["Code Assist: no capacity", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "No capacity", [reason("MODEL_CAPACITY_EXHAUSTED"), retryInfo("9s")]), modelDown(9000)],
   ["Code Assist: a limit of seconds", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("RATE_LIMIT_EXCEEDED", { quotaResetDelay: "5.25s" })]), tooFast("key+model", forMs(5250))],
   ["Code Assist: an instant", "vertex", 429, google(429, "RESOURCE_EXHAUSTED", "Exhausted", [reason("QUOTA_EXHAUSTED", { quotaResetTimeStamp: new Date(NOW + 3 * HOUR).toISOString() })]), dayOver("key+model", forMs(3 * HOUR))],
 
@@ -300,7 +308,7 @@ const CASES: Case[] = [
   ["OpenRouter: the provider behind it, by limit_source", "openrouter", 429, { error: { code: 429, message: "x", metadata: { limit_source: "upstream_provider_shared_pool" } } }, overloaded(4000), { "retry-after": "4" }],
   ["OpenRouter: every provider is full", "openrouter", 429, { error: { message: "Full", availability: { code: "capacity_exhausted", retry_after: 12 } } }, overloaded(12_000)],
   ["OpenRouter: one's own provider key", "openrouter", 429, { error: { code: 429, message: "Provider returned error", metadata: { provider_name: "X", is_byok: true } } }, tooFast("key+model")],
-  ["OpenRouter: no credits", "openrouter", 402, { error: { code: 402, message: "Insufficient credits." } }, noMoney()],
+  ["OpenRouter: no credits", "openrouter", 402, { error: { code: 402, message: "Insufficient credits." } }, noMoneyYet()],
   ["OpenRouter: no credits, by limit_source", "openrouter", 429, { error: { code: 429, message: "x", metadata: { limit_source: "openrouter_credits" } } }, noMoney()],
   ["OpenRouter: a budget in flight passes", "openrouter", 402, { error: { code: 402, message: "x", metadata: { limit_source: "openrouter_in_flight_budget" } } }, tooMany(forMs(3000)), { "retry-after": "3" }],
   ["OpenRouter: too big for what is left", "openrouter", 402, { error: { code: 402, message: "You requested up to 9 tokens, but can only afford 5." } }, unsuited("key")],
@@ -364,7 +372,7 @@ const CASES: Case[] = [
   ["Mistral: capacity", "mistral", 429, { object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }, overloaded()],
   ["Mistral: a bare 401", "mistral", 401, { detail: "Unauthorized" }, doubted],
   ["Mistral: no such model", "mistral", 400, { object: "error", message: "Invalid model: nope", code: "1500" }, rejected],
-  ["Mistral: capacity as a 503", "mistral", 503, { object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }, overloaded()],
+  ["Mistral: capacity as a 503", "mistral", 503, { object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }, modelDown()],
   ["Mistral: a named wait goes before the clock", "mistral", 429, { message: "Requests rate limit exceeded" }, tooFast("key+model", forMs(2000)), { "retry-after": "2" }],
 
   // Cerebras
@@ -501,14 +509,14 @@ const CASES: Case[] = [
   ["Qwen: moderation", "dashscope", 400, openai("x", "data_inspection_failed", "data_inspection_failed"), rejected],
   ["Qwen: a 401 may be the region", "dashscope", 401, { code: "InvalidApiKey", message: "Invalid API-key provided." }, doubted],
   ["Qwen: a model not for this account", "dashscope", 403, { code: "Model.AccessDenied", message: "x" }, unsuited("key+model")],
-  ["Qwen: too steep a rise", "dashscope", 429, { code: "Throttling.BurstRate", message: "Request rate increased too quickly." }, tooFast("key+model")],
+  ["Qwen: too steep a rise", "dashscope", 429, { code: "Throttling.BurstRate", message: "Request rate increased too quickly." }, tooFast("key+model", forMs(4000))],
   ["Qwen: tokens, in its own envelope", "dashscope", 429, { code: "Throttling.AllocationQuota", message: "Allocated quota exceeded, see error-code#token-limit" }, tooFast("key+model")],
   ["SiliconFlow: tokens", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: TPM limit reached.", data: null }, tooFast("key+model")],
   ["SiliconFlow: a day's requests", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: RPD limit reached.", data: null }, dayOver("key+model", midnight("Asia/Shanghai"))],
   ["SiliconFlow: no money is a 403", "siliconflow", 403, { code: 30001, message: "Balance", data: null }, noMoney()],
   ["SiliconFlow: a model nobody has", "siliconflow", 403, { code: 30003, message: "Model disabled.", data: null }, rejected],
   ["SiliconFlow: its 401 is a bare string", "siliconflow", 401, '"Api key is invalid"', dead],
-  ["SiliconFlow: busy", "siliconflow", 503, { code: 50505, message: "Model service overloaded." }, overloaded()],
+  ["SiliconFlow: busy", "siliconflow", 503, { code: 50505, message: "Model service overloaded." }, modelDown()],
   ["SiliconFlow: requests", "siliconflow", 429, { message: "Request was rejected due to rate limiting. Details: RPM limit reached.", data: null }, tooFast("key+model")],
   ["ModelScope: a model's day", "modelscope", 429, { error: { message: "You have exceeded today's quota for model m" } }, dayOver("key+model", midnight("Asia/Shanghai"))],
   ["ModelScope: the account's day", "modelscope", 429, { error: { message: "You have exceeded today's quota" } }, dayOver("key", midnight("Asia/Shanghai"))],
@@ -579,7 +587,7 @@ describe("an error in place of a stream (P20)", () => {
     ["Qwen: the status is a comment", "dashscope", 'id:1\nevent:error\n:HTTP_STATUS/429\ndata:{"code":"Throttling","message":"x"}\n\n', tooFast("key+model")],
     ["Ollama: a line of NDJSON", "ollama", '{"error":"an error was encountered"}\n{"done":true}\n', overloaded(null, true)],
     ["Ollama: a line of a good answer", "ollama", '{"model":"m","response":"\\"error\\": 1","done":false}\n', null],
-    ["Mistral: an error without `error`", "mistral", sse({ object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }), overloaded()],
+    ["Mistral: an error without `error`", "mistral", sse({ object: "error", message: "Service tier capacity exceeded for this model.", code: "3505" }), modelDown()],
     ["NVIDIA: a problem document", "nvidia", JSON.stringify({ status: 429, title: "Too Many Requests" }), tooFast("key")],
     ["Cloudflare: a list of errors", "cloudflare", JSON.stringify(cloudflare(4006, "daily")), dayOver("key", midnight("UTC"))],
     ["Cloudflare: no such model", "cloudflare", JSON.stringify(cloudflare(5007, "No such model")), rejected],
@@ -591,6 +599,21 @@ describe("an error in place of a stream (P20)", () => {
     ["Kimi: no money in a stream", "moonshot", sse(openai("Your account is suspended", "exceeded_current_quota_error")), noMoney()],
     ["xAI: a code and a sentence", "xai", JSON.stringify({ code: "resource-exhausted", error: "Your team t has used all available credits" }), noMoney()],
     ["a limit on our address in a stream", "generic", sse({ error: { code: 429, message: "Too many requests from this IP" } }), refusesAll(30_000)],
+    ["P20 a sentence under detail", "generic", sse({ detail: "Rate limit exceeded" }), tooFast("key")],
+    ["P20 a list under detail", "generic", sse({ detail: [{ loc: ["body"], msg: "field required" }] }), overloaded(null, true)],
+    ["P20 MiniMax's number for a rate", "generic", sse({ id: "x", choices: null, base_resp: { status_code: 1002, status_msg: "rate limit" } }), tooFast("key")],
+    ["P20 MiniMax's number for money", "generic", JSON.stringify({ base_resp: { status_code: 1008, status_msg: "insufficient balance" }, choices: null }), noMoneyYet()],
+    ["P20 MiniMax's number for a key", "generic", sse({ base_resp: { status_code: 1004, status_msg: "login fail" } }), doubted],
+    ["P20 MiniMax's number for all is well", "generic", sse({ id: "x", choices: [{ delta: { content: "a" } }], base_resp: { status_code: 0, status_msg: "" } }), null],
+    ["P20 a number and a sentence under msg", "generic", JSON.stringify({ code: 1302, msg: "您的账户已达到速率限制" }), tooFast("key")],
+    ["P20 Baidu's names", "generic", sse({ error_code: 18, error_msg: "Open api qps request limit reached" }), tooFast("key")],
+    ["P20 no success", "generic", sse({ success: false, message: "Too many requests" }), tooFast("key")],
+    ["P20 success is none", "generic", sse({ success: true, message: "Too many requests were a joke" }), null],
+    ["P20 an end that is an error", "generic", sse({ ...chunk, choices: [{ index: 0, delta: {}, finish_reason: "error" }] }), overloaded(null, true)],
+    ["P20 an end that is an error, with words before it", "generic", sse({ ...chunk, choices: [{ index: 0, delta: { content: "a" }, finish_reason: "error" }] }), null],
+    ["P20 a line that is no JSON", "generic", "data: [ERROR] rate limit exceeded\n\n", tooFast("key")],
+    ["P20 a warning is no error", "generic", sse({ warning: "usage was not reported" }), null],
+    ["P20 a message of code 0 is no error", "generic", sse({ code: 0, msg: "success", data: { id: 1 } }), null],
     ["an error event that says nothing", "generic", "event: error\ndata: {}\n\n", overloaded(null, true)],
   ];
   test.each(events)("%s", (_sentence, dialect, event, expected) => {
@@ -598,6 +621,143 @@ describe("an error in place of a stream (P20)", () => {
     if (expected === null) return expect(verdict).toBeNull();
     const { said: _said, ...found } = { said: "", ...verdict };
     expect<object>(found).toEqual(expected);
+  });
+});
+
+/** One case a line. Wordings of public issues and of providers' pages up to Nov 2026, shortened; numbers are ours. */
+// prettier-ignore
+const MONEY: Case[] = [
+  ["P41 a server's fault that says money", "generic", 500, { error: { type: "api_error", message: "insufficient balance (1008)" } }, noMoneyYet()],
+  ["P41 a 503 by its code", "generic", 503, openai("x", "new_api_error", "insufficient_balance"), noMoneyYet()],
+  ["P41 a bad request by its code", "openai", 400, openai("Billing hard limit has been reached", "invalid_request_error", "billing_hard_limit_reached"), noMoney()],
+  ["P41 a bad request by a sentence", "generic", 400, anthropic("invalid_request_error", "Your credit balance is too low to use this API."), noMoneyYet()],
+  ["P41 a budget of a gateway", "generic", 400, { error: { message: "Budget has been exceeded! Current cost: 3.1, Max budget: 3.0", type: "budget_exceeded", code: "400" } }, noMoneyYet()],
+  ["P41 a budget of a gateway as a 429", "generic", 429, { error: { message: "ExceededBudget: over budget", type: "budget_exceeded" } }, noMoneyYet()],
+  ["P41 a user's quota", "generic", 403, openai("用户额度不足", "new_api_error", "insufficient_user_quota"), noMoneyYet()],
+  ["P41 a token's quota", "generic", 403, openai("token quota is not enough, token remain quota: 0.01", "new_api_error", "pre_consume_token_quota_failed"), noMoneyYet()],
+  ["P41 a code in capitals", "generic", 403, { code: "NOT_ENOUGH_BALANCE", message: "x" }, noMoneyYet()],
+  ["P41 a 401 that is about money", "generic", 401, openai("该令牌额度已用尽", "one_api_error"), noMoneyYet()],
+  ["P41 no payment method", "generic", 401, { error: { type: "CreditsError", message: "No payment method." } }, noMoneyYet()],
+  ["P41 a negative balance", "generic", 403, { message: "Your account balance is negative" }, noMoneyYet()],
+  ["P41 a request to recharge, in Chinese", "generic", 403, { message: "账户已停用，请充值" }, noMoneyYet()],
+  ["P41 a request to recharge", "generic", 429, { message: "Quota used. Please top up to go on." }, noMoneyYet()],
+  ["P41 Japanese", "generic", 402, { message: "残高が不足しています" }, noMoneyYet()],
+  ["P41 Spanish", "generic", 403, { message: "Saldo insuficiente" }, noMoneyYet()],
+  ["P41 a spending cap of Google", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "Your project has exceeded its monthly spending cap."), noMoney()],
+  ["P41 a trial that has ended", "generic", 402, { message: "Your free trial has ended" }, noMoneyYet()],
+  ["P41 MiniMax's number under a 500", "generic", 500, { base_resp: { status_code: 1008, status_msg: "x" } }, noMoneyYet()],
+  ["P40 where one account pays for all, it is the account", "deepseek", 402, openai("Insufficient Balance", "unknown_error", "invalid_request_error"), noMoney()],
+  ["P40 OpenAI's words mean the account", "openai", 429, openai("Quota", "insufficient_quota"), noMoney()],
+  ["P40 OpenRouter's free models go on", "openrouter", 402, { error: { code: 402, message: "Insufficient credits" } }, noMoneyYet()],
+  ["budget_tokens are no money", "anthropic", 400, anthropic("invalid_request_error", "`max_tokens` must be greater than `thinking.budget_tokens`."), rejected],
+  ["a bad request that quotes money is no money", "generic", 400, openai('Invalid value: "your balance is insufficient"', "invalid_request_error"), rejected],
+  ["plan and billing details are no money at Google", "gemini", 429, google(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details."), tooFast("key+model")],
+
+  ["a sentence that says busy beats a code of money", "generic", 429, openai("当前分组上游负载已饱和，请稍后再试", "one_api_error", "insufficient_quota"), tooFast("key")],
+  ["the same in English", "generic", 429, openai("The upstream is saturated, try again later", "x", "insufficient_quota"), tooFast("key")],
+  ["the same as a server's fault", "generic", 503, openai("Service is busy", "x", "insufficient_quota"), overloaded()],
+
+  ["P41 a month", "generic", 429, { error: "You have exceeded your monthly quota." }, dayOver("key", forMs(6 * HOUR))],
+  ["P41 a week", "generic", 429, { error: "Weekly limit reached" }, dayOver("key", forMs(6 * HOUR))],
+  ["P41 a week in Chinese", "generic", 429, { error: "已达到每周使用上限" }, dayOver("key", forMs(6 * HOUR))],
+  ["P41 a week in a code", "generic", 429, openai("No", "weekly_limit_exceeded"), dayOver("key", forMs(6 * HOUR))],
+  ["P41 a week with its end", "generic", 429, { error: "Weekly limit reached, resets in 20 hours" }, dayOver("key", forMs(20 * HOUR))],
+  ["P41 a day in a code", "generic", 429, openai("No", "x", "requests_per_day_exceeded"), dayOver("key", midnight("UTC"))],
+  ["P41 a day with hyphens", "generic", 429, { error: "Rate limit exceeded: images-per-day" }, dayOver("key", midnight("UTC"))],
+  ["P41 twenty-four hours", "generic", 429, { error: "You made 50 requests in the last 24 hours" }, dayOver("key", midnight("UTC"))],
+  ["P41 a day in Chinese", "generic", 429, { error: "每日请求次数已达上限" }, dayOver("key", midnight("UTC"))],
+  ["P41 today in Chinese", "generic", 429, { error: "今日额度已达上限" }, dayOver("key", midnight("UTC"))],
+  ["P41 a day in Spanish", "generic", 429, { error: "Límite diario alcanzado" }, dayOver("key", midnight("UTC"))],
+  ["P41 come back tomorrow", "generic", 429, { error: "Free limit reached, come back tomorrow." }, dayOver("key", midnight("UTC"))],
+  ["P41 a subscription's hours", "generic", 429, { error: "5-hour usage limit reached" }, dayOver("key", forMs(HOUR))],
+  ["P41 a subscription's hours as a server's fault", "generic", 500, anthropic("api_error", "usage limit exceeded, 5-hour usage limit reached (2056)"), dayOver("key", forMs(HOUR))],
+  ["P41 a quota that is used up until a time it names", "generic", 429, { error: "额度已用尽，请2小时后重试" }, dayOver("key", forMs(2 * HOUR))],
+  ["a minute is no day", "generic", 429, { error: "Limit of 20 requests per minute reached" }, tooFast("key")],
+  ["seconds are no month", "generic", 429, { error: "Monthly plan: 5 requests per second. Slow down, retry in 1s" }, dayOver("key", forMs(SECOND))],
+];
+
+// prettier-ignore
+const MODELS: Case[] = [
+  ["P40 a gateway without a channel for the model", "generic", 503, openai("No available channel for model x under group default", "new_api_error", "model_not_found"), modelDown()],
+  ["P40 the same in Chinese", "generic", 503, openai("当前分组 default 下对于模型 x 无可用渠道", "new_api_error"), modelDown()],
+  ["P40 an overloaded model", "generic", 503, { error: { message: "The model is currently overloaded." } }, modelDown()],
+  ["P40 a model of a cluster that is not loaded", "generic", 503, { error: { message: "Model x is currently loading" } }, modelDown()],
+  ["P40 a model without capacity", "generic", 429, { error: { message: "Capacity exceeded", code: "model_capacity_exhausted" } }, modelDown()],
+  ["P40 high demand for one model", "anthropic", 529, anthropic("overloaded_error", "This model is experiencing high demand"), modelDown()],
+  ["P40 a busy model in Chinese", "generic", 500, openai("当前模型负载较高，请稍候重试", "x", "model_overloaded"), modelDown(null, true)],
+  ["P40 an overloaded service is everybody's", "anthropic", 529, anthropic("overloaded_error", "Overloaded"), overloaded()],
+  ["P16 a rate that is one model's", "together", 429, openai("You have reached the rate limit specific to this model m.", "model_rate_limit"), tooFast("key+model")],
+  ["P16 the same elsewhere", "generic", 429, { error: "Rate limit reached for this model" }, tooFast("key+model")],
+];
+
+// prettier-ignore
+const OWN_FIELDS: Case[] = [
+  ["P38 a page's origin", "anthropic", 401, anthropic("authentication_error", "CORS requests are not allowed for this Organization"), rejected],
+  ["P38 a header that a page has to set", "anthropic", 401, anthropic("authentication_error", "CORS requests must set 'anthropic-dangerous-direct-browser-access' header"), rejected],
+  ["P38 an origin", "generic", 403, { error: "Origin https://a.example is not allowed" }, rejected],
+  ["P38 a referrer, by its code", "gemini", 403, google(403, "PERMISSION_DENIED", "Blocked.", [reason("API_KEY_HTTP_REFERRER_BLOCKED")]), rejected],
+  ["P38 a referrer, by its sentence", "gemini", 403, google(403, "PERMISSION_DENIED", "Requests from referer https://a.example/ are blocked."), rejected],
+  ["P38 an agent that is not one of theirs", "moonshot", 403, openai("Kimi For Coding is currently only available for Coding Agents such as Kimi CLI.", "access_terminated_error"), rejected],
+  ["P38 a User-Agent", "generic", 403, { message: "User-Agent is not permitted" }, rejected],
+  ["P38 a header that is missing", "generic", 401, { message: "Missing required header: x-project" }, rejected],
+  ["P38 a path for admin keys", "generic", 403, { message: "This endpoint requires an admin API key" }, rejected],
+  ["P38 an app's signature", "gemini", 403, google(403, "PERMISSION_DENIED", "Requests from this Android client application x are blocked.", [reason("API_KEY_ANDROID_APP_BLOCKED")]), rejected],
+  ["another key may be open to our address", "gemini", 403, google(403, "PERMISSION_DENIED", "Blocked", [reason("API_KEY_IP_ADDRESS_BLOCKED")]), unsuited("key")],
+  ["another account may have no list of addresses", "openai", 401, openai("Your IP is not on the organization's IP allowlist.", "invalid_request_error"), unsuited("key")],
+  ["a key is still a key", "generic", 403, { message: "Invalid API key" }, dead],
+  ["a key in Chinese", "generic", 401, openai("无效的令牌", "new_api_error"), dead],
+  ["P37 moderation goes before a key's death", "generic", 403, { message: 'Your input was flagged: "the api key was revoked"' }, rejected],
+  ["P37 moderation goes before money", "generic", 402, openai("Out of credits is what the prompt says", "x", "content_policy_violation"), rejected],
+  ["P37 moderation in Chinese", "generic", 403, { message: "内容违规：余额不足" }, rejected],
+];
+
+describe("P41, P40, P38 the words of refusals", () => {
+  test.each([...MONEY, ...MODELS, ...OWN_FIELDS])(
+    "%s",
+    (_sentence, dialect, status, body, expected, headers = {}) => {
+      const text = typeof body === "string" ? body : JSON.stringify(body);
+      const evidence = { status, headers: new Headers(headers), body: text };
+      const { said: _said, ...found } = { said: "", ...classify(dialect, evidence, NOW) };
+      expect<object>(found).toEqual(expected);
+    },
+  );
+});
+
+/** What a client asked for. */
+const asking = (prompt: string, model = "gpt-x") => ({
+  model,
+  body: new TextEncoder().encode(JSON.stringify({ model, messages: [{ role: "user", content: prompt }] })),
+});
+
+describe("P37 words that are quoted from the request judge nobody", () => {
+  // prettier-ignore
+  test.each<[sentence: string, request: ReturnType<typeof asking>, status: number, body: unknown, expected: Expected]>([
+    ["a prompt in quotation marks", asking("They said that the api key was revoked."), 403, { message: 'Refused: "the api key was revoked"' }, doubted],
+    ["a prompt without quotation marks", asking("Tell me: your api key has been revoked, now what?"), 403, { message: "Refused: Your API key has been revoked" }, doubted],
+    ["a prompt of two words in quotation marks", asking("invalid token, incorrect api key"), 401, { message: "Cannot process 'incorrect api key'" }, doubted],
+    ["a prompt with line breaks", asking("first\nyour account\nbalance is negative"), 403, { message: "Bad input: your account balance is negative" }, doubted],
+    ["a prompt in Chinese", asking("请问余额不足怎么办"), 403, { message: "拒绝：请问余额不足怎么办" }, doubted],
+    ["a prompt in Chinese that was sent in escapes", { model: "m", body: new TextEncoder().encode('{"content":"\\u4f59\\u989d\\u4e0d\\u8db3\\u4e86"}') }, 403, { message: "拒绝：余额不足了" }, doubted],
+    ["a model's name in brackets", asking("hi", "m (insufficient funds)"), 429, { message: "Too fast for m (insufficient funds)" }, tooFast("key")],
+    ["a model's name that is a code", asking("hi", "insufficient_quota"), 429, openai("Too fast", "rate_limit_error", "insufficient_quota"), tooFast("key")],
+    ["a wait in the prompt", asking("remind me to try again in 9 hours please"), 429, { message: "Too fast: remind me to try again in 9 hours please" }, tooFast("key")],
+    ["a day in the prompt", asking("write my daily limit reached report"), 429, { message: "Too fast: write my daily limit reached report" }, tooFast("key")],
+    ["the provider's own words beside the prompt's", asking("the sky is blue"), 403, { message: "Insufficient balance, so no answer to: the sky is blue" }, noMoneyYet()],
+    ["a prompt about something else", asking("how do I pay"), 401, { message: "Invalid API key" }, dead],
+    ["a code of the provider, whatever the prompt", asking("the account has no money left"), 429, openai("the account has no money left", "insufficient_quota"), noMoneyYet()],
+    ["a status that says all", asking("payment"), 402, { message: "payment" }, noMoneyYet()],
+  ])("%s", (_, request, status, body, expected) => {
+    const evidence = { status, headers: new Headers(), body: JSON.stringify(body) };
+    const { said: _said, ...found } = { said: "", ...classify("generic", evidence, NOW, request) };
+    expect<object>(found).toEqual(expected);
+  });
+
+  test("nor in an error in place of a stream", () => {
+    const event = `data: ${JSON.stringify({ error: { code: 403, message: 'No: "the api key was revoked"' } })}\n\n`;
+    expect(classifyStreamError("generic", event, NOW, asking("the api key was revoked"))).toMatchObject(
+      doubted,
+    );
+    expect(classifyStreamError("generic", event, NOW)).toMatchObject(dead);
   });
 });
 

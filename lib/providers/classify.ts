@@ -11,20 +11,30 @@ import { PROVIDERS } from "./catalog.ts";
 import type { Provider } from "./catalog.ts";
 import { asNamed, sharedRules } from "./refusal-rules.ts";
 import type { RefusalRule, Ruling, Wait } from "./refusal-rules.ts";
-import { namedWaitMs } from "./retry-hints.ts";
+import { withoutQuotes } from "./quoted-words.ts";
+import type { RequestWords } from "./quoted-words.ts";
+import { namedWaitMs, writtenAt } from "./retry-hints.ts";
 import type { Dialect, Evidence, Verdict } from "./verdict.ts";
 
 // ----------------------------------------------------------------- verdicts
 
-/** What an answer with a status means. */
-export function classify(dialect: Dialect, evidence: Evidence, now: number): Verdict {
+/** Where nothing is known of the request. */
+const NO_REQUEST: RequestWords = { model: null, body: null };
+
+/** What an answer with a status means. `request`: what the answer may quote, which is not evidence. */
+export function classify(
+  dialect: Dialect,
+  evidence: Evidence,
+  now: number,
+  request: RequestWords = NO_REQUEST,
+): Verdict {
   if (evidence.status < 400) return { kind: "served" };
-  return judge(dialect, readAnswer(evidence.status, evidence.headers, evidence.body), now);
+  return judge(dialect, readAnswer(evidence.status, evidence.headers, evidence.body), now, request);
 }
 
 /** Fits every first event worth reading: most streams begin with an event that has none of these. */
 const MAYBE_ERROR =
-  /"errors?"\s*:(?!\s*(?:null|false|""|\{\s*\}|\[\s*\]))|"(?:type|object)"\s*:\s*"(?:error|response\.failed)"|"(?:code|title)"\s*:|^event: ?error/m;
+  /"(?:errors?|detail)"\s*:(?!\s*(?:null|false|""|\{\s*\}|\[\s*\]))|"(?:type|object)"\s*:\s*"(?:error|response\.failed)"|"(?:code|title|base_resp|error_?(?:code|msg|message)|msg)"\s*:|"success"\s*:\s*false|"finish_reason"\s*:\s*"error"|^event: ?error|^data: ?\[?ERROR\b/im;
 
 const NO_HEADERS = new Headers();
 
@@ -32,13 +42,21 @@ const NO_HEADERS = new Headers();
  * What an error means that came as the first event of a 200 stream, or as bare JSON in place of one; null where it
  * is none. `event` is that event's text, framing and all.
  */
-export function classifyStreamError(dialect: Dialect, event: string, now: number): Verdict | null {
+export function classifyStreamError(
+  dialect: Dialect,
+  event: string,
+  now: number,
+  request: RequestWords = NO_REQUEST,
+): Verdict | null {
   if (!MAYBE_ERROR.test(event)) return null;
   const { name, data, status } = readFirstEvent(event);
-  if (name !== "error" && !saysError(parseJson(data))) return null;
+  if (name !== "error" && !BARE_LINE.test(data) && !saysError(parseJson(data))) return null;
   const answer = readAnswer(0, NO_HEADERS, data);
-  return judge(dialect, { ...answer, status: status ?? impliedStatus(answer) }, now);
+  return judge(dialect, { ...answer, status: status ?? impliedStatus(answer) }, now, request);
 }
+
+/** `data: [ERROR] rate limit exceeded`: no JSON, and no text that a model wrote. */
+const BARE_LINE = /^\s*(?:\[ERROR\]|ERROR:)/i;
 
 /** A server-sent event, or bare JSON: pretty-printed over many lines (Gemini), or one object a line (Ollama). */
 function readFirstEvent(event: string): StreamEvent {
@@ -60,21 +78,47 @@ function saysError(value: unknown): boolean {
   if (Array.isArray(errors) && errors.length > 0) return true;
   const error = field(value, "error");
   if (isObject(error)) return Object.keys(error).length > 0;
-  return typeof error === "string" ? error !== "" : isBareError(value);
+  if (typeof error === "string") return error !== "";
+  return saysMiniMaxError(value) || isBrokenOff(value) || isBareError(value);
 }
 
 const ERROR_TYPES: ReadonlySet<string> = new Set(["error", "response.failed"]);
 
-/** An error without `error`: NVIDIA's `{status, title}`, DashScope's and SiliconFlow's `{code, message}`. */
+/** MiniMax: every answer has a `base_resp`, whose number is 0 where all is well. */
+function saysMiniMaxError(value: JsonObject): boolean {
+  const base = field(value, "base_resp");
+  return isObject(base) && !GOOD_CODES.has(fieldText(base, "status_code"));
+}
+
+/** A chunk that ends before it began: `finish_reason: "error"` and not a word (OpenRouter and gateways). */
+function isBrokenOff(value: JsonObject): boolean {
+  const choices = field(value, "choices");
+  const choice: unknown = Array.isArray(choices) ? choices[0] : null;
+  if (!isObject(choice) || fieldText(choice, "finish_reason") !== "error") return false;
+  const said = [choice, field(choice, "delta"), field(choice, "message")].filter(isObject);
+  return said.every((part) => CONTENT_FIELDS.every((name) => fieldText(part, name) === ""));
+}
+
+const CONTENT_FIELDS = ["content", "text", "tool_calls", "reasoning", "reasoning_content"];
+
+/**
+ * An error without `error`: NVIDIA's `{status, title}`, DashScope's and SiliconFlow's `{code, message}`, Zhipu's
+ * `{code, msg}`, Baidu's `{error_code, error_msg}`, `{success: false, message}`, FastAPI's `{detail}`.
+ */
 function isBareError(value: JsonObject): boolean {
   if (ANSWER_FIELDS.some((name) => fieldText(value, name) !== "")) return false;
   const status = field(value, "status");
   if (typeof status === "number" && status >= 400 && fieldText(value, "title") !== "") return true;
-  return fieldText(value, "message") !== "" && !GOOD_CODES.has(fieldText(value, "code"));
+  if (fieldText(value, "error_msg") !== "" || fieldText(value, "error_message") !== "") return true;
+  if (fieldText(value, "detail") !== "") return Object.keys(value).length <= MOST_BESIDE_DETAIL;
+  const isSaid = fieldText(value, "message") !== "" || fieldText(value, "msg") !== "";
+  return isSaid && (field(value, "success") === false || !GOOD_CODES.has(fieldText(value, "code")));
 }
 
 const ANSWER_FIELDS = ["choices", "candidates", "output", "content", "response", "delta", "done", "data"];
 const GOOD_CODES: ReadonlySet<string> = new Set(["", "0", "200", "20000"]);
+/** `{detail}` alone, or with a type, a title, a status, a code and an id: in richer objects it is a detail of theirs. */
+const MOST_BESIDE_DETAIL = 6;
 
 /** The status an error in a stream would have had: a number it carries, else what its words stand for. */
 function impliedStatus(answer: Answer): number {
@@ -106,17 +150,50 @@ const STATUS_OF_CODE: readonly (readonly [RegExp, number])[] = [
 ];
 
 const STATUS_OF_TEXT: readonly (readonly [RegExp, number])[] = [
-  [/\brate.?limit|\btoo many requests\b|\busage limit\b/i, 429],
+  [
+    /\brate.?limit|\btoo many requests\b|\busage limit\b|\b(?:request|qps|qpm|rpm|tpm) limit\b|\btoo fast\b|\btoo frequent|\bquota exceeded\b/i,
+    429,
+  ],
+  [/速率限制|限流|频率|频繁|请求过多|超限|上限/, 429],
   [/\boverloaded\b|\bcapacity\b|\btoo busy\b|\bunavailable\b/i, 503],
 ];
 
-/** The first rule that holds decides: the provider's own, then the shared ones, then the status alone. */
-function judge(dialect: Dialect, answer: Answer, now: number): Verdict {
+/**
+ * The first rule that holds decides: the provider's own, then the shared ones, then the status alone. Where words
+ * decided against a key or a provider, the case is heard once more without the words that are the request's own.
+ */
+function judge(dialect: Dialect, answer: Answer, now: number, request: RequestWords): Verdict {
   const provider = PROVIDERS[dialect];
+  const first = ruleFor(provider, answer, now);
+  if (!isHarmful(first.ruling) || !(first.isByWords || first.namedMs !== null))
+    return verdictOf(first, provider, answer, now);
+  const text = withoutQuotes(answer.text, request);
+  const codes = answer.codes.filter((code) => code !== request.model?.toLowerCase());
+  if (text === answer.text && codes.length === answer.codes.length)
+    return verdictOf(first, provider, answer, now);
+  const heard = { ...answer, text, codes };
+  return verdictOf(ruleFor(provider, heard, now), provider, heard, now);
+}
+
+/** Whether a ruling rests, retires or pauses anybody. */
+function isHarmful({ kind }: Ruling): boolean {
+  return kind !== "rejected";
+}
+
+/** What is known of an answer once a rule was found for it. */
+interface Found {
+  readonly ruling: Ruling;
+  readonly namedMs: number | null;
+  /** By a sentence or a code of the answer, not by its status, headers or form alone. */
+  readonly isByWords: boolean;
+}
+
+function ruleFor(provider: Provider, answer: Answer, now: number): Found {
   const namedMs = namedWaitMs(answer, provider.clockOffset, now);
   const holdsHere = (rule: RefusalRule) => holds(rule, answer, namedMs);
   const rule = provider.rules().find(holdsHere) ?? sharedRules().find(holdsHere);
-  return verdictOf(rule?.then ?? byStatus(answer.status), provider, answer, namedMs, now);
+  const isByWords = rule?.text !== undefined || rule?.code !== undefined;
+  return { ruling: rule?.then ?? byStatus(answer.status), namedMs, isByWords };
 }
 
 function byStatus(status: number): Ruling {
@@ -141,15 +218,10 @@ function says(layer: JsonObject, name: string, value: RegExp): boolean {
 /** Failures after which the provider may have done the work, and may charge for it. */
 const MAYBE_BILLED: ReadonlySet<number> = new Set([500, 502, 504, 520, 524]);
 
-function verdictOf(
-  ruling: Ruling,
-  provider: Provider,
-  answer: Answer,
-  namedMs: number | null,
-  now: number,
-): Verdict {
+function verdictOf({ ruling, namedMs }: Found, provider: Provider, answer: Answer, now: number): Verdict {
   const { said, status } = answer;
-  const pauseAfter = (wait: Wait) => wait(namedMs, now, provider.resetZone);
+  const at = writtenAt(answer.headers, now);
+  const pauseAfter = (wait: Wait) => wait(namedMs, at, provider.resetZone);
   switch (ruling.kind) {
     case "rejected":
       return { kind: "rejected", said };
@@ -159,8 +231,9 @@ function verdictOf(
       return { kind: "rate_limited", scope, pause: pauseAfter(wait), reason: ruling.reason, said };
     }
     case "exhausted": {
-      const scope = ruling.scope ?? provider.limitScope;
-      const widens = ruling.widens === true;
+      const usual = ruling.reason === "billing" ? provider.moneyScope : provider.limitScope;
+      const scope = ruling.scope ?? usual;
+      const widens = ruling.scope === undefined && ruling.reason === "billing" && scope === "key+model";
       return {
         kind: "exhausted",
         scope,
@@ -233,7 +306,20 @@ const NESTED_FIELDS = [
 const QUOTING_FIELDS = ["error", "message", "raw", "detail", "details"];
 
 /** Fields with a sentence, the most telling first. */
-const SENTENCE_FIELDS = ["message", "error", "detail", "details", "msg", "raw", "error_description", "title"];
+const SENTENCE_FIELDS = [
+  "message",
+  "error",
+  "detail",
+  "details",
+  "msg",
+  "error_msg",
+  "errorMsg",
+  "errorMessage",
+  "status_msg", // MiniMax
+  "raw",
+  "error_description",
+  "title",
+];
 
 /** Fields with a word that a program is meant to read. */
 const CODE_FIELDS = [
@@ -245,6 +331,7 @@ const CODE_FIELDS = [
   "error_type",
   "error_code",
   "limit_source",
+  "errorCode",
   "quotaId",
   "quotaMetric",
 ];

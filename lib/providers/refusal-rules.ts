@@ -2,7 +2,7 @@
  * What a refusal can mean, and the rules that hold whoever the provider is. Data only: `lib/providers/classify.ts`
  * applies it, after the provider's own rules in `lib/providers/catalog.ts`.
  */
-import { DAY_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
+import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import type { FaultScope, Pause, Scope } from "./verdict.ts";
 
 /** What a refusal is, before the answer's own time, scope and reason are filled in. */
@@ -18,9 +18,8 @@ export type Ruling =
   | {
       readonly kind: "exhausted";
       readonly reason: "quota_day" | "billing";
+      /** Without it the provider's usual one for limits, or for money. */
       readonly scope?: Scope;
-      /** As in `Verdict`. */
-      readonly widens?: true;
       readonly wait: Wait;
     }
   | { readonly kind: "revoked"; readonly certain: boolean }
@@ -109,6 +108,8 @@ export const untilNextMonth: Wait = (_namedMs, now) => {
 export const REJECTED: Ruling = { kind: "rejected" };
 /** Upstream is short of capacity, whoever asks. */
 export const CAPACITY: Ruling = { kind: "overloaded" };
+/** The same, and the answer says that it is about this one model. */
+export const CAPACITY_MODEL: Ruling = { kind: "overloaded", scope: "model" };
 /** A limit on our address: no key and no model gets through. */
 export const TOO_FAST_FOR_ALL: Ruling = { kind: "overloaded", refusesAll: true, elseMs: 30 * SECOND_MS };
 export const TOO_FAST: Ruling = { kind: "rate_limited", reason: "rate_limit" };
@@ -124,7 +125,14 @@ export const TOO_MANY_AT_ONCE: Ruling = {
 export const DAY: Ruling = { kind: "exhausted", reason: "quota_day", wait: namedOrMidnight };
 export const DAY_KEY: Ruling = { ...DAY, scope: "key" };
 export const DAY_MODEL: Ruling = { ...DAY, scope: "key+model" };
-export const NO_MONEY: Ruling = { kind: "exhausted", reason: "billing", scope: "key", wait: namedIfLong };
+/** A week, a month or another window of unknown length: asked again a few times a day. */
+const LONG_WINDOW: Ruling = { ...DAY, wait: namedOr(6 * HOUR_MS) };
+/** A window of some hours. */
+const HOURS_WINDOW: Ruling = { ...DAY, wait: namedOr(HOUR_MS) };
+/** Out of money, in words that anybody may use: for what, the provider's `moneyScope` says. */
+export const NO_MONEY: Ruling = { kind: "exhausted", reason: "billing", wait: namedIfLong };
+/** Out of money, in words that are known to mean the account. */
+export const NO_MONEY_KEY: Ruling = { ...NO_MONEY, scope: "key" };
 export const NO_MONEY_MODEL: Ruling = { ...NO_MONEY, scope: "key+model" };
 export const DEAD: Ruling = { kind: "revoked", certain: true };
 /** Refused, but the same answer was seen on good keys. */
@@ -139,105 +147,250 @@ export const GATED_MODEL: RefusalRule = {
   then: UNSUITED_MODEL,
 };
 
+// ----------------------------------------------------------- words for all
+
+// A new phrase is one line here and one row of a test. Phrases are in lower case and matched without regard to it.
+
+/** Codes that mean money and nothing else, under any status. */
+const MONEY_CODES = [
+  "insufficient_?(?:user_?|account_?|token_?)?(?:quota|balance|credits?|funds)", // OpenAI, new-api (Nov 2026)
+  "pre_consume_token_quota_failed", // new-api, Nov 2026
+  "not_?enough_?(?:balance|credits?|funds|quota)", // Nov 2026
+  "(?:no|out_of|insufficient)_?(?:credits?|funds|money)(?:_?error)?",
+  "(?:credits?|billing|balance|payment)_?error", // OpenCode Zen's `CreditsError`, Anthropic's `billing_error`
+  "billing_hard_limit_reached|billing_not_active|billing_limit_(?:reached|exceeded)", // OpenAI; also its 400 for images
+  "budget_?exceeded|over_?budget|exceeded_?budget", // LiteLLM, under 400 and 429 (Nov 2026)
+  "(?:credit_?)?balance_?(?:too_?low|insufficient|not_?enough|exhausted|depleted)",
+  "spend(?:ing)?_?(?:limit|cap)_?(?:reached|exceeded)|(?:enforced|monthly)_?spend(?:ing)?_?limit(?:_?reached)?",
+  "payment_?required|account_?overdue(?:_?error)?|arrearage|account_?(?:in_?)?arrears?",
+];
+
+/** Sentences that mean money. None of them is ever said of a rate. */
+const MONEY_PHRASES = [
+  "\\b(?:insufficient|not enough) (?:account |user |wallet |token |remaining |available )?(?:balance|credits?|funds|quota|money)\\b",
+  "\\b(?:balance|credits?|funds|token quota) (?:is |are |has been |have been )?(?:too low|insufficient|exhausted|depleted|used up|negative|not enough|not sufficient|empty)\\b",
+  "\\bdepleted (?:your|all|the)\\b|\\b(?:out of|ran out of|no (?:more |remaining )?) ?credits?\\b|\\bused (?:up )?all (?:of )?(?:available|your|the) credits\\b",
+  "\\brequires? more credits\\b|\\bno credit (?:left|remaining)\\b",
+  "\\bspend(?:ing)? (?:limit|cap)\\b|\\bbilling (?:hard )?limit\\b", // xAI, Google (Nov 2026)
+  "\\bbudget (?:has been |was |is |limit )?exceeded\\b|\\bexceeded (?:your|its|the|their) (?:\\w{1,20} ){0,2}budget\\b",
+  "\\baccount is not active\\b|\\bpast due\\b|\\bin arrears\\b|\\boverdue (?:payment|balance|bill)\\b|\\bunpaid (?:invoice|bill|balance)s?\\b",
+  "\\bno payment method\\b|\\badd a payment method\\b|\\bpayment method (?:is )?(?:required|missing)\\b|\\bpayment required\\b",
+  "\\bplease (?:recharge|top[- ]?up|add (?:more )?(?:credits?|funds))\\b|\\btop up your\\b",
+  "\\bfree trial (?:quota |credits? |period )?(?:has |have )?(?:been )?(?:exhausted|ended|expired|used up)\\b",
+  "余额不足|餘額不足|额度不足|額度不足|配额不足|点数不足|积分不足|余额已用|余额为负|资金不足", // new-api, SiliconFlow (Nov 2026)
+  "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机",
+  "残高不足|残高が不足|クレジットが不足|잔액.{0,3}부족|크레딧.{0,3}부족",
+  "недостаточно средств|saldo insuficiente|créditos insuficientes|solde insuffisant|crédits insuffisants|guthaben (?:ist )?(?:aufgebraucht|reicht nicht|nicht ausreichend)",
+];
+
+/** A day, in codes and sentences about limits. */
+const DAY_PHRASES = [
+  "\\bper[-_ ]?day\\b|\\b(?:a|each|every) day\\b|\\bdaily\\b|\\bper 86400s|\\b[rt]pd\\b|\\btoday'?s (?:quota|limit|allowance)\\b|\\bfor today\\b",
+  "\\b24[- ]?(?:h|hrs?|hours?)\\b (?:period|window|limit|quota)|\\b(?:last|past|rolling|in|per|every|any) 24[- ]?(?:h|hrs?|hours?)\\b",
+  "\\btomorrow\\b",
+  "每日|每天|当日|當日|今日|今天|单日|單日|日限额|1日(?:あたり|の)|하루|일일",
+  "\\bdiari[oa]s?\\b|\\bpor día\\b|\\bpor dia\\b|\\bpro tag\\b|\\btäglich|\\bquotidien|\\bpar jour\\b|ежедневн|в день|в сутки",
+];
+const LONG_PHRASES = [
+  "\\bweekly\\b|\\bper[-_ ]?week\\b|\\b(?:a|each|every|this) week\\b|\\b7[- ]?days?\\b",
+  "\\bmonthly\\b|\\bper[-_ ]?month\\b|\\b(?:a|each|every|this) month\\b|\\b30[- ]?days?\\b|\\bnext month\\b|\\bbilling (?:cycle|period)\\b",
+  "每周|每週|本周|本週|一周|周限额|每月|本月|当月|月度|月限额|週間|毎月|月間|매주|주간|매월|월간",
+  "\\bsemanal|\\bwöchentlich|\\bhebdomadaire|\\bmensual|\\bmensal|\\bmensuel|\\bmonatlich|еженедельн|ежемесячн",
+];
+/** "5-hour usage limit": a window of a subscription. */
+const HOURS_PHRASES = [
+  "\\b\\d{1,2}[- ]?hours?\\b (?:\\w{1,16} ){0,2}(?:limit|quota|window|allowance)|\\busage limit reached for \\d{1,2} hours?\\b|\\bsession (?:usage )?limit\\b",
+  "\\d{1,2} ?(?:个)?小时.{0,8}(?:额度|限额|上限|配额)",
+];
+
+/** Codes of limits that speak of a day, or of a longer window. */
+const DAY_CODES = /(?:^|[_-])(?:per_?day|daily|day|rpd|tpd)(?:[_-]|$)|perday/;
+const LONG_CODES = /(?:^|[_-])(?:per_?)?(?:week|weekly|month|monthly)(?:[_-]|$)/;
+
+/** Busy, saturated, overloaded: it passes, whatever code stands beside it. */
+const BUSY_PHRASES = [
+  "\\boverloaded\\b|\\b(?:over|at|insufficient|out of) capacity\\b|\\bcapacity (?:temporarily )?exceeded\\b|\\bsaturated\\b|\\bcongest(?:ed|ion)\\b",
+  "\\b(?:high|heavy) (?:demand|traffic|load)\\b|\\bpeak load\\b|\\b(?:too|very|currently|temporarily) busy\\b|\\b(?:server|service|system|upstream|engine) (?:is )?busy\\b|\\brate-limited upstream\\b",
+];
+const BUSY_ABROAD =
+  "饱和|飽和|繁忙|过载|過載|负载(?:较|过|過)?高|負載較高|拥挤|拥堵|擁擠|访问量过大|混雑|過負荷|혼잡|과부하|перегружен";
+
+/** What is wrong is one model's: not there, full, switched off. */
+const MODEL_TROUBLE = [
+  "\\bmodel\\b[^.\\n]{0,80}\\b(?:overloaded|unavailable|(?:at|over) capacity|busy|high demand|not available|no available|not loaded|currently loading|down)\\b",
+  "\\bno (?:available|healthy) (?:channel|provider|endpoint|deployment|account|upstream|instance)s?\\b[^\\n]{0,40}\\bmodel\\b", // new-api, Nov 2026
+  "\\bcapacity\\b[^.\\n]{0,40}\\b(?:this|the) model\\b|\\bno (?:available|healthy) (?:deployments?|instances?)\\b",
+  "模型[^\\n]{0,60}(?:无可用渠道|無可用渠道|无可用|不可用|负载|過載|过载|繁忙|饱和)",
+];
+const MODEL_CODES =
+  /^model_(?:not_found|overloaded|unavailable|not_available|busy|capacity_exhausted|capacity_exceeded|loading|not_ready|disabled)(?:_error)?$/;
+
+/** It is the prompt that is refused. First of all: such answers like to quote it. */
+const MODERATION_CODES =
+  /moderation|content_?(?:policy|filter|blocked)|inspection|safety|prompt_?(?:blocked|flagged)|sensitive/;
+const MODERATION_PHRASES = [
+  "\\b(?:moderation|moderated|flagged|content policy|content (?:violates|was blocked|filter)|usage (?:guidelines|policy|policies)|safety[ _](?:check|system|filter)|guardrails?|prohibited content|inappropriate content)",
+  "敏感|违规内容|内容违规|内容安全|审核未通过|不适当的内容",
+];
+
+/** It is a field of the request, or its path, that is refused: whatever key comes along. */
+const REQUEST_PHRASES = [
+  "\\bcors\\b|\\breferr?er\\b|\\borigin\\b[^\\n]{0,80}\\b(?:not allowed|blocked|forbidden|denied|not permitted|invalid)|\\b(?:blocked|invalid|disallowed|unknown|forbidden) origin\\b", // Anthropic, Google (Nov 2026)
+  "\\buser[- ]?agent\\b|\\bonly (?:currently )?(?:available|allowed|supported|accessible|usable|permitted) (?:for|to|in|via|through|with|from|by) (?:\\w{1,20} ){0,3}(?:agents?|clients?|cli|apps?|applications?|browsers?|ides?|editors?)\\b", // Kimi's coding plan (Nov 2026)
+  "\\b(?:missing|required|requires?|must (?:set|include|provide|send|contain)|lacks?|without)\\b[^.\\n]{0,60}\\bheaders?\\b",
+  "\\b(?:admin(?:istrator)?|management|provisioning|organization|session) (?:api[ -]?)?keys?\\b[^.\\n]{0,40}\\b(?:required|only|needed|must)\\b|\\b(?:requires?|must use|needs?|only|use) (?:an? |the )?(?:admin(?:istrator)?|management|provisioning|session) (?:api[ -]?)?keys?\\b",
+];
+const REQUEST_CODES = /^(?:cors_|origin_not_allowed|api_?key_(?:http_referrer|android_app|ios_app)_blocked)/;
+
+const anyOf = (phrases: readonly string[]) => new RegExp(phrases.join("|"), "i");
+/** At the beginning of a sentence, before anything that may be a quotation: for statuses that speak of the request. */
+const firstOf = (phrases: readonly string[]) =>
+  new RegExp(String.raw`^[^"'\`“「:{[\n]{0,60}?(?:${phrases.join("|")})`, "im");
+
+/** Patterns are made when the first refusal comes, and kept. */
+function once<Made>(make: () => Made): () => Made {
+  let made: Made | undefined;
+  return () => (made ??= make());
+}
+
 // ------------------------------------------------------------ rules for all
 
+const SERVER_FAULTS: readonly number[] = [500, 502, 503, 504, 520, 529];
+/** Statuses of the request's own faults: their sentences quote the request more than others. */
+const CLIENT_FAULTS: readonly number[] = [400, 404, 405, 406, 409, 410, 411, 413, 415, 418, 422, 424, 451];
+/** The others, where a sentence may speak of the key, the account or the service. */
+const TELLING: readonly number[] = [401, 402, 403, 407, 412, 423, 425, 428, 429, ...SERVER_FAULTS];
+
 /** After the provider's own rules, the same for all; where none of these holds either, the status decides. */
-export const sharedRules = (): readonly RefusalRule[] => [
-  // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
-  { status: 429, page: true, then: TOO_FAST_FOR_ALL },
-  // The same in words: "Too many requests from this IP, please try again later".
-  {
-    status: 429,
-    text: /\b(?:from|for|by|per|of) (?:(?:this|your|the|client|same|an|each) )*IP(?: address\w*)?\b|\bIP(?: address)?(?:-based)? (?:rate )?limit/i,
-    then: TOO_FAST_FOR_ALL,
-  },
-  { status: 403, page: true, then: REJECTED },
-  { status: 403, header: ["cf-mitigated", /./], then: REJECTED },
+export const sharedRules = once((): readonly RefusalRule[] => {
+  const money = anyOf(MONEY_PHRASES);
+  const moneyCode = new RegExp(`^(?:${MONEY_CODES.join("|")})$`);
+  const busy = anyOf([...BUSY_PHRASES, BUSY_ABROAD]);
+  return [
+    // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
+    { status: 429, page: true, then: TOO_FAST_FOR_ALL },
+    // The same in words: "Too many requests from this IP, please try again later".
+    {
+      status: 429,
+      text: /\b(?:from|for|by|per|of) (?:(?:this|your|the|client|same|an|each) ){0,4}IP(?: address\w{0,2})?\b|\bIP(?: address)?(?:-based)? (?:rate )?limit/i,
+      then: TOO_FAST_FOR_ALL,
+    },
+    { status: 403, page: true, then: REJECTED },
+    { status: 403, header: ["cf-mitigated", /./], then: REJECTED },
 
-  // Money, in words that no rate limit uses: a 429 of Gemini speaks of "plan and billing details", too.
-  { status: 402, then: NO_MONEY },
-  { status: [401, 403, 429], code: /^insufficient_(?:quota|balance|credits?|funds)$/, then: NO_MONEY },
-  {
-    status: [401, 403, 429],
-    text: [
-      /\binsufficient (?:account )?(?:balance|credits?|funds)\b/i,
-      /\b(?:balance|credits?) (?:is |are |has been )?(?:too low|insufficient|exhausted|depleted|used up)\b/i,
-      /\bdepleted your\b|\bout of credits?\b|\bused all (?:available|your) credits\b/i,
-      /\bspend(?:ing)? limit\b|\bbilling (?:hard )?limit\b/i,
-      /\baccount is not active\b|\b(?:past due|in arrears|overdue payment)\b/i,
-      /余额不足|欠费/,
-    ],
-    then: NO_MONEY,
-  },
+    // The prompt, before what it is quoted with; then the request's own fields.
+    { status: [400, 401, 402, 403, 422, 451], code: MODERATION_CODES, then: REJECTED },
+    { status: [401, 402, 403, 451], text: anyOf(MODERATION_PHRASES), then: REJECTED },
+    { status: [401, 403], code: REQUEST_CODES, then: REJECTED },
+    { status: [401, 403], text: anyOf(REQUEST_PHRASES), then: REJECTED },
 
-  // Refused for where we ask from, not for the key.
-  {
-    status: [401, 403],
-    code: /^(?:unsupported_country_region_territory|region_restricted|ip_not_authorized)$/,
-    then: REJECTED,
-  },
-  {
-    status: [401, 403],
-    text: [
-      /\bnot (?:available|supported|allowed) in your (?:region|country|location|territory)\b/i,
-      /\b(?:country|region|territory|location)\b[^.]{0,40}\bnot (?:available|supported)\b/i,
-      /\bIP(?: address)?\b.{0,60}\bnot (?:allowed|authorized|in )|\bIP allow ?list\b/i,
-    ],
-    then: REJECTED,
-  },
-  // It came without a key: a fault of ours, no key's.
-  {
-    status: 401,
-    text: /\b(?:no|missing|didn't provide|did not provide)\s+(?:an?\s+|any\s+|bearer or basic\s+)?(?:api[ _-]?key|auth\w*|credentials?|bearer)\b(?! or\b)/i,
-    then: REJECTED,
-  },
+    // A code of money may be left over beside a sentence that says busy (one-api, Nov 2026): the sentence counts.
+    { status: 429, code: moneyCode, text: busy, then: TOO_FAST },
+    { status: SERVER_FAULTS, code: moneyCode, text: busy, then: CAPACITY },
 
-  // The key itself is said to be bad.
-  {
-    status: [401, 403],
-    code: /^(?:(?:invalid|incorrect|wrong|expired|revoked|disabled)_?api_?key|api_?key_?(?:invalid|expired|revoked|disabled|deleted)|account_deactivated|organization_deactivated|access_terminated)$/,
-    then: DEAD,
-  },
-  {
-    status: [401, 403],
-    text: [
-      /\b(?:invalid|incorrect|wrong|expired|revoked|disabled|deactivated)\s+(?:[\w-]+\s+)?(?:x-)?(?:api[ _-]?key|api[ _-]?token|access token)\b/i,
-      /\bapi[ _-]?(?:key|token)\b(?::?(?:(?!\. )[^:;,]){0,50}\b(?:is|was|has been|has)\b)? (?:currently |reported as )?(?:not valid|no longer valid|invalid|expired|revoked|disabled|deactivated|leaked|blocked)\b/i,
-    ],
-    then: DEAD,
-  },
+    // MiniMax's numbers, in an answer's place or behind a gateway (Nov 2026).
+    { field: ["status_code", /^1008$/], then: NO_MONEY },
+    { field: ["status_code", /^(?:1002|1039|1041)$/], then: TOO_FAST },
+    { field: ["status_code", /^2056$/], then: HOURS_WINDOW },
+    { field: ["status_code", /^1004$/], then: DOUBTED },
+    { field: ["status_code", /^2049$/], then: DEAD },
+    { field: ["status_code", /^(?:1026|1027|1039|2013)$/], then: REJECTED },
 
-  // 403 for the prompt, and 403 for something that another account may have.
-  { status: 403, code: /moderation|content_(?:policy|filter)|inspection|safety/, then: REJECTED },
-  {
-    status: 403,
-    text: /\b(?:moderation|moderated|flagged|content policy|usage (?:guidelines|policy|policies)|safety[ _]check|guardrail)/i,
-    then: REJECTED,
-  },
-  {
-    status: 403,
-    text: /\b(?:model|permissions?|access to|subscription|entitled|entitlement)\b/i,
-    then: UNSUITED_MODEL,
-  },
-  { status: [401, 403], then: DOUBTED },
+    // Windows of days and more come before money: "daily spending limit" ends by itself.
+    { status: 429, text: /额度(?:已经|已)?(?:用尽|用完|耗尽)/, namedAtLeastMs: 0, then: DAY },
+    {
+      status: [403, 429],
+      text: /\bdaily (?:spend(?:ing)?|budget|credit|cost)\b|每日.{0,6}(?:额度|限额|配额)/i,
+      then: DAY,
+    },
 
-  // One request larger than the whole window never passes, whatever the wait. It is the one 429 of an upstream that
-  // goes to the client as it is: it speaks of the client's request, and a status of ours would hide what to change.
-  { status: 429, text: /^Request too large\b/m, then: REJECTED },
-  { status: 429, text: /\bconcurren(?:t|cy)\b|\bin flight\b|并发/i, then: TOO_MANY_AT_ONCE },
-  { status: 429, code: /overloaded|capacity|slow_down|server_busy/, then: CAPACITY },
-  {
-    status: 429,
-    text: [
-      /\boverloaded\b|\b(?:over|at) capacity\b|\bcapacity (?:temporarily )?exceeded\b/i,
-      /\bhigh (?:demand|traffic|load)\b|\bpeak load\b|\btoo busy\b|\brate-limited upstream\b/i,
-    ],
-    then: CAPACITY,
-  },
-  // OpenAI's words: limits per model; a daily one that says "try again in" is a bucket that leaks.
-  { status: 429, code: /^(?:tokens|requests)$/, namedAtLeastMs: 0, then: TOO_FAST_MODEL },
-  { status: 429, header: ["x-ratelimit-remaining-requests-day", /^0$/], then: DAY_MODEL },
-  { status: 429, text: /\bper day\b|\bdaily\b|\bper 86400s|\b[RT]PD\b|\btoday's quota\b|今日/i, then: DAY },
-  { status: 429, code: /^(?:tokens|requests)$/, then: TOO_FAST_MODEL },
-  { status: 429, then: TOO_FAST },
-];
+    // Money. A 429 of Gemini speaks of "plan and billing details", too: only words that no rate limit uses.
+    { status: 402, then: NO_MONEY },
+    { code: moneyCode, then: NO_MONEY },
+    { status: TELLING, text: money, then: NO_MONEY },
+    { status: CLIENT_FAULTS, text: firstOf(MONEY_PHRASES), then: NO_MONEY },
+
+    // A subscription's window, also as a fault of the server: "usage limit exceeded, 5-hour usage limit reached".
+    { status: SERVER_FAULTS, text: /\busage limit (?:exceeded|reached)\b/i, then: HOURS_WINDOW },
+
+    // One model's trouble is no other's (P40).
+    { status: SERVER_FAULTS, code: MODEL_CODES, then: CAPACITY_MODEL },
+    { status: SERVER_FAULTS, text: anyOf(MODEL_TROUBLE), then: CAPACITY_MODEL },
+
+    // Refused for where we ask from, not for the key.
+    {
+      status: [401, 403],
+      code: /^(?:unsupported_country_region_territory|region_restricted|ip_not_authorized)$/,
+      then: REJECTED,
+    },
+    {
+      status: [401, 403],
+      text: [
+        /\bnot (?:available|supported|allowed) in your (?:region|country|location|territory)\b/i,
+        /\b(?:country|region|territory|location)\b[^.]{0,40}\bnot (?:available|supported)\b/i,
+        /\bIP(?: address)?\b.{0,60}\bnot (?:allowed|authorized|in )|\bIP allow ?list\b/i,
+      ],
+      then: REJECTED,
+    },
+    // It came without a key: a fault of ours, no key's.
+    {
+      status: 401,
+      text: /\b(?:no|missing|didn't provide|did not provide)\s+(?:an?\s+|any\s+|bearer or basic\s+)?(?:api[ _-]?key|auth\w{0,13}|credentials?|bearer)\b(?! or\b)/i,
+      then: REJECTED,
+    },
+
+    // The key itself is said to be bad.
+    {
+      status: [401, 403],
+      code: /^(?:(?:invalid|incorrect|wrong|expired|revoked|disabled)_?api_?key|api_?key_?(?:invalid|expired|revoked|disabled|deleted)|account_deactivated|organization_deactivated|access_terminated)$/,
+      then: DEAD,
+    },
+    {
+      status: [401, 403],
+      text: [
+        /\b(?:invalid|incorrect|wrong|expired|revoked|disabled|deactivated)\s+(?:[\w-]{1,40}\s+)?(?:x-)?(?:api[ _-]?key|api[ _-]?token|access token)\b/i,
+        /\bapi[ _-]?(?:key|token)\b(?::?(?:(?!\. )[^:;,]){0,50}\b(?:is|was|has been|has)\b)? (?:currently |reported as )?(?:not valid|no longer valid|invalid|expired|revoked|disabled|deactivated|leaked|blocked)\b/i,
+        /无效的令牌|令牌已过期|令牌无效|密钥无效|无效的密钥|api ?key ?(?:无效|已失效|已过期|不存在)/i, // one-api, new-api
+      ],
+      then: DEAD,
+    },
+
+    // A 403 for the day, and a 403 for something that another account may have.
+    {
+      status: 403,
+      text: /\b(?:daily|weekly|monthly)\b[^.\n]{0,40}\b(?:limit|quota|usage|allowance)\b/i,
+      then: LONG_WINDOW,
+    },
+    {
+      status: 403,
+      text: /\b(?:model|permissions?|access to|subscription|entitled|entitlement)\b/i,
+      then: UNSUITED_MODEL,
+    },
+    { status: [401, 403], then: DOUBTED },
+
+    // One request larger than the whole window never passes, whatever the wait. It is the one 429 of an upstream that
+    // goes to the client as it is: it speaks of the client's request, and a status of ours would hide what to change.
+    { status: 429, text: /^Request too large\b/m, then: REJECTED },
+    { status: 429, text: /\bconcurren(?:t|cy)\b|\bin flight\b|并发/i, then: TOO_MANY_AT_ONCE },
+    { status: 429, code: MODEL_CODES, then: CAPACITY_MODEL },
+    { status: 429, code: /overloaded|capacity|slow_down|server_busy/, then: CAPACITY },
+    {
+      status: 429,
+      text: anyOf(BUSY_PHRASES.map((phrase) => `\\bmodel\\b[^.\\n]{0,60}(?:${phrase})`)),
+      then: CAPACITY_MODEL,
+    },
+    { status: 429, text: anyOf(BUSY_PHRASES), then: CAPACITY },
+    // OpenAI's words: limits per model; a daily one that says "try again in" is a bucket that leaks.
+    { status: 429, code: /^(?:tokens|requests)$/, namedAtLeastMs: 0, then: TOO_FAST_MODEL },
+    { status: 429, header: ["x-ratelimit-remaining-requests-day", /^0$/], then: DAY_MODEL },
+    { status: 429, code: DAY_CODES, then: DAY },
+    { status: 429, text: anyOf(DAY_PHRASES), then: DAY },
+    { status: 429, code: LONG_CODES, then: LONG_WINDOW },
+    { status: 429, text: anyOf(LONG_PHRASES), then: LONG_WINDOW },
+    { status: 429, text: anyOf(HOURS_PHRASES), then: HOURS_WINDOW },
+    { status: 429, code: /^(?:tokens|requests)$/, then: TOO_FAST_MODEL },
+    { status: 429, code: /^model_(?:rate_limit|cooldown)/, then: TOO_FAST_MODEL },
+    { status: 429, text: /\b(?:specific to|for) (?:this|the) model\b/i, then: TOO_FAST_MODEL },
+    { status: 429, then: TOO_FAST },
+  ];
+});

@@ -1,0 +1,77 @@
+import { describe, expect, test } from "bun:test";
+import { withoutQuotes } from "./quoted-words.ts";
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+/** What is left of a text, blanks made one. */
+const left = (text: string, body: string, model: string | null = null) =>
+  withoutQuotes(text, { model, body: bytes(body) })
+    .replaceAll(/\s+/g, " ")
+    .trim();
+
+describe("P37 what an error quotes from the request", () => {
+  test.each<[sentence: string, text: string, body: string, expected: string]>([
+    [
+      "a run of three words is a quotation",
+      "Bad: one two three here",
+      "zero one two three four",
+      "Bad: here",
+    ],
+    ["a run of two is none", "Bad: one two here", "zero one two four", "Bad: one two here"],
+    ["words in another order are none", "Bad: three two one", "one two three", "Bad: three two one"],
+    ["case does not matter", "Bad: One TWO three", "one two Three", "Bad:"],
+    ["signs between the words do not matter", "Bad: one, two - three", "one two three", "Bad: , -"],
+    ["two words in quotation marks are one", 'Bad: "one two" here', "one two four", 'Bad: " " here'],
+    ["curly marks are marks", "Bad: “one two” here", "one two four", "Bad: “ ” here"],
+    ["words in marks that the request lacks stay", 'Bad: "one nine" here', "one two", 'Bad: "one nine" here'],
+    [
+      "words after a line break in JSON",
+      "Bad: one two three",
+      '{"content":"zero\\none\\ttwo three"}',
+      "Bad:",
+    ],
+    ["escaped marks in JSON", "Bad: one two three", '{"content":"\\"one\\" two three"}', "Bad:"],
+    ["letters with accents", "Bad: déjà vu encore", '{"content":"déjà vu encore"}', "Bad:"],
+    [
+      "letters with accents in escapes",
+      "Bad: déjà vu encore",
+      '{"content":"d\\u00e9j\\u00e0 vu encore"}',
+      "Bad:",
+    ],
+    ["Cyrillic letters", "Bad: раз два три", '{"content":"раз два три"}', "Bad:"],
+    ["signs without blanks between them", "坏：一二三四", '{"content":"零一二三四五"}', "坏："],
+    ["signs in escapes", "坏：一二三", '{"content":"\\u4e00\\u4e8c\\u4e09"}', "坏："],
+    ["nothing of it", "Bad: one two three", "", "Bad: one two three"],
+  ])("%s", (_, text, body, expected) => {
+    expect(left(text, body)).toBe(expected);
+  });
+
+  test.each<[sentence: string, text: string, model: string, expected: string]>([
+    [
+      "a model is blanked where it stands alone",
+      "no quota for x-large today",
+      "x-large",
+      "no quota for today",
+    ],
+    ["a part of a word is no model", "no quota for x-larger", "x-large", "no quota for x-larger"],
+    ["a model of two letters is no word to look for", "no o1 for o1", "o1", "no o1 for o1"],
+  ])("%s", (_, text, model, expected) => {
+    expect(left(text, "{}", model)).toBe(expected);
+  });
+
+  test("leaves the text as long as it was", () => {
+    const text = 'Bad: "one two three" and one two three';
+    expect(withoutQuotes(text, { model: "one", body: bytes("one two three") })).toHaveLength(text.length);
+  });
+
+  test("P42 looks at a body of 32 MB for no longer than at one of 8", () => {
+    const text = 'flagged: "never said before" '.repeat(280);
+    const timeOf = (megabytes: number) => {
+      const body = bytes("some words of a prompt, ".repeat((megabytes * 1024 * 1024) / 24));
+      const before = performance.now();
+      withoutQuotes(text, { model: "m", body });
+      return performance.now() - before;
+    };
+    timeOf(1);
+    expect(timeOf(32)).toBeLessThan(150);
+  });
+});

@@ -1,0 +1,236 @@
+/**
+ * What an error quotes from the request. Providers put the prompt or the model into their sentences (`flagged: "the
+ * api key was revoked"`), and those words judge nobody (P37).
+ *
+ * The words of the error are few: they go into a table, and the request is walked over once, word by word, to see
+ * which runs of three it holds. So the work is linear in the request, which is looked at up to a bound.
+ */
+
+/** What of a request an error may quote. */
+export interface RequestWords {
+  /** The model that was asked for; null: none is known. */
+  readonly model: string | null;
+  /** The body as it was sent; null: none. */
+  readonly body: Uint8Array | null;
+}
+
+/** A run of so many words that stands in the request is a quotation; within quotation marks single words are. */
+const RUN = 3;
+/** The beginning and the end of a larger body are looked at, so much of each. */
+const LOOKED_AT_BYTES = 1024 * 1024;
+/** Shorter models are words of any sentence. */
+const SHORTEST_MODEL = 3;
+
+const encoder = new TextEncoder();
+
+/** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
+export function withoutQuotes(text: string, { model, body }: RequestWords): string {
+  const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModel(text, model);
+  return body === null || body.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, body);
+}
+
+/** Where the model stands as a word of its own. */
+function withoutModel(text: string, model: string): string {
+  const [lowerText, lowerModel] = [text.toLowerCase(), model.toLowerCase()];
+  if (lowerText.length !== text.length) return text;
+  const parts: string[] = [];
+  let from = 0;
+  for (;;) {
+    const at = lowerText.indexOf(lowerModel, from);
+    if (at < 0) break;
+    const end = at + lowerModel.length;
+    const isWord = !isWordChar(text[at - 1]) && !isWordChar(text[end]);
+    parts.push(text.slice(from, at), isWord ? " ".repeat(end - at) : text.slice(at, end));
+    from = end;
+  }
+  return from === 0 ? text : parts.join("") + text.slice(from);
+}
+
+function isWordChar(char: string | undefined): boolean {
+  return char !== undefined && /[\p{L}\p{N}_]/u.test(char);
+}
+
+interface Word {
+  readonly start: number;
+  readonly end: number;
+  readonly hash: number;
+}
+
+function withoutRuns(text: string, body: Uint8Array): string {
+  const words = [...text.matchAll(WORD)].map((match): Word => {
+    const start = match.index;
+    return { start, end: start + match[0].length, hash: hashOf(match[0]) };
+  });
+  const marked = quotationsIn(text, words);
+  /** Hashes of runs, and of words within quotation marks; those that were found are in `found`. */
+  const wanted = new Set<number>();
+  for (let index = 0; index < words.length; index += 1) {
+    if (index + RUN <= words.length) wanted.add(runHash(words, index));
+    if (marked.has(index)) wanted.add(hashAt(words, index));
+  }
+  if (wanted.size === 0) return text;
+  const found = findIn(body, wanted);
+  if (found.size === 0) return text;
+  const isQuoted = words.map(() => false);
+  for (let index = 0; index + RUN <= words.length; index += 1)
+    if (found.has(runHash(words, index))) isQuoted.fill(true, index, index + RUN);
+  for (const quotation of new Set(marked.values()))
+    if (quotation.every((index) => found.has(hashAt(words, index))))
+      for (const index of quotation) isQuoted[index] = true;
+  const chars = text.split("");
+  words.forEach(({ start, end }, index) => {
+    if (isQuoted[index] === true) chars.fill(" ", start, end);
+  });
+  return chars.join("");
+}
+
+/** Letters and digits; a sign of the scripts without blanks between words is a word of its own. */
+const WORD =
+  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]|(?:(?![\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}])[\p{L}\p{N}])+/gu;
+const QUOTATION = /"([^"\n]{1,400})"|'([^'\n]{1,400})'|`([^`\n]{1,400})`|[“„«「]([^”“»」\n]{1,400})[”“»」]/g;
+
+/** The words that stand within quotation marks, by their index, each with all of its quotation. */
+function quotationsIn(text: string, words: readonly Word[]): Map<number, readonly number[]> {
+  const marked = new Map<number, readonly number[]>();
+  let at = 0;
+  for (const match of text.matchAll(QUOTATION)) {
+    const end = match.index + match[0].length;
+    while (at < words.length && (words[at]?.start ?? 0) < match.index) at += 1;
+    const quotation: number[] = [];
+    while (at < words.length && (words[at]?.end ?? Infinity) <= end) {
+      quotation.push(at);
+      at += 1;
+    }
+    for (const index of quotation) marked.set(index, quotation);
+  }
+  return marked;
+}
+
+// ------------------------------------------------------------------ hashes
+
+const HASH_START = 0x811c9dc5;
+
+/** FNV-1a over the bytes of a word, ASCII letters in lower case. */
+function step(hash: number, byte: number): number {
+  return Math.imul(hash ^ (byte >= 0x41 && byte <= 0x5a ? byte | 0x20 : byte), 0x01000193);
+}
+
+function hashOf(word: string): number {
+  let hash = HASH_START;
+  for (const byte of encoder.encode(word)) hash = step(hash, byte);
+  return hash;
+}
+
+function hashAt(words: readonly Word[], index: number): number {
+  return words[index]?.hash ?? 0;
+}
+
+/** Of a run of three. Never the hash of a single word but by chance. */
+function combined(first: number, second: number, third: number): number {
+  return Math.imul(Math.imul(first, 31) ^ second, 37) ^ third ^ 0x5bd1e995;
+}
+
+function runHash(words: readonly Word[], index: number): number {
+  return combined(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
+}
+
+/** Which of the wanted hashes the body holds. One walk; escapes of JSON are undone. */
+function findIn(body: Uint8Array, wanted: ReadonlySet<number>): Set<number> {
+  const found = new Set<number>();
+  if (body.length <= 2 * LOOKED_AT_BYTES) walk(body, 0, body.length, wanted, found);
+  else {
+    walk(body, 0, LOOKED_AT_BYTES, wanted, found);
+    walk(body, body.length - LOOKED_AT_BYTES, body.length, wanted, found);
+  }
+  return found;
+}
+
+function walk(
+  body: Uint8Array,
+  from: number,
+  to: number,
+  wanted: ReadonlySet<number>,
+  found: Set<number>,
+): void {
+  let hash = HASH_START;
+  let isWithin = false;
+  let previous = 0;
+  let beforePrevious = 0;
+  const end = () => {
+    if (!isWithin) return;
+    if (wanted.has(hash)) found.add(hash);
+    const run = combined(beforePrevious, previous, hash);
+    if (wanted.has(run)) found.add(run);
+    beforePrevious = previous;
+    previous = hash;
+    hash = HASH_START;
+    isWithin = false;
+  };
+  for (let at = from; at < to; at += 1) {
+    const byte = body[at] ?? 0;
+    if (byte < 0x80) {
+      if (byte === 0x5c /* \ */) {
+        const code = body[at + 1] === 0x75 /* u */ ? hexAt(body, at + 2) : -1;
+        at += code < 0 ? 1 : 5;
+        if (code < 0x80) {
+          end();
+          continue;
+        }
+        // A sign that stands as \u4f60, as some serializers write all but ASCII.
+        if (isOwnWord(code)) end();
+        for (const part of encoder.encode(String.fromCharCode(code))) hash = step(hash, part);
+        isWithin = true;
+        if (isOwnWord(code)) end();
+        continue;
+      }
+      if ((byte >= 0x30 && byte <= 0x39) || ((byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a)) {
+        hash = step(hash, byte);
+        isWithin = true;
+      } else end();
+      continue;
+    }
+    // UTF-8: signs of three bytes from U+3040 on are words of their own, punctuation is none, the rest are letters.
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+    const code =
+      length === 3
+        ? ((byte & 0x0f) << 12) | (((body[at + 1] ?? 0) & 0x3f) << 6) | ((body[at + 2] ?? 0) & 0x3f)
+        : 0;
+    const isPunctuation = length === 3 ? isMark(code) : length === 2 && byte === 0xc2;
+    if (isPunctuation || isOwnWord(code)) end();
+    if (!isPunctuation) {
+      for (let part = 0; part < length; part += 1) hash = step(hash, body[at + part] ?? 0);
+      isWithin = true;
+      if (isOwnWord(code)) end();
+    }
+    at += length - 1;
+  }
+  end();
+}
+
+/** Hiragana, Katakana, Han and Hangul. */
+function isOwnWord(code: number): boolean {
+  return (
+    (code >= 0x3041 && code <= 0x30ff && code !== 0x30fb) ||
+    (code >= 0x3400 && code <= 0x9fff) ||
+    (code >= 0xac00 && code <= 0xd7a3)
+  );
+}
+
+/** Quotation marks, dashes, brackets and full-width signs. */
+function isMark(code: number): boolean {
+  return (code >= 0x2000 && code <= 0x2bff) || (code >= 0x3000 && code <= 0x303f) || code >= 0xff00;
+}
+
+/** Four hexadecimal digits as a number; -1 where there are none. */
+function hexAt(bytes: Uint8Array, at: number): number {
+  let value = 0;
+  for (let index = at; index < at + 4; index += 1) {
+    const byte = bytes[index] ?? 0;
+    const lower = byte | 0x20;
+    const digit =
+      byte >= 0x30 && byte <= 0x39 ? byte - 0x30 : lower >= 0x61 && lower <= 0x66 ? lower - 0x57 : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
