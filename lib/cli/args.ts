@@ -57,7 +57,7 @@ and hides their rate limits.
   -h, --help, -V, --version
 
 Settings come from the environment, else from an env file: --env-file PATH, else
-./.env, else .env beside the executable. One line is enough to begin with:
+./.env, else .env beside the executable, else /etc/keywheel/.env. To begin with:
 
   API_KEYS=first-key,second-key
 

@@ -168,11 +168,20 @@ export async function givenEnvironment(): Promise<Record<string, string>> {
   }
 }
 
+/** Where the installed service has its settings; the commands look there too. */
+const SYSTEM_ENV_FILE = "/etc/keywheel/.env";
+
 /** Where settings are looked for. `envFile`: the PATH of `--env-file PATH`, or null. */
 export function placesOf(environment: Record<string, string>, envFile: string | null): Places {
   const program = Bun.isStandaloneExecutable ? process.execPath : Bun.main;
   const programDirectory = program.slice(0, program.lastIndexOf("/"));
-  return { environment, envFile, workingDirectory: process.cwd(), programDirectory };
+  return {
+    environment,
+    envFile,
+    workingDirectory: process.cwd(),
+    programDirectory,
+    systemEnvFile: SYSTEM_ENV_FILE,
+  };
 }
 
 /**

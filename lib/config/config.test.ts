@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -825,6 +825,57 @@ describe("the files", () => {
     const loaded = await load("bare");
     expect(keysOf(loaded)).toEqual(["beside"]);
     expect(loaded.watched).toEqual([at("bare/.env"), at("program/.env")]);
+  });
+
+  test("are else those of the installed service", async () => {
+    const found = {
+      environment: {},
+      envFile: null,
+      workingDirectory: at("bare"),
+      programDirectory: at("bare"),
+    };
+    const loaded = await loadConfig({ ...found, systemEnvFile: at("both/.env") });
+    expect(loaded.ok ? [] : loaded.problems).toEqual([expect.stringContaining("API_KEYS_FILE is keys")]);
+    expect(loaded.watched.slice(0, 2)).toEqual([at("bare/.env"), at("both/.env")]);
+    const nearer = await loadConfig({
+      ...found,
+      programDirectory: at("program"),
+      systemEnvFile: at("both/.env"),
+    });
+    expect(keysOf(nearer)).toEqual(["beside"]);
+    const named = await loadConfig({
+      ...found,
+      envFile: at("both/other.env"),
+      systemEnvFile: at("both/.env"),
+    });
+    expect(keysOf(named)).toEqual(["other"]);
+  });
+
+  test("of the installed service that may not be read are a problem only where the keys are not known", async () => {
+    const systemEnvFile = at("secret.env");
+    writeFileSync(systemEnvFile, "API_KEYS=nvapi-1", { mode: 0o000 });
+    const found = {
+      envFile: null,
+      workingDirectory: at("bare"),
+      programDirectory: at("bare"),
+      systemEnvFile,
+    };
+    const text = spyOn(Bun, "file").mockImplementation(((path: string) => ({
+      text: () =>
+        Promise.reject(
+          Object.assign(new Error(path), { code: path === systemEnvFile ? "EACCES" : "ENOENT" }),
+        ),
+    })) as unknown as typeof Bun.file);
+    try {
+      const alone = await loadConfig({ ...found, environment: {} });
+      expect(alone.ok ? [] : alone.problems).toEqual([
+        `${systemEnvFile}: it may not be read. It holds the settings of the installed service: use sudo, or name another file with --env-file PATH.`,
+      ]);
+      const other = await loadConfig({ ...found, environment: { API_KEYS: "nvapi-2" } });
+      expect(keysOf(other)).toEqual(["nvapi-2"]);
+    } finally {
+      text.mockRestore();
+    }
   });
 
   test("are only the one that is named", async () => {

@@ -153,6 +153,8 @@ export interface Places {
   workingDirectory: string;
   /** Where the executable is. */
   programDirectory: string;
+  /** The file of the installed service, looked for last; left out: there is none. */
+  systemEnvFile?: string;
 }
 
 export type LoadedConfig = ParsedConfig & {
@@ -162,14 +164,16 @@ export type LoadedConfig = ParsedConfig & {
   watched: string[];
 };
 
-/** Finds and reads the files: the env file that was named, else ./.env, else .env beside the executable. */
+/**
+ * Finds and reads the files: the env file that was named, else ./.env, else .env beside the executable, else that of
+ * the installed service.
+ */
 export async function loadConfig(places: Places): Promise<LoadedConfig> {
-  const { environment, workingDirectory, programDirectory } = places;
+  const { environment, workingDirectory, programDirectory, systemEnvFile } = places;
   const named = places.envFile === null ? null : absolutePath(workingDirectory, places.envFile);
+  const usual = [absolutePath(workingDirectory, ".env"), absolutePath(programDirectory, ".env")];
   const candidates =
-    named === null
-      ? [absolutePath(workingDirectory, ".env"), absolutePath(programDirectory, ".env")]
-      : [named];
+    named === null ? [...usual, systemEnvFile].filter((path) => path !== undefined) : [named];
   const watched = new Set<string>();
   const read = (path: string): Promise<FileText> => {
     watched.add(path);
@@ -181,8 +185,14 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
     const file = await read(path);
     // Only a file that was named has to exist; one that exists has to be readable.
     if (!file.ok && file.reason === ABSENT && named === null) continue;
+    // Somebody who only looks need not read the keys of the service: the rest may be in the environment.
+    if (!file.ok && file.reason === FORBIDDEN && path === systemEnvFile && hasKeys(environment)) continue;
     if (!file.ok) {
-      const problem = `${path}: ${file.reason}. Correct the path or the file's permissions.`;
+      const remedy =
+        path === systemEnvFile && file.reason === FORBIDDEN
+          ? "It holds the settings of the installed service: use sudo, or name another file with --env-file PATH."
+          : "Correct the path or the file's permissions.";
+      const problem = `${path}: ${file.reason}. ${remedy}`;
       return { ok: false, problems: [problem], warnings: [], envFile: null, watched: [...watched] };
     }
     envFile = { path, text: file.text };
@@ -208,6 +218,12 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
   return { ...outcome, envFile: envFile?.path ?? null, watched: [...watched] };
 }
 
+function hasKeys(environment: Environment): boolean {
+  return Object.entries(environment).some(
+    ([name, value = ""]) => /(?:^|_)API_KEYS(?:_FILE)?$/.test(name) && value.trim() !== "",
+  );
+}
+
 /** The paths that `API_KEYS_FILE` and `X_API_KEYS_FILE` hold, as they are written. */
 export function keyFilesOf(environment: Environment, file: ReadonlyMap<string, string>): Set<string> {
   const variables = [...file, ...Object.entries(environment)];
@@ -223,6 +239,7 @@ export function absolutePath(directory: string, path: string): string {
 }
 
 const ABSENT = "there is no such file";
+const FORBIDDEN = "it may not be read";
 
 /** (By `Bun.file`, not by `node:fs`, which would take 0.6 MB of memory for one read at the start.) */
 async function readText(path: string): Promise<FileText> {
@@ -231,7 +248,7 @@ async function readText(path: string): Promise<FileText> {
   } catch (error) {
     const code = codeOf(error);
     if (code === "ENOENT" || code === "ENOTDIR") return { ok: false, reason: ABSENT };
-    if (code === "EACCES" || code === "EPERM") return { ok: false, reason: "it may not be read" };
+    if (code === "EACCES" || code === "EPERM") return { ok: false, reason: FORBIDDEN };
     if (code === "EISDIR") return { ok: false, reason: "it is a directory" };
     return { ok: false, reason: `it cannot be read (${code})` };
   }
