@@ -56,6 +56,7 @@ import {
 } from "./lib/http/request.ts";
 import { STREAM_FAILED, errorEvent, followerOf } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
+import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import { AttemptTimeouts, TimeoutTicker, canConnect, cutByDrain } from "./lib/http/timeouts.ts";
 import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
@@ -771,9 +772,12 @@ async function attempt(
       secret: lease.key.secret,
       clock: engine.clock,
     };
-    const judged = isShort(response, context.method)
-      ? judgeShort(response, await bytesOf(response), asked)
-      : readOpening(response, asked);
+    const judged =
+      response.status === 407 && upstream.proxy !== null
+        ? failed(proxyWantsPassword(upstream))
+        : isShort(response, context.method)
+          ? judgeShort(response, await bytesOf(response), asked)
+          : readOpening(response, asked);
     result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
     if (context.listsModels && result.kind !== "failed")
       result = await listingRoutes(result, engine.config.routes);
@@ -805,6 +809,7 @@ function send(
       body,
       redirect: "manual", // a followed redirect would carry the key elsewhere
       decompress: false, // the bytes, and content-encoding, stay as they were sent
+      proxy: config.upstreamProxy?.address.reveal(),
       signal,
     });
   } finally {
@@ -1088,8 +1093,10 @@ function upstreamsOf(
       pool,
       headerSampler: old?.headerSampler ?? new HeaderSampler(),
       retries: old?.retries ?? new RetryBudget(),
+      host: provider.baseUrl.host,
+      proxy: provider.upstreamProxy,
       heardAt: 0,
-      canConnect: () => canConnect(provider.baseUrl, clock),
+      canConnect: () => canConnect(provider.baseUrl, clock, provider.upstreamProxy),
     };
   };
   const [first, ...others] = config.providers;

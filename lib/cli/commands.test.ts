@@ -157,7 +157,8 @@ describe("keywheel check", () => {
     const settings = settingsOf(`http://127.0.0.1:${await freePort()}`, KEYS.slice(1, 2));
     const { code, out } = await run("check", { settings });
     expect(code).toBe(1);
-    expect(out).toContain("not reached (ECONNREFUSED)");
+    expect(out).toContain("not reached");
+    expect(out).toContain("it refuses connections (ECONNREFUSED): nothing listens there.");
   });
 
   test("does not pretend to know what no free request tells", async () => {

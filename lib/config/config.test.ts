@@ -74,6 +74,7 @@ describe("without any setting but a key, the configuration", () => {
         timezone: null,
         strategy: "round-robin",
         recognisedBy: null,
+        upstreamProxy: null,
         disabled: false,
       },
     ]);

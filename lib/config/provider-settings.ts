@@ -24,6 +24,7 @@ import {
   YES_OR_NO,
 } from "./parsers.ts";
 import type { KnownProvider } from "./routes.ts";
+import { readUpstreamProxy, type UpstreamProxy } from "./upstream-proxy.ts";
 import {
   nearest,
   providerPrefix,
@@ -46,6 +47,8 @@ export interface ProviderConfig {
   baseUrl: URL;
   /** How the keys begin, where that told whose they are (and nothing else was set); null: it did not have to. */
   recognisedBy: string | null;
+  /** Through which requests, checks and connect tests go; null: none. */
+  upstreamProxy: UpstreamProxy | null;
   keys: ConfiguredKey[];
   cooldownMs: number;
   rpm: number | "auto" | "off";
@@ -128,7 +131,9 @@ function readProvider(
     retryStatus: reader.read("RETRY_STATUS", STATUS_LIST, prefix),
     disabled: isDisabled(reader, prefix),
   };
-  return upstream && { name: providerName(prefix), ...upstream, keys, ...settings };
+  if (upstream === null) return null;
+  const upstreamProxy = readUpstreamProxy(reader, under(prefix, "UPSTREAM_PROXY"), upstream.baseUrl);
+  return { name: providerName(prefix), ...upstream, upstreamProxy, keys, ...settings };
 }
 
 /** The keys of `API_KEYS` and `API_KEYS_FILE` (under the prefix) together, in this order. */

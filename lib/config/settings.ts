@@ -37,6 +37,7 @@ export const SETTINGS = {
   FALLBACK: null,
   FALLBACK_AFTER_SEC: "2",
   ROUTES: null,
+  UPSTREAM_PROXY: null,
   STATE: "keywheel.db",
   ADMIN_PASSWORD: null,
   CORS_ORIGINS: null,
@@ -66,6 +67,7 @@ export const PROVIDER_SETTINGS = [
   "STRATEGY",
   "COOLDOWN_SEC",
   "RETRY_STATUS",
+  "UPSTREAM_PROXY",
   "DISABLED",
 ] as const;
 

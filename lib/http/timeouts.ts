@@ -6,8 +6,9 @@
  * leaving, holding its connection, asking whether the upstream can be connected to at all) is set up on the first
  * tick, so a quick answer never pays for it.
  */
-import { codeOf } from "../core/json.ts";
 import type { Clock, CancelTimer } from "../core/clock.ts";
+import type { Secret } from "../core/secret.ts";
+import { explainError, type Way } from "./connection-errors.ts";
 import type { Abandoned, Unreachable } from "../providers/verdict.ts";
 
 export interface ClockLimits {
@@ -25,8 +26,8 @@ export interface Client {
   hold(): void;
 }
 
-/** What an attempt is sent to, for the connect clock. */
-export interface Reachable {
+/** What an attempt is sent to, for the connect clock, and for words about a failure. */
+export interface Reachable extends Way {
   /** Epoch ms of the last sign of life; the clocks keep it up to date. */
   heardAt: number;
   /** Whether a connection can be opened at all: asked beside an attempt that hears nothing. */
@@ -193,7 +194,7 @@ export class AttemptTimeouts {
   explain(error: unknown): Unreachable | Abandoned {
     if (this.#reason !== null) return this.#reason;
     if (this.#client.signal.aborted) return { kind: "abandoned" };
-    return explainError(error);
+    return explainError(error, this.#upstream);
   }
 
   readonly #leave = () => {
@@ -264,51 +265,51 @@ export function cutByDrain(drainMs: number): Unreachable {
   return { kind: "unreachable", type: "draining", message, maybeBilled: true };
 }
 
-/** Codes of failures before the request was sent: nothing can have been done, or billed. */
-const NOT_SENT = new Set([
-  "ECONNREFUSED",
-  "ENOTFOUND",
-  "EAI_AGAIN",
-  "EHOSTUNREACH",
-  "ENETUNREACH",
-  "EMFILE",
-  "ETIMEDOUT",
-  "FailedToOpenSocket",
-  "ConnectionRefused",
-  "EPROTO",
-  "DEPTH_ZERO_SELF_SIGNED_CERT",
-  "SELF_SIGNED_CERT_IN_CHAIN",
-  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
-  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
-  "CERT_HAS_EXPIRED",
-  "ERR_TLS_CERT_ALTNAME_INVALID",
-]);
-
-/** Codes of an answer that is not HTTP as it should be. */
-const BAD_HTTP = /^(?:Malformed|Invalid|Unrequested|TooMany|Unexpected)/;
-
-function explainError(error: unknown): Unreachable {
-  const code = codeOf(error) || "unknown failure";
-  if (BAD_HTTP.test(code)) {
-    const message = `The provider's answer cannot be used: it is not valid HTTP (${code}).`;
-    return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
-  }
-  const maybeBilled = !NOT_SENT.has(code);
-  const what = maybeBilled ? "The connection to the provider broke off" : "The provider cannot be reached";
-  return { kind: "unreachable", type: "upstream_unreachable", message: `${what} (${code}).`, maybeBilled };
+/** An HTTP proxy on the way. */
+export interface ProxyAddress {
+  /** As `fetch` takes it; it may hold a user name and a password. */
+  readonly address: Secret;
 }
 
-/** Whether a TCP connection to the host of `url` can be opened in time. Nothing is sent. */
-export async function canConnect({ protocol, hostname, port }: URL, clock: Clock): Promise<boolean> {
+/**
+ * Whether a connection to the host of `url` can be opened in time. Nothing is sent to it. Through a proxy this asks
+ * the proxy for it; its refusal is an answer too, which the attempt itself is about to get.
+ */
+export async function canConnect(
+  url: URL,
+  clock: Clock,
+  proxy: ProxyAddress | null = null,
+): Promise<boolean> {
   // Not `Bun.connect`: it cannot give up a connection that is being made. Loaded when the first probe is needed.
   const { connect } = await import("node:net");
   const { promise, resolve } = Promise.withResolvers<boolean>();
-  const portNumber = Number(port) || (protocol === "https:" ? 443 : 80);
-  const socket = connect({ host: hostname.replace(/^\[|\]$/g, ""), port: portNumber });
+  const proxyUrl = proxy === null ? null : new URL(proxy.address.reveal());
+  const socket = connect(endOf(proxyUrl ?? url));
   const cancel = clock.after(PROBE_MS, () => resolve(false));
-  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+  socket.once("error", () => resolve(false));
+  socket.once("connect", () => {
+    // What is spoken inside TLS to the proxy is not worth a second implementation: that it is there has to do.
+    if (proxyUrl?.protocol !== "http:" || url.protocol !== "https:") return resolve(true);
+    socket.once("data", () => resolve(true)).once("close", () => resolve(false));
+    socket.write(tunnelRequest(url, proxyUrl));
+  });
   const isConnected = await promise;
   cancel();
   socket.destroy();
   return isConnected;
+}
+
+function endOf({ protocol, hostname, port }: URL): { host: string; port: number } {
+  return {
+    host: hostname.replace(/^\[|\]$/g, ""),
+    port: Number(port) || (protocol === "https:" ? 443 : 80),
+  };
+}
+
+/** RFC 9110, section 9.3.6. */
+function tunnelRequest(url: URL, { username, password }: URL): string {
+  const authority = `${url.hostname}:${endOf(url).port}`;
+  const credential = Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`);
+  const field = username === "" ? "" : `Proxy-Authorization: Basic ${credential.toString("base64")}\r\n`;
+  return `CONNECT ${authority} HTTP/1.1\r\nHost: ${authority}\r\n${field}\r\n`;
 }

@@ -13,6 +13,7 @@ import { field, isObject, parseJson } from "../core/json.ts";
 import { redact, unmask } from "../core/secret.ts";
 import type { Secret } from "../core/secret.ts";
 import { evidenceOf, readerOf, readUpTo } from "../http/body.ts";
+import { explainError } from "../http/connection-errors.ts";
 import { authHeader, checkFor, PROVIDERS } from "../providers/catalog.ts";
 import type { CheckRequest, Proof } from "../providers/catalog.ts";
 import { classify, readAnswer } from "../providers/classify.ts";
@@ -101,44 +102,55 @@ async function checkKey(
   const cancel = clock.after(TIMEOUT_MS, () => aborter.abort());
   try {
     const credential = authHeader(dialect, check.url.pathname, secret.reveal());
-    const evidence = await send(check, credential, fetch, aborter.signal);
+    const via = { fetch, signal: aborter.signal, proxy: provider.upstreamProxy };
+    const evidence = await send(check, credential, via);
     // A list that anybody gets proves no key: where it may be such a one, it is asked for without a key, too.
     const mayBePublic = PROVIDERS[dialect].proof?.mayBePublic === true;
     if (evidence.status >= 300 || !mayBePublic) return judge(dialect, evidence, secret, clock.wall());
-    const withoutKey = openAnswers.get(provider) ?? send(check, null, fetch, aborter.signal);
+    const withoutKey = openAnswers.get(provider) ?? send(check, null, via);
     openAnswers.set(provider, withoutKey);
     return judge(dialect, evidence, secret, clock.wall(), await withoutKey);
   } catch (error) {
+    const way = { host: check.url.host, proxy: provider.upstreamProxy };
     const isLate = aborter.signal.aborted;
-    const detail = isLate ? `no answer within ${TIMEOUT_MS / 1000} s` : faultOf(error);
+    const detail = isLate ? `no answer within ${TIMEOUT_MS / 1000} s` : explainError(error, way).message;
     return { result: "unreachable", detail };
   } finally {
     cancel();
   }
 }
 
+/** How a check gets to the provider. */
+interface Via {
+  readonly fetch: CheckOptions["fetch"];
+  readonly signal: AbortSignal;
+  readonly proxy: ProviderConfig["upstreamProxy"];
+}
+
 /** Sends the check, with a key's field or without. */
 async function send(
   { url, method, headers: fields }: CheckRequest,
   credential: readonly [field: string, value: string] | null,
-  fetch: CheckOptions["fetch"],
-  signal: AbortSignal,
+  { fetch, signal, proxy }: Via,
 ): Promise<Evidence> {
   const asked = new Headers({ ...fields, accept: "application/json" });
   if (credential !== null) asked.set(...credential);
   // A redirect that is followed would carry the key elsewhere.
-  const response = await fetch(url.href, { method, headers: asked, redirect: "manual", signal });
+  const response = await fetch(url.href, {
+    method,
+    headers: asked,
+    redirect: "manual",
+    proxy: proxy?.address.reveal(),
+    signal,
+  });
   const { status, headers } = response;
+  // In front of plain HTTP a proxy answers in the provider's place.
+  if (status === 407 && proxy !== null)
+    throw Object.assign(new Error("407 from the proxy"), { code: "ERR_PROXY_TUNNEL" });
   const reader = readerOf(response);
   const read = reader === null ? null : await readUpTo(reader, MOST_EVIDENCE_BYTES);
   await reader?.cancel().catch(() => {}); // what is beyond does not matter, and may never end
   return { status, headers, body: read === null ? "" : evidenceOf(read.bytes) };
-}
-
-/** Not the error's own text: it holds the URL. */
-function faultOf(error: unknown): string {
-  if (!(error instanceof Error)) return "not reached";
-  return "code" in error && typeof error.code === "string" ? `not reached (${error.code})` : "not reached";
 }
 
 // ---- what an answer says
