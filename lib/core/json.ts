@@ -69,7 +69,7 @@ const BACKSLASH = 0x5c;
 export function findTopLevelString(body: Uint8Array, name: string): FoundString | null {
   const fields = JsonCursor.ofObject(body, 0);
   while (fields?.next()) {
-    if (fields.name() !== name) continue;
+    if (!fields.isNamed(name)) continue;
     const value = fields.text();
     return value === null ? null : { name, value, start: fields.valueStart, end: fields.valueEnd() };
   }
@@ -85,26 +85,36 @@ export function replaceTopLevelString(
   found: FoundString,
   value: string,
 ): Uint8Array<ArrayBuffer> {
-  const places = [{ start: found.start, end: found.end }];
-  const rest = new JsonCursor(body, found.end, OBJECT_END);
-  while (rest.next()) {
-    const end = rest.name() === found.name ? rest.valueEnd() : -1;
-    if (end >= 0) places.push({ start: rest.valueStart, end });
-  }
   const written = Buffer.from(JSON.stringify(value));
-  const growth = places.reduce((sum, { start, end }) => sum + written.length - (end - start), 0);
+  let growth = 0;
+  // Twice over the body instead of a list of places: there may be a million of them.
+  forEachPlace(body, found, (start, end) => (growth += written.length - (end - start)));
   const replaced = new Uint8Array(body.length + growth);
   let from = 0;
   let to = 0;
-  for (const { start, end } of places) {
+  forEachPlace(body, found, (start, end) => {
     replaced.set(body.subarray(from, start), to);
     to += start - from;
     replaced.set(written, to);
     to += written.length;
     from = end;
-  }
+  });
   replaced.set(body.subarray(from), to);
   return replaced;
+}
+
+/** The value that was found, and those of the fields behind it that have the same name. */
+function forEachPlace(
+  body: Uint8Array,
+  found: FoundString,
+  visit: (start: number, end: number) => void,
+): void {
+  visit(found.start, found.end);
+  const rest = new JsonCursor(body, found.end, OBJECT_END);
+  while (rest.next()) {
+    const end = rest.isNamed(found.name) ? rest.valueEnd() : -1;
+    if (end >= 0) visit(rest.valueStart, end);
+  }
 }
 
 const OBJECT_START = 0x7b;
@@ -179,6 +189,16 @@ export class JsonCursor {
     const written = textIn(this.#bytes, start, end);
     // "mod\u0065l" is the same name to every parser.
     return written.includes("\\") ? parseString(this.#bytes, start - 1, end + 1) : written;
+  }
+
+  /** Whether the present field has this name, which is plain ASCII. Makes no text of most others. */
+  isNamed(name: string): boolean {
+    const length = this.#nameEnd - this.#nameStart;
+    if (length > name.length) return this.name() === name; // may be written with escapes
+    if (length < name.length) return false;
+    for (let index = 0; index < length; index++)
+      if (this.#bytes[this.#nameStart + index] !== name.charCodeAt(index)) return false;
+    return true;
   }
 
   /** Offset after the present value, or -1 where it never ends. */

@@ -4,6 +4,7 @@ import {
   prefersMainAccount,
   idEndedBy,
   idsAddressed,
+  idsIn,
   isStateful,
   learnIds,
   learnIdsOfStream,
@@ -380,5 +381,32 @@ describe("what belongs to the home account", () => {
   test.each(rows)("%s", (_, request, body, isHome) => {
     const [method = "", path = ""] = request.split(" ");
     expect(prefersMainAccount(path, method, body === null ? null : bytes(body))).toBe(isHome);
+  });
+});
+
+describe("a body made to be slow to search", () => {
+  const MB = 2 ** 20;
+  const hostile: [what: string, text: (bytes: number) => string][] = [
+    ["lists of file ids in each other", (bytes) => '{"file_ids":['.repeat(bytes / 13)],
+    ["objects with file ids in each other", (bytes) => '{"file_id":{"a":'.repeat(bytes / 16)],
+    ["arrays in each other behind a field", (bytes) => `{"vector_store_ids":${"[".repeat(bytes)}`],
+    ["references without an object", (bytes) => '"item_reference",'.repeat(bytes / 17)],
+    ["blanks before each value", (bytes) => `{${`"file_id"${" ".repeat(4000)}:`.repeat(bytes / 4010)}`],
+    ["fields that ask to store", (bytes) => `{${'"store"{'.repeat(bytes / 8)}`],
+    ["zero bytes", (bytes) => "\0".repeat(bytes)],
+    ["quotation marks", (bytes) => '"file_id"'.repeat(bytes / 9)],
+  ];
+  const paths = ["/v1/responses", "/v1/chat/completions", "/v1/messages", "/v1/vector_stores", "/v1/threads"];
+  test.each(hostile)("P42 %s: looked at in linear time", (_, text) => {
+    for (const bytes of [MB, 2 * MB, 4 * MB]) {
+      const body = new TextEncoder().encode(text(bytes));
+      const beganAt = performance.now();
+      for (const path of paths) {
+        idsIn(path, "", "POST", body);
+        asksToKeep(path, body);
+      }
+      // Once over 4 MB is some milliseconds for each path; what is not linear took 18 s.
+      expect(performance.now() - beganAt).toBeLessThan(1500);
+    }
   });
 });

@@ -47,8 +47,11 @@ export function asksToKeep(path: string, body: Uint8Array | null): boolean {
 }
 
 function asksToStore(bytes: Buffer): boolean {
-  const isTrue = (at: number) => bytes[fieldAt(bytes, at)?.valueStart ?? -1] === 0x74; // t
-  return placesOf(bytes, '"store"').some(isTrue);
+  const isTrue = (at: number) => {
+    const near = nearby(bytes, at);
+    return near[fieldIn(near)?.valueStart ?? -1] === 0x74; // t
+  };
+  return placesOf(bytes, '"store"').take(MOST_CANDIDATES).some(isTrue);
 }
 
 /** Asked of every request: neither a view of the bytes nor a text to look for is made. */
@@ -241,8 +244,9 @@ export class StreamIds {
 
   #addMarks(bytes: Buffer): void {
     for (const at of placesOf(bytes, '"encrypted_content"')) {
-      const field = fieldAt(bytes, at);
-      const mark = field === null ? null : markAt(bytes, field.valueStart);
+      const near = nearby(bytes, at);
+      const field = fieldIn(near);
+      const mark = field === null ? null : markAt(near, field.valueStart);
       if (mark === null || this.#told.has(mark)) continue;
       if (this.#marks >= MOST_MARKS) return;
       this.#marks += 1;
@@ -259,8 +263,9 @@ export function learnIdsOfStream(path: string, firstEvents: Uint8Array): string[
 /** The texts in all fields called `id`, as far as they are short and have no escapes. */
 function* idFields(bytes: Buffer): Generator<string> {
   for (const at of placesOf(bytes, '"id"')) {
-    const field = fieldAt(bytes, at);
-    const id = field === null ? null : textAt(bytes, field.valueStart);
+    const near = nearby(bytes, at);
+    const field = fieldIn(near);
+    const id = field === null ? null : textAt(near, field.valueStart);
     if (id !== null) yield id;
   }
 }
@@ -290,13 +295,20 @@ export function* placesOf(bytes: Buffer, text: string): Generator<number> {
   for (let at = bytes.indexOf(text); at >= 0; at = bytes.indexOf(text, at + text.length)) yield at;
 }
 
+/** So far behind the name of a field its value is looked at: ids and lists of ids are short, and a body may be long. */
+const NEARBY_BYTES = 8192;
+
+/** What stands at `at` and a little behind it, so that no look at one place costs more than this. */
+function nearby(bytes: Buffer, at: number): Buffer {
+  return bytes.subarray(at, at + NEARBY_BYTES);
+}
+
 /**
- * The field whose name begins at `at` with its quotation mark, its value at hand; null: there is none (or `at` is no
- * place). A quotation mark within a JSON text is escaped: what is found so is no word of a prompt.
+ * The field whose name begins where `near` does, with its quotation mark, its value at hand; null: there is none. A
+ * quotation mark within a JSON text is escaped: what is found so is no word of a prompt.
  */
-export function fieldAt(bytes: Buffer, at: number): JsonCursor | null {
-  if (at < 0) return null;
-  const field = new JsonCursor(bytes, at, 0x7d /* } */);
+function fieldIn(near: Buffer): JsonCursor | null {
+  const field = new JsonCursor(near, 0, 0x7d /* } */);
   return field.next() ? field : null;
 }
 
@@ -400,8 +412,9 @@ function fieldsOf(path: string): readonly string[] {
 
 /** A form, or a file's own bytes, refers to nothing. */
 function isJson(body: Uint8Array): boolean {
-  const first = body[0] === 0x7b ? 0x7b : body.find((byte) => byte > 0x20);
-  return first === 0x7b /* { */ || first === 0x5b; /* [ */
+  let at = 0;
+  while (body[at] === 0x20 || body[at] === 0x0a || body[at] === 0x0d || body[at] === 0x09) at += 1;
+  return body[at] === 0x7b /* { */ || body[at] === 0x5b; /* [ */
 }
 
 function addIdsOfField(found: Set<string>, bytes: Buffer, name: string): void {
@@ -409,8 +422,9 @@ function addIdsOfField(found: Set<string>, bytes: Buffer, name: string): void {
   for (const at of placesOf(bytes, name)) {
     hits += 1;
     if (hits > MOST_CANDIDATES || found.size >= MOST_CANDIDATES) return;
-    const field = fieldAt(bytes, at);
-    if (field !== null) addIdsOfValue(found, bytes, field);
+    const near = nearby(bytes, at);
+    const field = fieldIn(near);
+    if (field !== null) addIdsOfValue(found, near, field);
   }
 }
 
@@ -442,9 +456,11 @@ function idOfText(bytes: Buffer, value: JsonCursor): string | null {
  * are there in full (`msg_`, `fc_`) any account takes.
  */
 function addTurns(found: Set<string>, bytes: Buffer): void {
-  forEachFromEnd(bytes, '"item_reference"', (at) =>
-    addIdOfObject(found, bytes, bytes.lastIndexOf(0x7b /* { */, at)),
-  );
+  forEachFromEnd(bytes, '"item_reference"', (at) => {
+    const from = Math.max(0, at - NEARBY_BYTES);
+    const start = bytes.subarray(from, at).lastIndexOf(0x7b /* { */);
+    if (start >= 0) addIdOfObject(found, nearby(bytes, from + start), 0);
+  });
   for (const beginning of ['"rs_', '"ig_']) {
     forEachFromEnd(bytes, beginning, (at) => {
       const isId = /"id"\s*:\s*$/.test(bytes.toString("latin1", Math.max(0, at - 16), at));
@@ -452,8 +468,9 @@ function addTurns(found: Set<string>, bytes: Buffer): void {
     });
   }
   forEachFromEnd(bytes, '"encrypted_content"', (at) => {
-    const field = fieldAt(bytes, at);
-    if (field !== null) addId(found, markAt(bytes, field.valueStart));
+    const near = nearby(bytes, at);
+    const field = fieldIn(near);
+    if (field !== null) addId(found, markAt(near, field.valueStart));
   });
 }
 
