@@ -574,6 +574,7 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
+  context.expectBody();
   const received = await receive(context.request, context.headers, engine, engine.config);
   keepForwarded(context.headers, USER_AGENT, engine.config.access);
   if (received.kind === "refused") {

@@ -22,6 +22,7 @@ export type ProxyErrorType =
   | "body_too_large"
   | "connect_timeout"
   | "draining"
+  | "expectation_failed"
   | "first_byte_timeout"
   | "forbidden_origin"
   | "internal_error"
@@ -166,6 +167,18 @@ export const UNREADABLE_TARGET = proxyError(
 );
 
 export const BODY_BROKE_OFF = proxyError(400, "bad_request", "The request body broke off.");
+
+export const NO_TRAILERS = proxyError(
+  400,
+  "bad_request",
+  "Trailers, which are fields behind the body, are not served. Send them as header fields.",
+);
+
+export const UNMET_EXPECTATION = proxyError(
+  417,
+  "expectation_failed",
+  "The only expectation that can be met here is 'Expect: 100-continue', in lower case. Send the request without Expect.",
+);
 
 export const NO_TUNNELS = proxyError(
   400,

@@ -12,7 +12,8 @@ import { bytesOf, joined } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
-import { BODY_BROKE_OFF, bodyTooLarge, NO_ROOM } from "./error-responses.ts";
+import { nextTurn } from "../core/clock.ts";
+import { BODY_BROKE_OFF, bodyTooLarge, NO_ROOM, NO_TRAILERS } from "./error-responses.ts";
 import type { ProxyError } from "./error-responses.ts";
 
 /** The client's path and query, as they go on. `query` is empty or begins with `?`. */
@@ -398,7 +399,14 @@ export async function receive(
       load.bufferedBytes += body.length - announced; // Bun drops the body of GET and HEAD
       return body.length === 0 ? WITHOUT_BODY : { kind: "received", body };
     }
-    if (headers.has("transfer-encoding")) return await receiveChunked(request, load, limits);
+    if (headers.has("transfer-encoding")) {
+      const received = await receiveChunked(request, load, limits);
+      // The runtime gives up a request with trailers just after the end of its body.
+      await nextTurn();
+      if (received.kind === "refused" || !request.signal.aborted) return received;
+      load.bufferedBytes -= received.body?.length ?? 0;
+      return NO_TRAILERS;
+    }
     return length === null ? WITHOUT_BODY : WITH_EMPTY_BODY;
   } catch {
     // Broken off, or silent for too long: nobody reads this answer.

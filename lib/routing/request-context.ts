@@ -23,6 +23,11 @@ import { accountName, accountNames } from "../pool/key.ts";
 
 /** Without a byte for this long a request body is given up, and a connection without a request is closed. */
 export const IDLE_SEC = 30;
+/**
+ * How long a connection is kept after an answer. Clients keep theirs for up to 90 s (Go's and Rust's do); who closes
+ * first loses nothing, and a client that sends while we close loses a request.
+ */
+const KEEP_ALIVE_SEC = 95;
 
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
@@ -209,6 +214,11 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     return this.listsModels || (this.binding?.teaches ?? false);
   }
 
+  /** A body is to come: the connection may be one that is kept for long, and a body may not be silent for so long. */
+  expectBody(): void {
+    if (this.method !== "GET" && this.method !== "HEAD") this.server.timeout(this.request, IDLE_SEC);
+  }
+
   /** From here on only our own clocks end the connection, not the server's idle timer. */
   hold(): void {
     if (this.#isHeld || this.#isOver) return;
@@ -320,7 +330,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     engine.inFlight -= 1;
     void this.model; // its readers want to know it
     this.#dropBody();
-    if (this.#isHeld) this.server.timeout(this.request, IDLE_SEC);
+    this.server.timeout(this.request, KEEP_ALIVE_SEC);
     const totalMs = engine.clock.now() - this.#arrivedAt;
     engine.observer.finished({
       id: this.arrival,

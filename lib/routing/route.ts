@@ -11,10 +11,12 @@ import { hasCredentialField, isClientKey } from "../http/client-auth.ts";
 import {
   DRAINING,
   NO_PAGE_LOADS,
+  NO_TRAILERS,
   NO_TUNNELS,
   NO_WEBSOCKETS,
   notFound,
   providerDisabled,
+  UNMET_EXPECTATION,
   unreadableRetryStatus,
 } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
@@ -61,6 +63,9 @@ export function planRoute(
   // An answer to TRACE repeats the request, and with it the key.
   if (method === "CONNECT" || method === "TRACE") return NO_TUNNELS;
   if (isPageLoad(headers)) return NO_PAGE_LOADS;
+  const isChunked = headers.has("transfer-encoding");
+  if (!canMeet(headers.get("expect"), isChunked || headers.has("content-length"))) return UNMET_EXPECTATION;
+  if (isChunked && headers.has("trailer")) return NO_TRAILERS;
   const named =
     upstreams.length > 1 || upstreams[0].prefix !== null ? providerNamedBy(path, upstreams) : null;
   const upstream = named ?? upstreams[0];
@@ -83,6 +88,12 @@ function providerNamedBy(path: string, upstreams: Engine["upstreams"]): Upstream
 function firstSegmentEnd(path: string): number {
   const end = path.indexOf("/", 1);
   return end < 0 ? path.length : end;
+}
+
+/** The runtime answers `100-continue` in this spelling and in no other: who expects anything else waits for ever. */
+function canMeet(expectation: string | null, hasBody: boolean): boolean {
+  if (expectation === null || expectation === "100-continue") return true;
+  return !hasBody && expectation.toLowerCase() === "100-continue"; // there is nothing to wait for
 }
 
 /** Whether a browser loads this as a page, a picture or a script, which no client of an API does (Fetch Metadata). */

@@ -1,4 +1,5 @@
 import { describe, expect, spyOn, test } from "bun:test";
+import { nextTurn } from "../core/clock.ts";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -206,6 +207,61 @@ describe("a request on its way to the provider", () => {
       client.end();
     });
   });
+
+  const expectations: [says: string, fields: Record<string, string>, status: number][] = [
+    [
+      "in another case, which the runtime leaves unanswered",
+      { Expect: "100-Continue", "Content-Length": "5" },
+      417,
+    ],
+    ["in capitals", { Expect: "100-CONTINUE", "Content-Length": "5" }, 417],
+    ["for anything else", { Expect: "200-ok", "Content-Length": "5" }, 417],
+    ["for more than one thing", { Expect: "100-continue, foo", "Content-Length": "5" }, 417],
+    ["of a chunked body", { Expect: "100-Continue", "Transfer-Encoding": "chunked" }, 417],
+    ["for something else, without a body", { Expect: "foo" }, 417],
+    ["in another case, without a body to wait for", { Expect: "100-Continue" }, 200],
+  ];
+  test.each(expectations)("B5 is answered at once where it expects %s", async (_, fields, status) => {
+    await onWire(OK, {}, async (proxy, provider) => {
+      const answer = await exchange(proxy.url, head("POST /v1/x", fields)); // no byte of the body comes
+      expect(answer.status).toBe(status);
+      expect(provider.requests.length).toBe(status === 417 ? 0 : 1);
+      if (status === 417) expect(answer.body.toString()).toContain('"type":"expectation_failed"');
+    });
+  });
+
+  const trailers: [
+    says: string,
+    fields: Record<string, string>,
+    chunks: string[],
+    status: number,
+    asked: number,
+  ][] = [
+    ["announced", { Trailer: "x-sum" }, ["3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"], 400, 0],
+    ["announced, before they come", { Trailer: "x-sum" }, ["3\r\nabc\r\n"], 400, 0],
+    ["not announced", {}, ["3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"], 400, 0],
+    ["several", {}, ["3\r\nabc\r\n0\r\nx-a: 1\r\nx-b: 2\r\n\r\n"], 400, 0],
+    ["with an end of its own", {}, ["3\r\nabc\r\n", "0\r\nx-sum: 1\r\n\r\n"], 400, 0],
+    ["none", {}, ["3\r\nabc\r\n", "0\r\n\r\n"], 200, 1],
+  ];
+  test.each(trailers)(
+    "B5 with trailers is refused before anybody is asked: %s",
+    async (_, fields, chunks, status, asked) => {
+      await onWire(OK, {}, async (proxy, provider) => {
+        const client = await connectRaw(proxy.url);
+        client.write(head("POST /v1/x", { "Transfer-Encoding": "chunked", ...fields }));
+        for (const part of chunks) {
+          client.write(part);
+          await nextTurn(20);
+        }
+        await until("an answer", () => client.received().toString().startsWith(`HTTP/1.1 ${status}`));
+        await nextTurn(20);
+        expect(provider.requests.length).toBe(asked);
+        expect([proxy.engine.bufferedBytes, proxy.engine.inFlight]).toEqual([0, 0]);
+        client.end();
+      });
+    },
+  );
 
   test("with an empty body says so", async () => {
     await onWire(OK, {}, async (proxy, provider) => {
