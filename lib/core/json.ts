@@ -93,14 +93,22 @@ export function replaceTopLevelString(
   let from = 0;
   let to = 0;
   forEachPlace(body, found, (start, end) => {
-    replaced.set(body.subarray(from, start), to);
+    copyBytes(body, from, start, replaced, to);
     to += start - from;
-    replaced.set(written, to);
+    copyBytes(written, 0, written.length, replaced, to);
     to += written.length;
     from = end;
   });
   replaced.set(body.subarray(from), to);
   return replaced;
+}
+
+/** Below this a loop is quicker than a view and a call into native code. */
+const SHORT_COPY_BYTES = 64;
+
+function copyBytes(source: Uint8Array, start: number, end: number, target: Uint8Array, to: number): void {
+  if (end - start > SHORT_COPY_BYTES) target.set(source.subarray(start, end), to);
+  else for (let at = start; at < end; at++) target[to + at - start] = source[at]!;
 }
 
 /** The value that was found, and those of the fields behind it that have the same name. */
