@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { equalInConstantTime, fingerprint, redact, REDACTED, Secret } from "./secret.ts";
+import { equalInConstantTime, fingerprint, redact, REDACTED, Redactor, Secret } from "./secret.ts";
 
 const KEY = "sk-canary/0123+4567=89_ABCDEF";
 
@@ -86,6 +86,9 @@ describe("what upstream echoes is cleaned of the key (P29)", () => {
     ["in base64 behind two bytes", base64(`a:${KEY}`)],
     ["in base64 as a password", base64(`user:${KEY}\n`)],
     ["in base64 with Bearer", base64(`Bearer ${KEY}`)],
+    ["in base64 broken over lines", (base64(`??>${KEY}`).match(/.{1,9}/g) ?? []).join("\r\n  ")],
+    ["in base64 broken over lines in JSON", JSON.stringify((base64(KEY).match(/.{1,9}/g) ?? []).join("\n"))],
+    ["broken over lines", `${KEY.slice(0, 9)}\n\t${KEY.slice(9)}`],
     ["in base64url", Buffer.from(`{"key":"${KEY}"}`).toString("base64url")],
   ];
   test.each(echoes)("%s", (_, text) => {
@@ -129,4 +132,65 @@ describe("what upstream echoes is cleaned of the key (P29)", () => {
     const [short, long] = [new Secret("sk-canary-1"), new Secret("sk-canary-1-and-more-of-it")];
     expect(redact(`key: ${long.reveal()}.`, [short, long])).toBe("key: [redacted].");
   });
+});
+
+describe("many keys at once (P29)", () => {
+  const keys = Array.from(
+    { length: 1000 },
+    (_, nth) => new Secret(`sk-proj-${nth}-${Bun.hash(String(nth)).toString(36)}`),
+  );
+  const redactor = new Redactor(keys);
+
+  test("each of them is found, as it is and in base64", () => {
+    for (const key of keys) {
+      const text = `no ${key.reveal()} and ${btoa(`: ${key.reveal()}`)}.`;
+      expect(redactor.redact(text)).not.toContain(key.reveal());
+      expect(redactor.redact(text)).toStartWith(`no ${REDACTED} and `);
+    }
+  });
+
+  test("a text that holds none is the same string, and one that is too short is not looked at", () => {
+    for (const text of ["sk-proj-1-", "", "nothing of the kind", "sk-proj-".repeat(1000)])
+      expect(redactor.redact(text)).toBe(text);
+    expect(redactor.shortest).toBeGreaterThan(8);
+    expect(new Redactor([]).redact("sk-proj-1")).toBe("sk-proj-1");
+  });
+});
+
+/** What somebody might send to make us work: runs of what begins an escape, or nearly one of the keys. */
+const HOSTILE: [sentence: string, text: (length: number) => string][] = [
+  ["backslashes", (length) => "\\".repeat(length)],
+  ["backslashes before letters", (length) => "\\u".repeat(length / 2)],
+  ["percent signs", (length) => "%".repeat(length)],
+  ["percent signs of percent signs", (length) => `%${"25".repeat(length / 2)}`],
+  ["percent signs that are escaped", (length) => "%25".repeat(length / 3)],
+  ["ampersands", (length) => "&#".repeat(length / 2)],
+  ["numbers without an end", (length) => `&#x${"0".repeat(length)}`],
+  ["many numbers without an end", (length) => "&#x00000041".repeat(length / 11)],
+  ["line breaks", (length) => "\n".repeat(length)],
+  ["blanks behind a line break", (length) => `\n${" ".repeat(length)}`],
+  ["ends of a key", (length) => "WXYZ".repeat(length / 4)],
+  ["keys", (length) => "sk-canary-01234567-WXYZ ".repeat(length / 24)],
+  ["digits of base64", (length) => "c2stY2Fu".repeat(length / 8)],
+];
+
+test.each(HOSTILE)("P42 the work on %s grows as they do", (_, text) => {
+  const redactor = new Redactor([
+    new Secret("sk-canary-01234567-WXYZ"),
+    new Secret("WXYZWXYZWXYZWXYZ\\WXYZ"),
+  ]);
+  const took = (length: number) => {
+    const given = text(length);
+    const times = Array.from({ length: 3 }, () => {
+      const since = Bun.nanoseconds();
+      redactor.redact(given);
+      return Bun.nanoseconds() - since;
+    });
+    return Math.min(...times) / 1e6;
+  };
+  took(100_000); // warm
+  const [once, twice, fourfold] = [took(200_000), took(400_000), took(800_000)];
+  // Quadratic would be 16 times; noise of a busy machine is allowed for.
+  expect({ once, twice, fourfold, isLinear: fourfold < 9 * once + 20 }).toMatchObject({ isLinear: true });
+  expect(fourfold).toBeLessThan(1000);
 });
