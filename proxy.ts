@@ -29,6 +29,8 @@ import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import { toAll } from "./lib/core/events.ts";
 import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
+import { Redactor } from "./lib/core/secret.ts";
+import type { Secret } from "./lib/core/secret.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
@@ -41,7 +43,6 @@ import {
   unreachableError,
 } from "./lib/http/error-responses.ts";
 import type { ProxyError } from "./lib/http/error-responses.ts";
-import { FirstEvent } from "./lib/http/first-event.ts";
 import {
   baseOf,
   joinBase,
@@ -54,11 +55,21 @@ import {
   targetOf,
   withoutPrefix,
 } from "./lib/http/request.ts";
-import { STREAM_FAILED, errorEvent, followerOf } from "./lib/http/sse.ts";
+import { EventScanner, followerOf } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
+import { errorEvent } from "./lib/http/stream-dialect.ts";
 import { AttemptTimeouts, TimeoutTicker, canConnect, cutByDrain } from "./lib/http/timeouts.ts";
-import { failed, isShort, judgeShort, protocolError, readOpening } from "./lib/http/upstream-response.ts";
+import {
+  cleanFields,
+  failed,
+  isShort,
+  judgeLate,
+  judgeShort,
+  lateVerdict,
+  protocolError,
+  readOpening,
+} from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { logObserver } from "./lib/observability/log.ts";
 import { Metrics } from "./lib/observability/metrics.ts";
@@ -767,12 +778,8 @@ async function attempt(
     const response = await send(context, upstream, lease, timeouts.signal, engine);
     timeouts.heard();
     limits = upstream.headerSampler.read(upstream.config, response, engine.clock);
-    const asked = {
-      call: context,
-      provider: upstream.config,
-      secret: lease.key.secret,
-      clock: engine.clock,
-    };
+    const { redactor, clock } = engine;
+    const asked = { call: context, provider: upstream.config, redactor, clock, timeouts };
     const judged =
       response.status === 407 && upstream.proxy !== null
         ? failed(proxyWantsPassword(upstream))
@@ -786,7 +793,7 @@ async function attempt(
     result = failed(timeouts.explain(error));
   }
   if (result.kind === "failed") timeouts.abort(ABANDONED); // whatever of it is unread need not come
-  if (result.kind !== "open") timeouts.end();
+  if (result.kind !== "streamed") timeouts.end();
   return { result, limits, timeouts };
 }
 
@@ -831,14 +838,14 @@ function passThrough(
   const { status, headers } = answer;
   upstream.pool.responseStarted(lease, answer.outcome, now, limits);
   context.responseStarted(answer, upstream, lease, now);
-  const readable = answer.kind === "whole" ? answer.body : answer.first;
+  const readable = answer.kind === "buffered" ? answer.body : answer.first;
   context.binding?.learn(accountName(lease.key), answer.status, readable, engine.clock.wall());
-  if (answer.kind === "whole") {
+  if (answer.kind === "buffered") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, context, engine);
   }
   // Before the framing's fields are taken out.
-  const passthrough = new StreamPassthrough(answer, timeouts, context, upstream.pool, lease, engine);
+  const passthrough = new StreamPassthrough(answer, timeouts, context, upstream, lease, engine);
   addOurFields(headers, context, engine);
   headers.delete("content-length"); // the stream goes out chunked
   return new Response(passthrough.stream(), { status, headers });
@@ -859,6 +866,7 @@ function relayWhole(
 /** Leaves the end-to-end fields of an answer, and adds ours. */
 function addOurFields(headers: Headers, context: RequestContext, engine: Engine): void {
   keepEndToEnd(headers);
+  cleanFields(headers, engine.redactor);
   keepFromRunning(headers);
   if (context.keyLabel !== null) headers.set("x-keywheel-key", context.keyLabel);
   headers.set("x-keywheel-attempts", String(context.progress.attempts));
@@ -872,7 +880,7 @@ class StreamPassthrough {
   readonly #answer: StreamedResponse;
   readonly #timeouts: AttemptTimeouts;
   readonly #context: RequestContext;
-  readonly #pool: KeyPool;
+  readonly #upstream: Upstream;
   readonly #lease: Lease;
   readonly #clock: Clock;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
@@ -881,7 +889,7 @@ class StreamPassthrough {
   readonly #listen: ((chunk: Uint8Array, now: number) => void) | null;
   #pending: Promise<ReadResult> | null;
   /** Only comments have come so far, perhaps the beginning of one; null: the first event has begun. */
-  #beginning: FirstEvent | null;
+  #beginning: EventScanner | null;
   #bytes = 0;
   #ended = false;
 
@@ -889,19 +897,21 @@ class StreamPassthrough {
     answer: StreamedResponse,
     timeouts: AttemptTimeouts,
     context: RequestContext,
-    pool: KeyPool,
+    upstream: Upstream,
     lease: Lease,
-    { clock }: Engine,
+    { clock, redactor }: Engine,
   ) {
     this.#answer = answer;
     this.#timeouts = timeouts;
     this.#context = context;
-    this.#pool = pool;
+    this.#upstream = upstream;
     this.#lease = lease;
     this.#clock = clock;
     this.#pending = answer.pending;
-    this.#beginning = answer.begun ? null : new FirstEvent();
-    this.#follower = followerOf(context.streamDialect, answer.headers);
+    this.#beginning = answer.begun ? null : new EventScanner();
+    const { framing, headers } = answer;
+    const clean = (text: string) => redactor.redact(text);
+    this.#follower = followerOf({ dialect: context.streamDialect, framing, headers, clean });
     this.#listen = context.binding?.listener(accountName(lease.key)) ?? null;
     timeouts.onLeave = () => this.#leave();
     if (answer.begun) timeouts.streams();
@@ -917,9 +927,9 @@ class StreamPassthrough {
   }
 
   async #run(controller: DirectController): Promise<void> {
-    const { first, reader } = this.#answer;
+    const { reader } = this.#answer;
     try {
-      if (first !== null) await this.#pass(first, controller);
+      await this.#passFirst(controller);
       while (!this.#ended) {
         this.#timeouts.resumes();
         const { done, value } = await (this.#pending ?? reader.read());
@@ -934,6 +944,13 @@ class StreamPassthrough {
     if (!this.#ended) await this.#close(controller);
   }
 
+  /** What was read already; let go of, else it would be kept as long as the stream. */
+  #passFirst(controller: DirectController): number | Promise<number> {
+    const { first } = this.#answer;
+    this.#answer.first = null;
+    return first === null ? 0 : this.#pass(first, controller);
+  }
+
   /** The client left, or its connection broke. */
   #leave(): void {
     this.#finish(499, ABANDONED);
@@ -943,15 +960,16 @@ class StreamPassthrough {
   /** A promise where the client has not taken it all. */
   #pass(chunk: Bytes, controller: DirectController): number | Promise<number> {
     this.#bytes += chunk.length;
-    this.#follower?.push(chunk);
+    const sent = this.#follower === null ? chunk : this.#follower.push(chunk);
     this.#listen?.(chunk, this.#clock.wall());
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
+    if (sent === null) return 0; // it may be an error, and is held back until its end is here
     this.#timeouts.rests();
-    return controller.write(chunk);
+    return controller.write(sent);
   }
 
   /** From the first event on upstream may not be silent for long. */
-  #lookForEvent(chunk: Bytes, beginning: FirstEvent): void {
+  #lookForEvent(chunk: Bytes, beginning: EventScanner): void {
     beginning.push(chunk);
     if (!beginning.hasBegun) return;
     this.#beginning = null;
@@ -960,18 +978,33 @@ class StreamPassthrough {
 
   /** Upstream ended the body: but did the stream say that it was done? */
   async #close(controller: DirectController): Promise<void> {
+    await this.#passRest(controller);
     const end = this.#follower === null ? "complete" : await this.#follower.end();
+    const failure = this.#follower?.failure ?? "";
+    const asked = { provider: this.#upstream.config, clock: this.#clock };
+    const { status, outcome } = this.#answer;
     switch (end) {
-      case "complete":
-        this.#finish(this.#answer.status, this.#answer.outcome);
+      case "complete": // also where its last event says that it failed
+        this.#finish(status, failure === "" ? outcome : lateVerdict(failure, asked));
         controller.close();
         return;
       case "failed":
-        this.#finish(this.#answer.status, STREAM_FAILED);
+        this.#finish(status, lateVerdict(failure, asked));
         return this.#cutOff();
-      case "cut":
-        return this.#tellBroken(protocolError("the stream ended before its last event"), controller);
+      case "cut": {
+        const verdict = judgeLate(failure, asked);
+        if (verdict === null)
+          return this.#tellBroken(protocolError("the stream ended before its last event"), controller);
+        this.#finish(status, verdict); // it told the client itself, in words that no dialect has
+        return this.#cutOff();
+      }
     }
+  }
+
+  /** Passes on what was held back because it might have been an error. */
+  async #passRest(controller: DirectController): Promise<void> {
+    const rest = this.#follower?.rest() ?? null;
+    if (rest !== null) await controller.write(rest);
   }
 
   /** The connection broke, was cut for silence, or the client left. */
@@ -990,8 +1023,9 @@ class StreamPassthrough {
     this.#context.isTruncated = true;
     this.#finish(this.#answer.status, setback);
     if (!this.#follower?.isPlain) return this.#cutOff();
+    await this.#passRest(controller);
     const edge = this.#follower.atEdge ? "" : "\n\n";
-    await controller.write(edge + errorEvent(this.#context.streamDialect, setback.type, setback.message));
+    await controller.write(edge + errorEvent(this.#follower.dialect, setback.type, setback.message));
     return this.#cutOff();
   }
 
@@ -1005,7 +1039,7 @@ class StreamPassthrough {
     if (this.#ended) return;
     this.#ended = true;
     this.#timeouts.end();
-    this.#pool.settle(this.#lease, outcome, this.#clock.now());
+    this.#upstream.pool.settle(this.#lease, outcome, this.#clock.now());
     if (outcome.kind !== "rejected") this.#context.reason = saidBy(outcome);
     this.#context.end(status, outcome.kind, this.#bytes);
   }
@@ -1064,6 +1098,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     inFlight: 0,
     bufferedBytes: 0,
     draining: false,
+    redactor: new Redactor(secretsOf(config)),
   };
   keyChecker.start();
   return engine;
@@ -1074,7 +1109,12 @@ export function reconfigure(engine: Engine, config: Config): void {
   engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
   engine.clocks.follow(config);
   engine.log.setLevel(config.logLevel);
+  engine.redactor = new Redactor([...secretsOf(config), ...secretsOf(engine.config)]);
   engine.config = config;
+}
+
+function secretsOf({ providers }: Config): Secret[] {
+  return providers.flatMap(({ keys }) => keys.map(({ secret }) => secret));
 }
 
 /** The providers of a configuration; those that were there before go on with their pools. */

@@ -12,7 +12,9 @@ import {
   until,
 } from "../testing/fixture.ts";
 import type { RawConnection, Stage, WireAnswer } from "../testing/fixture.ts";
-import { followerOf, streamDialectOf } from "./sse.ts";
+import { followerOf, framingOf } from "./sse.ts";
+import type { StreamFollower } from "./sse.ts";
+import { streamDialectOf } from "./stream-dialect.ts";
 
 // ── What the dialects' streams look like ────────────────────────────────────────────────────────────────────────
 
@@ -127,9 +129,14 @@ const SAMPLES: Record<DialectName, Sample> = {
 /** The same stream with the line ends of some gateways. */
 const withCrLf = (text: string) => text.replaceAll("\n", "\r\n");
 
+function following(dialect: ReturnType<typeof streamDialectOf>, contentType: string): StreamFollower | null {
+  const headers = new Headers({ "content-type": contentType });
+  return followerOf({ dialect, framing: framingOf(headers), headers, clean: (text) => text });
+}
+
 function endOf({ path, contentType }: Sample, chunks: readonly Uint8Array[]) {
   const dialect = streamDialectOf(path.split("?")[0] ?? "");
-  const follower = followerOf(dialect, new Headers({ "content-type": contentType }));
+  const follower = following(dialect, contentType);
   for (const bytes of chunks) follower?.push(new Uint8Array(bytes));
   return follower?.end();
 }
@@ -214,7 +221,7 @@ describe("a follower", () => {
 
   test("P23 keeps no more of a long stream than it needs", async () => {
     const sample = SAMPLES.responses;
-    const follower = followerOf("responses", new Headers({ "content-type": sample.contentType }));
+    const follower = following("responses", sample.contentType);
     const pushed = Array.from({ length: 1000 }, () => {
       const bytes = new Uint8Array(4096);
       follower?.push(bytes);

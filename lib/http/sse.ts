@@ -1,40 +1,176 @@
 /**
- * Whether a stream said that it was complete, and how to say in its own dialect that it was not.
+ * Streams of events as they come in pieces: where an event begins and ends, whether the stream said that it was
+ * complete, and whether it said that it failed.
  *
- * A stream is complete when its dialect's last event was seen; a clean end of the connection is not enough (a
- * gateway that times out ends cleanly too). A follower keeps only what it needs to judge at the end: the last few
- * kilobytes, and the last event. Per chunk it looks at the last bytes.
+ * A stream is complete when an event said so; a clean end of the connection is not enough (a gateway that times out
+ * ends cleanly too). A follower keeps only what it needs to judge at the end: the last few kilobytes, and the last
+ * event. Per chunk it looks at the last bytes, and for one word.
  */
+import { Gathering, indexOfBytes, joined, Unpacker } from "./body.ts";
+import type { Bytes } from "./body.ts";
+import { asBuffer } from "../core/json.ts";
+import { dialectOfLine, laterMark, markOfLine } from "./stream-dialect.ts";
+import type { Mark, StreamDialect } from "./stream-dialect.ts";
 
-import { isObject } from "../core/json.ts";
-import type { Transform } from "node:stream";
-import type { Verdict } from "../providers/verdict.ts";
+/** How a body is to be read. */
+export type Framing =
+  /** Server-sent events. */
+  | "events"
+  /** JSON, a value a line. */
+  | "lines"
+  | "json"
+  | "other";
 
-/** Which API a stream speaks; `other`: not one whose last event is known, its framing is believed. */
-export type StreamDialect = "chat" | "anthropic" | "responses" | "gemini" | "ollama" | "other";
-
-/** Told by the path: it names the API, whoever the provider is. */
-export function streamDialectOf(path: string): StreamDialect {
-  if (path.endsWith("/completions")) return "chat";
-  if (path.endsWith("/messages")) return "anthropic";
-  if (path.endsWith("/responses")) return "responses";
-  if (path.endsWith(":streamGenerateContent")) return "gemini";
-  if (path.endsWith("/api/chat") || path.endsWith("/api/generate")) return "ollama";
-  return "other";
+/** By its content type, however that is written. */
+export function framingOf(headers: Headers): Framing {
+  const type = headers.get("content-type");
+  // The usual ones are found without taking them apart.
+  if (type === "application/json") return "json";
+  if (type === "text/event-stream") return "events";
+  if (type === null) return "other";
+  const [name = ""] = type.split(";", 1);
+  const essence = name.trim().toLowerCase();
+  if (essence === "text/event-stream") return "events";
+  if (LINES_TYPES.has(essence)) return "lines";
+  return essence === "application/json" || essence.endsWith("+json") ? "json" : "other";
 }
+
+const LINES_TYPES: ReadonlySet<string> = new Set([
+  "application/x-ndjson",
+  "application/ndjson",
+  "application/jsonl",
+  "application/x-jsonlines",
+  "application/stream+json",
+]);
+
+/** Whether a body is a stream of events although its type does not say so: its first bytes are those of one. */
+export function beginsWithEvent(body: Bytes): boolean {
+  return FIRST_LINE.test(asBuffer(body).toString("latin1", 0, FIRST_LINE_BYTES));
+}
+
+const FIRST_LINE = /^(?:\uFEFF|\u00EF\u00BB\u00BF)?(?:data|event): ?[^ ]/;
+const FIRST_LINE_BYTES = 16;
+
+const LF = 0x0a;
+const CR = 0x0d;
+
+// ---------------------------------------------------------------- one event after the other
+
+/**
+ * Finds where events begin and end, as bytes come in. Every byte is looked at once, in however many pieces they come.
+ *
+ * Comments and fields without data (`retry: 3000`) are no event. In the place of an event may stand JSON, as an error
+ * or as a line of its own: it is whole when its brackets are closed.
+ */
+export class EventScanner {
+  readonly #seen = new Gathering();
+  /** So far it was looked. */
+  #at = 0;
+  #begin = 0;
+  #within: "no_line" | "comment" | "event" | "json" = "no_line";
+  #previous = 0;
+  /** Whether the line has nothing in it so far, and whether one before it had data. */
+  #isLineEmpty = true;
+  #hasData = false;
+  #depth = 0;
+  #isInString = false;
+  #isEscaped = false;
+  /** Something else than comments has come. */
+  hasBegun = false;
+  /** All of the present event is here. */
+  isWhole = false;
+
+  push(piece: Bytes): void {
+    this.#seen.push(piece);
+    this.#scan();
+  }
+
+  /** Goes on to the event behind one that is whole. */
+  next(): void {
+    this.isWhole = false;
+    this.#within = "no_line";
+    this.#hasData = false;
+    this.#begin = this.#at;
+    this.#scan();
+  }
+
+  /** All that has come. */
+  get bytes(): Bytes {
+    return this.#seen.bytes;
+  }
+
+  /** The present event, with the comments before it; as long as it is not whole, all behind the one before. */
+  get event(): Bytes {
+    return this.bytes.subarray(this.#begin, this.isWhole ? this.#at : undefined);
+  }
+
+  #scan(): void {
+    const { bytes } = this.#seen;
+    while (this.#at < bytes.length && !this.isWhole) {
+      const byte = bytes[this.#at]!;
+      this.#step(byte);
+      this.#previous = byte;
+      this.#at += 1;
+    }
+  }
+
+  #step(byte: number): void {
+    switch (this.#within) {
+      case "no_line":
+        if (byte !== LF && byte !== CR) this.#startLine(byte);
+        return;
+      case "comment":
+        if (byte === LF) this.#within = "no_line";
+        return;
+      case "event":
+        return this.#stepInEvent(byte);
+      case "json":
+        return this.#stepInJson(byte);
+    }
+  }
+
+  #startLine(byte: number): void {
+    if (byte === 0x3a /* : */) {
+      this.#within = "comment";
+      return;
+    }
+    this.hasBegun = true;
+    this.#within = byte === 0x7b /* { */ || byte === 0x5b /* [ */ ? "json" : "event";
+    this.#isLineEmpty = true;
+    this.#step(byte);
+  }
+
+  /** An event ends with an empty line; its lines end with CR, LF or both. */
+  #stepInEvent(byte: number): void {
+    if (byte === LF && this.#previous === CR) return;
+    if (byte !== LF && byte !== CR) {
+      if (this.#isLineEmpty && byte === 0x64 /* d, of data */) this.#hasData = true;
+      this.#isLineEmpty = false;
+      return;
+    }
+    if (!this.#isLineEmpty) this.#isLineEmpty = true;
+    else if (this.#hasData) this.isWhole = true;
+    else this.#within = "no_line";
+  }
+
+  #stepInJson(byte: number): void {
+    if (this.#isInString) {
+      if (this.#isEscaped) this.#isEscaped = false;
+      else if (byte === 0x5c /* \ */) this.#isEscaped = true;
+      else if (byte === 0x22 /* " */) this.#isInString = false;
+      return;
+    }
+    if (byte === 0x22) this.#isInString = true;
+    else if (byte === 0x7b || byte === 0x5b) this.#depth += 1;
+    else if (byte === 0x7d || byte === 0x5d) this.#depth -= 1;
+    if (this.#depth === 0) this.isWhole = true;
+  }
+}
+
+// ---------------------------------------------------------------- to the end
 
 /** How a stream whose connection ended cleanly has ended, by its own words. */
 export type StreamEnd = "complete" | "failed" | "cut";
-
-/** What comes of one that `failed`: the client was told so by the stream itself, and the key is not credited. */
-export const STREAM_FAILED: Verdict = {
-  kind: "overloaded",
-  scope: "provider",
-  refusesAll: false,
-  pauseMs: null,
-  maybeBilled: true,
-  said: "",
-};
 
 /** Watches a stream go by and says at its end whether it was complete. */
 export interface StreamFollower {
@@ -42,27 +178,46 @@ export interface StreamFollower {
   readonly isPlain: boolean;
   /** Whether the last chunk ended with a whole event. */
   readonly atEdge: boolean;
-  push(chunk: Uint8Array<ArrayBuffer>): void;
+  /** As the path told, or the events. Certain once the stream is at its end. */
+  readonly dialect: StreamDialect;
+  /** The event in which upstream said that it failed, or the last one where none said that all is well; empty: none. */
+  readonly failure: string;
+  /**
+   * Takes a chunk in. Returns what may be sent on now: the very chunk, or null while an event that may be an error has
+   * not come to its end, and then all that was held back, cleaned.
+   */
+  push(chunk: Bytes): Bytes | null;
+  /** What is still held back; null: nothing. For the end, whichever way it came. */
+  rest(): Bytes | null;
   /** Asked once, when nothing more comes. `failed`: upstream itself said so in the stream. */
   end(): StreamEnd | Promise<StreamEnd>;
-  /** Asked instead when the connection broke: whether the dialect's last event had come all the same. */
+  /** Asked instead when the connection broke: whether the last event had come all the same. */
   isOver(): boolean | Promise<boolean>;
 }
 
-/** A follower for an answer, or null where the framing alone tells whether its body is whole. */
-export function followerOf(dialect: StreamDialect, headers: Headers): StreamFollower | null {
-  const type = headers.get("content-type") ?? "";
-  const isFramed = headers.has("content-length") || headers.has("transfer-encoding");
-  if (type.startsWith("application/json") && !isFramed) return new JsonFollower();
-  if (!isStream(type)) return null;
-  const encoding = headers.get("content-encoding");
-  if (encoding === null || encoding === "identity") return new PlainFollower(dialect);
-  return dialect === "other" ? null : PackedFollower.of(encoding, dialect);
+/** What is known of a body that is to be followed. */
+export interface Followed {
+  readonly dialect: StreamDialect;
+  readonly framing: Framing;
+  readonly headers: Headers;
+  /** Takes what must not go out, such as keys, out of a text; the same text where there is none. */
+  readonly clean: (text: string) => string;
 }
 
-/** Whether a content type is that of a stream of events, or of lines of JSON. */
-export function isStream(contentType: string): boolean {
-  return contentType.startsWith("text/event-stream") || contentType.startsWith("application/x-ndjson");
+/** A follower for an answer, or null where the framing of HTTP alone tells whether its body is whole. */
+export function followerOf({ dialect, framing, headers, clean }: Followed): StreamFollower | null {
+  const encoding = headers.get("content-encoding");
+  const isPacked = encoding !== null && encoding !== "identity";
+  switch (framing) {
+    case "other":
+      return null;
+    case "json":
+      return headers.has("content-length") || isPacked ? null : new JsonFollower(dialect);
+    case "events":
+    case "lines":
+      if (!isPacked) return new PlainFollower(dialect, framing, clean);
+      return PackedFollower.of(encoding, dialect, framing);
+  }
 }
 
 /** At least this much of a stream's end is kept: a last chunk with its usage and the end mark fit in. */
@@ -71,18 +226,24 @@ const TAIL_BYTES = 2048;
 const LAST_EVENT_BYTES = 128 * 1024;
 /** How much of such an event's beginning is kept: its name and its type stand there. */
 const EVENT_HEAD_BYTES = 512;
+/** A chunk up to this length is kept as it is; of a longer one a copy of what is needed, so that it can be let go. */
+const SMALL_CHUNK_BYTES = 4096;
+/** An event that may be an error is held back up to this length. */
+const HELD_BYTES = 256 * 1024;
 
-const LF = 10;
-const CR = 13;
+/** No error is said without this word; hardly another event holds it. */
+const ERROR_WORD = new TextEncoder().encode("error");
+const NO_BYTES: Bytes = new Uint8Array();
 
-/**
- * Follows a stream that is not compressed. Chunks are kept by reference, never copied: the last few, and those that
- * the last event is made of.
- */
+/** Follows a stream that is not compressed. */
 class PlainFollower implements StreamFollower {
   readonly isPlain = true;
-  readonly #dialect: StreamDialect;
-  #kept: Uint8Array<ArrayBuffer>[] = [];
+  dialect: StreamDialect;
+  failure = "";
+  readonly #isLines: boolean;
+  readonly #clean: (text: string) => string;
+  /** The last chunks, as far as they are needed: those that the last event is made of, and some bytes before. */
+  #kept: Bytes[] = [];
   #keptBytes = 0;
   /** Whether what is kept begins at the beginning of a line. */
   #keptFromLine = true;
@@ -91,36 +252,106 @@ class PlainFollower implements StreamFollower {
   /** The beginning of a last event that is too long to be kept whole. */
   #longEventHead: Uint8Array | null = null;
   #atEdge = true;
+  /** The last bytes that came. */
+  #last: Uint8Array = NO_BYTES;
+  #held: Gathering | null = null;
+  /** What went out of the event that is looked at, before it was seen that it may be an error. */
+  #begun = "";
+  #hasFailed = false;
 
-  constructor(dialect: StreamDialect) {
-    this.#dialect = dialect;
+  constructor(dialect: StreamDialect, framing: "events" | "lines", clean: (text: string) => string) {
+    this.dialect = dialect;
+    this.#isLines = framing === "lines";
+    this.#clean = clean;
   }
 
   get atEdge(): boolean {
     return this.#atEdge;
   }
 
-  push(chunk: Uint8Array<ArrayBuffer>): void {
-    if (chunk.length === 0 || this.#dialect === "other") return this.#pushUnknown(chunk);
-    const previous = this.#kept.at(-1);
-    const beginsEvent = this.#atEdge;
+  push(chunk: Bytes): Bytes | null {
+    if (chunk.length === 0) return chunk;
+    const beganEvent = this.#atEdge;
+    const previous = this.#last;
     this.#atEdge = this.#endsEvent(previous, chunk);
-    this.#kept.push(chunk);
-    this.#keptBytes += chunk.length;
-    if (beginsEvent || (!this.#atEdge && this.#holdsBoundary(previous, chunk))) {
-      this.#lastEventAt = this.#kept.length - 1;
+    this.#last = chunk.length > 4 ? chunk.subarray(-4) : tail(previous, chunk);
+    const mayFail =
+      this.#held === null && (holdsError(chunk) || (!beganEvent && holdsError(seam(previous, chunk))));
+    if (mayFail) this.#begun = beganEvent ? "" : this.#lastEventSoFar();
+    this.#keep(chunk, beganEvent, previous);
+    if (chunk.length > SMALL_CHUNK_BYTES) this.#last = this.#last.slice(); // the chunk can go
+    if (this.#held !== null) {
+      this.#held.push(chunk);
+      // Searched again only where an event has come to its end: many small pieces must not cost their square.
+      const mayGo = this.#atEdge || this.#held.length > HELD_BYTES || this.#holdsEdge(previous, chunk);
+      return mayGo ? this.#release(this.#held.bytes) : null;
+    }
+    return mayFail ? this.#release(chunk) : chunk;
+  }
+
+  /** Of bytes that may hold an error: what can go on, cleaned; null: nothing yet. */
+  #release(bytes: Bytes): Bytes | null {
+    const end = this.#atEdge || bytes.length > HELD_BYTES ? bytes.length : this.#lastEdge(bytes);
+    const rest = bytes.subarray(end);
+    const isHeld = rest.length > 0 && holdsError(rest);
+    this.#held = null;
+    if (isHeld) {
+      this.#held = new Gathering();
+      this.#held.push(rest.slice());
+    }
+    const whole = bytes.subarray(0, end);
+    const cleaned = whole.length === 0 ? whole : this.#cleaned(whole);
+    if (isHeld) return cleaned.length === 0 ? null : cleaned;
+    return cleaned === whole ? bytes : joined([cleaned, rest]);
+  }
+
+  /** Events that may be errors, without what must not go out; the same bytes where nothing of it is there. */
+  #cleaned(events: Bytes): Bytes {
+    const text = asBuffer(events).toString("latin1"); // a character a byte: nothing else is changed
+    const failure = failureIn(this.#begun + text, this.dialect);
+    this.#begun = "";
+    if (failure?.mark === "failed") this.#hasFailed = true;
+    if (failure !== null) this.failure = this.#clean(Buffer.from(failure.event, "latin1").toString());
+    const clean = this.#clean(text);
+    return clean === text ? events : new Uint8Array(Buffer.from(clean, "latin1"));
+  }
+
+  rest(): Bytes | null {
+    if (this.#held === null) return null;
+    const bytes = this.#held.bytes;
+    this.#held = null;
+    return this.#cleaned(bytes);
+  }
+
+  #lastEventSoFar(): string {
+    return Buffer.concat(this.#kept.slice(this.#lastEventAt)).toString("latin1");
+  }
+
+  #keep(chunk: Bytes, beganEvent: boolean, previous: Uint8Array): void {
+    const isSmall = chunk.length <= SMALL_CHUNK_BYTES && chunk.buffer.byteLength <= 2 * SMALL_CHUNK_BYTES;
+    // The end of an event at the chunk's end is none within it.
+    const inner =
+      beganEvent && isSmall ? 0 : this.#lastEdge(chunk.subarray(0, chunk.length - (this.#atEdge ? 1 : 0)));
+    if (beganEvent || inner > 0 || (!this.#atEdge && this.#edgeInSeam(previous, chunk))) {
+      this.#lastEventAt = this.#kept.length;
       this.#longEventHead = null;
     }
+    let kept = chunk;
+    if (!isSmall) {
+      const from = Math.max(0, Math.min(inner, chunk.length - TAIL_BYTES));
+      if (from > 0) {
+        this.#kept = [];
+        this.#keptBytes = 0;
+        this.#lastEventAt = 0;
+        this.#keptFromLine = isLineEnd(chunk[from - 1]);
+      }
+      kept = chunk.slice(from);
+    }
+    this.#kept.push(kept);
+    this.#keptBytes += kept.length;
     while (this.#lastEventAt > 0 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
       this.#drop();
     if (this.#keptBytes > LAST_EVENT_BYTES) this.#shortenLastEvent();
-  }
-
-  /** Of a stream whose last event is not known only its edges matter. */
-  #pushUnknown(chunk: Uint8Array<ArrayBuffer>): void {
-    if (chunk.length === 0) return;
-    this.#atEdge = this.#endsEvent(this.#kept[0], chunk);
-    this.#kept = [chunk.length > 4 ? chunk.slice(-4) : chunk];
   }
 
   #drop(): void {
@@ -135,33 +366,53 @@ class PlainFollower implements StreamFollower {
     this.#longEventHead ??= headOfLastEvent(this.#kept);
     while (this.#kept.length > 1 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
       this.#drop();
+    const [only] = this.#kept;
+    if (this.#kept.length > 1 || only === undefined || only.length <= LAST_EVENT_BYTES) return;
+    const end = only.slice(-TAIL_BYTES);
+    this.#keptFromLine = isLineEnd(only[only.length - TAIL_BYTES - 1]);
+    this.#kept = [end];
+    this.#keptBytes = end.length;
   }
 
-  #endsEvent(previous: Uint8Array | undefined, chunk: Uint8Array): boolean {
+  #endsEvent(previous: Uint8Array, chunk: Uint8Array): boolean {
     const last = chunk[chunk.length - 1];
     if (!isLineEnd(last)) return false;
-    if (this.#dialect === "ollama") return true; // one line is one event
-    if (chunk.length < 4) return EVENT_END.test(lastCharacters(previous, chunk));
+    if (this.#isLines) return true; // one line is one event
+    if (chunk.length < 4) return EVENT_END.test(latin1(tail(previous, chunk)));
     const before = chunk[chunk.length - 2];
     if (before === last) return true;
     return before === CR && chunk[chunk.length - 3] === LF && chunk[chunk.length - 4] === CR;
   }
 
-  /** Whether an event ends within the chunk (or with its first bytes), so that another begins in it. */
-  #holdsBoundary(previous: Uint8Array | undefined, chunk: Uint8Array): boolean {
-    const text = lastCharacters(undefined, previous ?? NOTHING) + Buffer.from(chunk).toString("latin1");
-    return this.#dialect === "ollama" ? text.includes("\n") : EVENT_BOUNDARY.test(text);
+  /** Offset behind the last event that ends within these bytes; 0: none does. */
+  #lastEdge(bytes: Bytes): number {
+    const buffer = asBuffer(bytes);
+    if (this.#isLines) return buffer.lastIndexOf(LF) + 1;
+    return Math.max(...EDGES.map((edge) => endOfLast(buffer, edge)));
+  }
+
+  #holdsEdge(previous: Uint8Array, chunk: Bytes): boolean {
+    return this.#edgeInSeam(previous, chunk) || this.#lastEdge(chunk) > 0;
+  }
+
+  /** Whether an event ends with the first bytes of a chunk. */
+  #edgeInSeam(previous: Uint8Array, chunk: Bytes): boolean {
+    if (this.#isLines) return false; // a line break is one byte
+    const bytes = Buffer.concat([previous, chunk.subarray(0, 3)]);
+    return EDGES.some((edge) => endOfLast(bytes, edge) > previous.length);
   }
 
   end(): StreamEnd {
-    if (this.#dialect === "other") return "complete";
+    if (this.#hasFailed) return "failed";
     const mark = this.#lastMark();
-    if (mark === null) return "cut";
-    return mark === "failed" ? "failed" : "complete";
+    if (mark === "failed") return "failed";
+    return mark !== null || this.dialect === "other" ? "complete" : "cut";
   }
 
   isOver(): boolean {
-    return this.#lastMark() === "over";
+    if (this.#hasFailed) return false;
+    const mark = this.#lastMark();
+    return mark === "over" || mark === "over_failed";
   }
 
   #lastMark(): Mark | null {
@@ -169,109 +420,86 @@ class PlainFollower implements StreamFollower {
     const lines = text.split(/\r\n|\n|\r/);
     if (!this.#keptFromLine) lines.shift();
     let mark: Mark | null = null;
-    for (const line of lines) mark = later(mark, markOfLine(line, this.#dialect));
+    const openFrom = this.#atEdge ? lines.length : lines.lastIndexOf("", lines.length - 2);
+    for (const [index, line] of lines.entries()) {
+      if (index > openFrom && line.startsWith("event:")) continue; // of an event that has not come to its end
+      mark = laterMark(mark, markOfLine(line, this.dialect));
+      if (this.dialect === "other") this.dialect = dialectOfLine(line) ?? "other";
+    }
     if (this.#longEventHead !== null && this.#atEdge) {
       const head = new TextDecoder().decode(this.#longEventHead);
-      mark = later(mark, LONG_LAST_EVENT.test(head) ? "over" : null);
-      mark = later(mark, LONG_FINISH.test(text) ? "finished" : null);
+      mark = laterMark(mark, LONG_LAST_EVENT.test(head) ? "over" : null);
+      mark = laterMark(mark, LONG_FINISH.test(text) || LONG_FINISH.test(head) ? "finished" : null);
     }
+    if (this.failure === "" && mark !== "over" && mark !== "finished")
+      this.failure = this.#clean(lastEventOf(text));
     return mark;
   }
+}
+
+function holdsError(bytes: Uint8Array): boolean {
+  return indexOfBytes(bytes, ERROR_WORD) >= 0;
+}
+
+/** The bytes around the place where two chunks meet, in which a word may have been split. */
+function seam(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
+  return Buffer.concat([previous, chunk.subarray(0, ERROR_WORD.length - 1)]);
+}
+
+/** The last four bytes of what has come. */
+function tail(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
+  return Buffer.concat([previous, chunk]).subarray(-4);
+}
+
+function latin1(bytes: Uint8Array): string {
+  return String.fromCharCode(...bytes);
+}
+
+/** The first of these events that says that upstream failed; null: none does. */
+function failureIn(text: string, dialect: StreamDialect): { event: string; mark: Mark } | null {
+  for (const event of text.split(EVENT_BOUNDARY)) {
+    if (!event.includes("error")) continue;
+    const lines = event.split(/\r\n|\n|\r/);
+    for (const line of lines) {
+      const mark = markOfLine(line, dialect);
+      if (mark === "failed" || mark === "over_failed")
+        return { event: line.startsWith("{") ? line : event, mark };
+    }
+  }
+  return null;
+}
+
+function lastEventOf(text: string): string {
+  return text.trimEnd().split(EVENT_BOUNDARY).at(-1) ?? "";
 }
 
 /** The beginning of the last event in these chunks, the first of which holds where it began. */
 function headOfLastEvent(chunks: readonly Uint8Array[]): Uint8Array {
   const bytes = Buffer.concat(chunks);
-  const inFirst = bytes.toString("latin1", 0, (chunks[0]?.length ?? 0) + 4);
+  // The end of the event itself, where it is here, is none that it begins behind.
+  const inFirst = bytes.toString("latin1", 0, (chunks[0]?.length ?? 0) + 4).trimEnd();
   const begin = inFirst.length - (inFirst.split(EVENT_BOUNDARY).at(-1)?.length ?? 0);
   return bytes.subarray(begin, begin + EVENT_HEAD_BYTES);
 }
 
-const NOTHING = new Uint8Array();
 const EVENT_END = /(?:\n\n|\r\r|\r\n\r\n)$/;
 const EVENT_BOUNDARY = /\n\n|\r\r|\r\n\r\n/;
+const EDGES = ["\n\n", "\r\r", "\r\n\r\n"].map((edge) => Buffer.from(edge));
+
+function endOfLast(buffer: Buffer, edge: Buffer): number {
+  const at = buffer.lastIndexOf(edge);
+  return at < 0 ? 0 : at + edge.length;
+}
 
 /** Only Responses ends with an event that repeats the whole answer. */
 const LONG_LAST_EVENT =
-  /^\s*(?:(?:event|id|retry):[^\n]*\n)*data: ?\{ ?"type" ?: ?"response\.(?:completed|incomplete|failed)"/;
+  /^\s*(?:(?:event|id|retry):[^\n]*\n)*data: ?\{ ?"type" ?: ?"response\.(?:completed|incomplete|done|failed)"/;
 
 /** A finish in the last kilobytes of an event that is too long to be parsed. */
-const LONG_FINISH = /"finish_?[rR]eason" ?: ?"(?!error")\w/;
-
-/** The last four characters (of bytes) of what has come. */
-function lastCharacters(previous: Uint8Array | undefined, chunk: Uint8Array): string {
-  const last = String.fromCharCode(...chunk.subarray(-4));
-  return chunk.length >= 4 || previous === undefined
-    ? last
-    : String.fromCharCode(...previous.subarray(-4)) + last;
-}
+const LONG_FINISH = /"(?:finish|stop)_?[rR]eason" ?: ?"(?!error|null)\w/;
 
 function isLineEnd(byte: number | undefined): boolean {
   return byte === LF || byte === CR;
-}
-
-/** What an event says about the end of its stream. */
-type Mark =
-  /** It is the dialect's last event. */
-  | "over"
-  /** The model has finished: complete, if the connection then ends cleanly. */
-  | "finished"
-  /** Upstream failed. */
-  | "failed";
-
-/** What is known after an event, given what was before: an upstream's word that it failed is not taken back. */
-function later(before: Mark | null, mark: Mark | null): Mark | null {
-  if (mark === null || before === "failed") return before;
-  return before === "over" && mark === "finished" ? before : mark;
-}
-
-/** What one line of a stream says about its end; null: nothing. A line that was cut is no JSON, so it says nothing. */
-function markOfLine(line: string, dialect: StreamDialect): Mark | null {
-  if (dialect === "ollama") return markOfJson(line, dialect);
-  if (/^event: ?error$/.test(line)) return "failed";
-  if (!line.startsWith("data:")) return null;
-  const data = line.slice(5).trim();
-  return dialect === "chat" && data === "[DONE]" ? "over" : markOfJson(data, dialect);
-}
-
-function markOfJson(text: string, dialect: StreamDialect): Mark | null {
-  if (!MAY_END.test(text)) return null;
-  let event: unknown;
-  try {
-    event = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  if (!isObject(event)) return null;
-  if (event["type"] === "error" || isSaid(event["error"])) return "failed";
-  switch (dialect) {
-    case "chat":
-      return markOfChoices(event["choices"], "finish_reason");
-    case "gemini":
-      return markOfChoices(event["candidates"], "finishReason");
-    case "anthropic":
-      return event["type"] === "message_stop" ? "over" : null;
-    case "responses":
-      return /^response\.(?:completed|incomplete|failed)$/.test(String(event["type"])) ? "over" : null;
-    case "ollama":
-      return event["done"] === true ? "over" : null;
-    case "other":
-      return null;
-  }
-}
-
-/** Words without which a line says nothing about the end: spares parsing the others. */
-const MAY_END = /error|finish|message_stop|response\.|"done"/;
-
-function markOfChoices(choices: unknown, field: string): Mark | null {
-  if (!Array.isArray(choices)) return null;
-  const reasons = choices.filter(isObject).map((choice) => choice[field]);
-  if (reasons.includes("error")) return "failed";
-  return reasons.some(isSaid) ? "finished" : null;
-}
-
-function isSaid(value: unknown): boolean {
-  return value !== undefined && value !== null && value !== "" && value !== false;
 }
 
 /** Follows a compressed stream by unpacking a copy of it. Rare: hardly a provider compresses its streams. */
@@ -279,84 +507,92 @@ class PackedFollower implements StreamFollower {
   readonly isPlain = false;
   readonly atEdge = true;
   readonly #plain: PlainFollower;
-  readonly #unpacker: Promise<Transform>;
+  readonly #unpacker: Unpacker;
   /** Settles when all that was pushed has been unpacked. */
   #pushed: Promise<void> = Promise.resolve();
-  #isBroken = false;
+  /** `broken`: not what it says it is; `too_much`: more than anybody looks at. */
+  #state: "fine" | "broken" | "too_much" = "fine";
 
   /** Null for an encoding that cannot be unpacked here. */
-  static of(encoding: string, dialect: StreamDialect): PackedFollower | null {
-    const name = encoding.trim().toLowerCase();
-    return /^(?:x-gzip|gzip|deflate|br|zstd)$/.test(name) ? new PackedFollower(name, dialect) : null;
+  static of(encoding: string, dialect: StreamDialect, framing: "events" | "lines"): PackedFollower | null {
+    const unpacker = Unpacker.of([encoding.trim().toLowerCase()]);
+    return unpacker && new PackedFollower(unpacker, new PlainFollower(dialect, framing, (text) => text));
   }
 
-  private constructor(encoding: string, dialect: StreamDialect) {
-    this.#plain = new PlainFollower(dialect);
-    this.#unpacker = this.#start(encoding);
+  private constructor(unpacker: Unpacker, plain: PlainFollower) {
+    this.#unpacker = unpacker;
+    this.#plain = plain;
   }
 
-  async #start(encoding: string): Promise<Transform> {
-    const zlib = await import("node:zlib"); // loaded when the first compressed stream comes
-    const unpacker =
-      encoding === "br"
-        ? zlib.createBrotliDecompress()
-        : encoding === "zstd"
-          ? zlib.createZstdDecompress()
-          : zlib.createUnzip();
-    unpacker.on("data", (chunk: Buffer) => this.#plain.push(Uint8Array.from(chunk)));
-    unpacker.on("error", () => (this.#isBroken = true)); // cut, or not what it says it is
-    return unpacker;
+  get dialect(): StreamDialect {
+    return this.#plain.dialect;
   }
 
-  push(chunk: Uint8Array<ArrayBuffer>): void {
-    this.#pushed = this.#pushed.then(async () => {
-      const unpacker = await this.#unpacker;
-      if (this.#isBroken) return;
-      // What is not packed as it says calls nobody back: it fails, and that is all.
-      const { promise, resolve } = Promise.withResolvers<void>();
-      unpacker.once("error", resolve);
-      unpacker.write(chunk, () => resolve());
-      await promise;
-      unpacker.off("error", resolve);
-    });
+  get failure(): string {
+    return this.#plain.failure;
+  }
+
+  push(chunk: Bytes): Bytes {
+    this.#pushed = this.#pushed.then(() => this.#follow(chunk));
+    return chunk;
+  }
+
+  rest(): null {
+    return null;
+  }
+
+  async #follow(chunk: Bytes | null): Promise<void> {
+    if (this.#state !== "fine") return;
+    const take = (part: Bytes) => void this.#plain.push(part);
+    const state = chunk === null ? await this.#unpacker.finish(take) : await this.#unpacker.feed(chunk, take);
+    this.#state = state;
+    if (state !== "fine") this.#unpacker.close();
   }
 
   async end(): Promise<StreamEnd> {
     await this.#pushed;
-    const unpacker = await this.#unpacker;
-    if (!this.#isBroken) {
-      await new Promise<void>((resolve) => {
-        unpacker
-          .once("end", resolve)
-          .once("error", () => resolve())
-          .once("close", resolve);
-        unpacker.end();
-      });
-    }
-    return this.#isBroken ? "cut" : this.#plain.end();
+    await this.#follow(null);
+    this.#unpacker.close();
+    this.#plain.rest();
+    if (this.#state === "broken") return "cut";
+    return this.#state === "too_much" ? "complete" : this.#plain.end();
   }
 
   async isOver(): Promise<boolean> {
     await this.#pushed;
+    this.#unpacker.close();
+    this.#plain.rest();
     return this.#plain.isOver();
   }
 }
 
 /**
- * Follows JSON that only the connection's end frames, so that a reset looks like an end: JSON that is whole ends
- * with a bracket.
+ * Follows JSON whose end no length tells, so that a cut may look like an end: JSON that is whole ends with the bracket
+ * that closes its first one.
  */
 class JsonFollower implements StreamFollower {
   readonly isPlain = false;
   readonly atEdge = true;
+  readonly failure = "";
+  #first = 0;
   #last = 0;
 
-  push(chunk: Uint8Array<ArrayBuffer>): void {
-    this.#last = chunk.findLast((byte) => byte > 0x20) ?? this.#last;
+  constructor(readonly dialect: StreamDialect) {}
+
+  push(chunk: Bytes): Bytes {
+    if (this.#first === 0) this.#first = chunk.find(isInk) ?? 0;
+    this.#last = chunk.findLast(isInk) ?? this.#last;
+    return chunk;
+  }
+
+  rest(): null {
+    return null;
   }
 
   end(): StreamEnd {
-    return this.#last === 0x7d /* } */ || this.#last === 0x5d /* ] */ ? "complete" : "cut";
+    if (this.#first === 0x5b /* [ */) return this.#last === 0x5d /* ] */ ? "complete" : "cut";
+    if (this.#first === 0x7b /* { */) return this.#last === 0x7d /* } */ ? "complete" : "cut";
+    return this.#first === 0 ? "cut" : "complete";
   }
 
   isOver(): boolean {
@@ -364,19 +600,6 @@ class JsonFollower implements StreamFollower {
   }
 }
 
-/** The event with which a stream that cannot go on is ended, in its own dialect. */
-export function errorEvent(dialect: StreamDialect, type: string, message: string): string {
-  switch (dialect) {
-    case "chat":
-    case "other":
-      return `data: ${JSON.stringify({ error: { type, code: type, message, param: null } })}\n\n`;
-    case "anthropic":
-      return `event: error\ndata: ${JSON.stringify({ type: "error", error: { type, message } })}\n\n`;
-    case "responses":
-      return `event: error\ndata: ${JSON.stringify({ type: "error", code: type, message, param: null })}\n\n`;
-    case "gemini":
-      return `data: ${JSON.stringify({ error: { code: 502, message, status: "UNAVAILABLE" } })}\n\n`;
-    case "ollama":
-      return `${JSON.stringify({ error: message })}\n`;
-  }
+function isInk(byte: number): boolean {
+  return byte > 0x20;
 }

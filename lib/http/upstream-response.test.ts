@@ -1,5 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { brotliCompressSync, createGzip, gzipSync, zstdCompressSync } from "node:zlib";
+import {
+  brotliCompressSync,
+  createGzip,
+  deflateRawSync,
+  deflateSync,
+  gzipSync,
+  zstdCompressSync,
+} from "node:zlib";
 import {
   answerHead,
   chat,
@@ -46,6 +53,13 @@ async function seen(proxy: Stage): Promise<RawAnswer & { text: string; all: stri
   return { ...answer, text: body.toString(), all: all.join("\n") };
 }
 
+const UTF16_TYPE = { "content-type": "application/json; charset=UTF-16LE" };
+const WRAPPED = `x ${(
+  Buffer.from(KEY)
+    .toString("base64")
+    .match(/.{1,8}/g) ?? []
+).join("\r\n")}`;
+
 const error = (said: string) =>
   JSON.stringify({ error: { message: `Refused: ${said}.`, type: "invalid_request_error" } });
 const escaped = [...KEY].map((letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`).join("");
@@ -62,6 +76,30 @@ describe("a key that upstream echoes (P29) reaches neither client nor log", () =
     ["in a text that claims to be gzip", 400, error(KEY), { "content-encoding": "gzip" }, error(REDACTED)],
     ["packed twice", 400, gzipSync(gzipSync(error(KEY))), { "content-encoding": "gzip" }, error(REDACTED)],
     ["packed without saying so", 400, gzipSync(error(KEY)), {}, error(REDACTED)],
+    ["packed as deflate without saying so", 400, deflateSync(error(KEY)), {}, error(REDACTED)],
+    [
+      "packed as deflate without its frame, without saying so",
+      400,
+      deflateRawSync(error(KEY)),
+      {},
+      error(REDACTED),
+    ],
+    ["packed as brotli without saying so", 400, brotliCompressSync(error(KEY)), {}, error(REDACTED)],
+    ["that another request goes with", 400, error("sk-other-key-4567"), {}, error(REDACTED)],
+    [
+      "that another request goes with, packed",
+      400,
+      gzipSync(error("sk-other-key-4567")),
+      {},
+      error(REDACTED),
+    ],
+    ["in UTF-16, as its type says", 400, Buffer.from(error(KEY), "utf16le"), UTF16_TYPE, error(REDACTED)],
+    ["in UTF-16 with a mark", 400, Buffer.from(`\uFEFF${error(KEY)}`, "utf16le"), {}, error(REDACTED)],
+    ["in UTF-16 that nobody speaks of", 400, Buffer.from(error(KEY), "utf16le"), {}, error(REDACTED)],
+    ["in UTF-16 of the other order", 400, Buffer.from(error(KEY), "utf16le").swap16(), {}, error(REDACTED)],
+    ["in UTF-16, packed", 400, gzipSync(Buffer.from(error(KEY), "utf16le")), UTF16_TYPE, error(REDACTED)],
+    ["in base64 that is broken over lines", 400, error(WRAPPED), {}, `x ${REDACTED}`],
+    ["behind more than anybody reads", 422, error(`${"x".repeat(1_100_000)} ${KEY}`), {}, "is too long"],
     [
       "with junk behind it",
       400,

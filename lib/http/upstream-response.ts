@@ -5,23 +5,35 @@
  * up to its first event (an error may stand in its place), an error to its end; and the key that an error may echo
  * is taken out before anybody reads it.
  */
-import { withoutSecret } from "./cleaning.ts";
 import type { Clock } from "../core/clock.ts";
-import { discard, evidenceOf, Gathering, isJson, readerOf, readUpTo, textOf } from "./body.ts";
-import type { ByteReader, Bytes, ReadResult } from "./body.ts";
-import { FirstEvent } from "./first-event.ts";
+import {
+  charsetOf,
+  discard,
+  encodingsOf,
+  evidenceOf,
+  Gathering,
+  indexOfBytes,
+  isJson,
+  readerOf,
+  readUpTo,
+  textOf,
+  unpack,
+  unpackedAlready,
+  Unpacker,
+} from "./body.ts";
+import type { ByteReader, Bytes, ReadResult, Unpacked } from "./body.ts";
 import { classify, classifyStreamError } from "../providers/classify.ts";
-import { redact, unmask } from "../core/secret.ts";
-import type { Secret } from "../core/secret.ts";
-import { isStream } from "./sse.ts";
-import type { StreamDialect } from "./sse.ts";
-import { encodingsOf, unpack, unpackedAlready, Unpacker } from "./unpack.ts";
-import type { Unpacked } from "./unpack.ts";
+import { unmask } from "../core/secret.ts";
+import type { Redactor } from "../core/secret.ts";
+import { beginsWithEvent, EventScanner, framingOf } from "./sse.ts";
+import type { Framing } from "./sse.ts";
+import { isPreamble } from "./stream-dialect.ts";
+import type { StreamDialect } from "./stream-dialect.ts";
 import type { Dialect, Failure, Unreachable, Verdict } from "../providers/verdict.ts";
 
 /** A whole answer in memory. */
 export interface BufferedResponse {
-  readonly kind: "whole";
+  readonly kind: "buffered";
   readonly status: number;
   readonly headers: Headers;
   readonly body: Bytes | null;
@@ -31,11 +43,14 @@ export interface BufferedResponse {
 
 /** An answer whose beginning has been read, and where the rest of it comes from. */
 export interface StreamedResponse {
-  readonly kind: "open";
+  readonly kind: "streamed";
   readonly status: number;
   readonly headers: Headers;
   readonly outcome: Verdict;
-  readonly first: Bytes | null;
+  /** How its body is to be read. */
+  readonly framing: Framing;
+  /** Taken out when it is passed on, so that it does not live as long as the stream. */
+  first: Bytes | null;
   readonly reader: ByteReader;
   /** A read that is under way already. */
   readonly pending: Promise<ReadResult> | null;
@@ -70,9 +85,11 @@ export interface Asked {
     /** Those of the settings. */
     readonly retryStatus: ReadonlySet<number>;
   };
-  /** The key it was made with. */
-  readonly secret: Secret;
+  /** Takes the keys of all providers out: an error may echo any of them. */
+  readonly redactor: Redactor;
   readonly clock: Clock;
+  /** The clocks of the attempt: told when the first event has come, of a stream that is still held back. */
+  readonly timeouts: { streams(): void };
 }
 
 /**
@@ -80,8 +97,8 @@ export interface Asked {
  * last byte has to come within the first-byte time after the head: while Bun reads, nobody sees the bytes before it.
  */
 const WHOLE_BYTES = 256 * 1024;
-/** An error or a redirect is read whole, to be judged and cleaned; no provider writes one that is longer. */
-const REFUSAL_BYTES = 8 * 1024 * 1024;
+/** An error or a redirect is read up to this length, to be judged and cleaned: many may come at once. */
+const REFUSAL_BYTES = 1024 * 1024;
 /** No error is longer when it is packed: what is, is not unpacked to look for one. */
 const PACKED_ERROR_BYTES = 8 * 1024;
 /** So much of what is packed is unpacked to see how it begins. */
@@ -93,7 +110,7 @@ const BEGINNING_BYTES = 4096;
 /** How much of a list tells whether an error stands in it; and how it begins then. */
 const LIST_BEGINNING_BYTES = 24;
 const LIST_OF_ERRORS = /^\s*\[\s*(?:\{\s*"error"|$|\{\s*$)/;
-/** How long what comes before a stream's first whole event is held back. */
+/** How long what comes before a stream's content is held back. */
 const HELD_BACK_MS = 15_000;
 
 const SERVED: Verdict = { kind: "served" };
@@ -105,16 +122,16 @@ export async function readOpening(response: Response, asked: Asked): Promise<Att
   if (status < 200 || status > 599) return failed(protocolError(`its status is ${status}`));
   if (status >= 300) return readRefusal(response, asked);
   if (isBodiless(status, asked.call.method)) return whole(response, null);
-  const type = headers.get("content-type") ?? "";
-  const length = headers.get("content-length");
+  const framing = framingOf(headers);
   const reader = readerOf(response);
   if (reader === null) return whole(response, null);
-  if (isStream(type)) return readFirstEvent(response, reader, asked);
-  if (type.startsWith("application/json") && length === null) return readJson(response, reader, asked);
+  if (framing === "events" || framing === "lines") return readStream(response, reader, framing, asked);
+  if (framing === "json" && !headers.has("content-length")) return readJson(response, reader, asked);
   const { done, value } = await reader.read();
-  return done
-    ? whole(response, NO_BYTES)
-    : open(response, { first: value, reader, pending: null, begun: true });
+  if (done) return whole(response, NO_BYTES);
+  if (framing === "other" && beginsWithEvent(value) && !headers.has("content-length"))
+    return readStream(response, readingAgain(value, reader), "events", asked);
+  return open(response, { framing, first: value, reader, pending: null, begun: true });
 }
 
 /** Whether HTTP says that no body follows, whatever the fields say (RFC 9110 6.4.1). */
@@ -127,7 +144,8 @@ export function isShort({ status, headers }: Response, method: string): boolean 
   const length = headers.get("content-length");
   if (length === null || Number(length) > WHOLE_BYTES) return false;
   if (status < 200 || status >= 300 || isBodiless(status, method)) return false;
-  return !isStream(headers.get("content-type") ?? "");
+  const framing = framingOf(headers);
+  return framing !== "events" && framing !== "lines";
 }
 
 /**
@@ -135,7 +153,7 @@ export function isShort({ status, headers }: Response, method: string): boolean 
  * then something has to be waited for.
  */
 export function judgeShort(response: Response, body: Bytes, asked: Asked): Attempted | Promise<Attempted> {
-  if (beginsWithId(body)) return whole(response, body);
+  if (beginsWithId(body) && !namesFailure(body)) return whole(response, body);
   const encodings = encodingsOf(response.headers);
   if (encodings.length > 0) return judgePacked(response, body, encodings, asked);
   if (!mayBeError(body)) return whole(response, body);
@@ -149,7 +167,7 @@ async function judgePacked(
   encodings: readonly string[],
   asked: Asked,
 ): Promise<Attempted> {
-  const mayBeJson = (response.headers.get("content-type") ?? "").includes("json");
+  const mayBeJson = framingOf(response.headers) === "json";
   if (!mayBeJson || body.length > PACKED_ERROR_BYTES) return whole(response, body);
   if (!(await mayBePackedError(body, encodings))) return whole(response, body);
   return judgeInPlace(response, body, await unpack(body, encodings), asked) ?? whole(response, body);
@@ -180,6 +198,14 @@ function beginsWithId(body: Bytes, wholeLength = body.length): boolean {
   return body[start] === 0x22 /* " */ && body[start + 1] === 0x69 /* i */ && body[start + 2] === 0x64; /* d */
 }
 
+/** Words in which an error says what it is even behind an `id`: gateways, and MiniMax's `base_resp`. */
+const FAILURE_WORDS = ['"error"', '"base_resp"'].map((word) => new TextEncoder().encode(word));
+
+/** Whether one of these words is in it. Good answers may hold them, too. */
+function namesFailure(body: Bytes): boolean {
+  return FAILURE_WORDS.some((word) => indexOfBytes(body, word) >= 0);
+}
+
 /** An answer that is no JSON object and no list is no error. */
 function mayBeError(body: Bytes): boolean {
   const first = body[pastSpace(body, 0)];
@@ -197,21 +223,47 @@ function judgeInPlace(
   response: Response,
   sent: Bytes,
   unpacked: Unpacked,
-  { call, provider: { dialect }, secret, clock }: Asked,
-  event = unpacked.plain,
+  { call, provider: { dialect }, redactor, clock }: Asked,
+  text = textOf(unpacked.plain),
 ): BufferedResponse | Failed | null {
   // What is fetched may be anything: a file, or a piece of work that failed. Only what is asked for is answered by it.
   if (call.method !== "POST") return null;
-  const text = textOf(event);
   const now = clock.wall();
-  if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for the key in all that is none
-  const found = classifyStreamError(dialect, redact(text, [secret]), now, call);
+  if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for keys in all that is none
+  const found = classifyStreamError(dialect, redactor.redact(text), now, call);
   if (found === null) return null;
   const verdict = withoutMasks(found);
-  const clean = withoutSecret(sent, unpacked, response.headers, secret);
+  const clean = withoutKeys(sent, unpacked, response.headers, redactor);
   const answer = whole(response, clean, verdict);
   const setback = setbackOf(verdict, "usual");
   return setback === null ? answer : failed(setback, answer);
+}
+
+/** What is told of a stream that failed, where nothing better is known: the client was told so by the stream itself. */
+const STREAM_FAILED: Verdict = {
+  kind: "overloaded",
+  refusesAll: false,
+  scope: "provider",
+  pauseMs: null,
+  maybeBilled: true,
+  said: "",
+};
+
+/**
+ * What it means that a stream failed when it was too late to ask another key: the key is told all the same. `event`:
+ * the event that said so, without keys; empty: none did. Null: it says nothing of a failure.
+ */
+export function judgeLate(
+  event: string,
+  { provider: { dialect }, clock }: Pick<Asked, "provider" | "clock">,
+) {
+  const verdict = event === "" ? null : classifyStreamError(dialect, event, clock.wall());
+  return verdict && withoutMasks(verdict);
+}
+
+export function lateVerdict(event: string, asked: Pick<Asked, "provider" | "clock">): Verdict {
+  const verdict = judgeLate(event, asked);
+  return verdict === null || verdict.kind === "served" ? STREAM_FAILED : verdict;
 }
 
 /**
@@ -224,13 +276,17 @@ async function readJson(response: Response, reader: ByteReader, asked: Asked): P
   const isGemini = asked.call.streamDialect === "gemini";
   const tells = (bytes: Bytes) => !isPlain || showsWhatItIs(bytes, isGemini);
   const { bytes: first, pending } = await readBeginning(reader, tells, asked.clock);
-  if (pending !== null) return open(response, { first, reader, pending, begun: true });
+  const framing = "json";
+  if (pending !== null) return open(response, { framing, first, reader, pending, begun: true });
   if (first.length === 0) return whole(response, NO_BYTES);
   const isNoError =
-    isPlain && (beginsWithId(first) || !mayBeError(first) || (isGemini && isAnswerList(first)));
-  if (isFramed && isNoError) return open(response, { first, reader, pending, begun: true });
+    isPlain &&
+    ((beginsWithId(first) && !namesFailure(first)) ||
+      !mayBeError(first) ||
+      (isGemini && isAnswerList(first)));
+  if (isFramed && isNoError) return open(response, { framing, first, reader, pending, begun: true });
   const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, first);
-  if (!isWhole) return open(response, { first: bytes, reader, pending, begun: true });
+  if (!isWhole) return open(response, { framing, first: bytes, reader, pending, begun: true });
   if (!isFramed && isPlain && !isJson(bytes)) return failed(protocolError("it was cut short"));
   return judgeShort(response, bytes, asked);
 }
@@ -270,62 +326,101 @@ async function readBeginning(
   }
 }
 
+/** A reader that gives what it has given once more. */
+function readingAgain(value: Bytes, reader: ByteReader): ByteReader {
+  let again: Bytes | null = value;
+  return {
+    read() {
+      if (again === null) return reader.read();
+      const result = { done: false, value: again } as const;
+      again = null;
+      return Promise.resolve(result);
+    },
+    cancel: () => reader.cancel(),
+  };
+}
+
 /**
- * Reads a stream up to its first whole event, so that an error in its place can still be answered with another key.
- * Comments before it, and the parts of it, are held back, but not for ever.
+ * Reads a stream up to its first event with content, so that an error in its place can still be answered with another
+ * key (P20). What comes before it is held back, but not for ever.
  */
-async function readFirstEvent(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
+async function readStream(
+  response: Response,
+  reader: ByteReader,
+  framing: Framing,
+  asked: Asked,
+): Promise<Attempted> {
   const encodings = encodingsOf(response.headers);
   const unpacker = Unpacker.of(encodings);
   try {
-    return await readUpToEvent(response, reader, asked, encodings.length === 0 ? "plain" : unpacker);
+    return await readUpToContent(
+      response,
+      reader,
+      framing,
+      asked,
+      encodings.length === 0 ? "plain" : unpacker,
+    );
   } finally {
     unpacker?.close();
   }
 }
 
 /** `unpacker`: null where it is packed in a way that cannot be undone here; then nothing of it is judged. */
-async function readUpToEvent(
+async function readUpToContent(
   response: Response,
   reader: ByteReader,
+  framing: Framing,
   asked: Asked,
   unpacker: Unpacker | "plain" | null,
 ): Promise<Attempted> {
-  const { clock, call } = asked;
+  const { clock } = asked;
   const sent = new Gathering();
-  const event = new FirstEvent();
+  const scanner = new EventScanner();
   let isReadable = unpacker !== null;
+  let hasEvent = false;
   let holdUntil = Infinity;
   const openWith = (pending: Promise<ReadResult> | null) =>
-    open(response, { first: sent.bytes, reader, pending, begun: event.hasBegun || !isReadable });
+    open(response, { framing, first: sent.bytes, reader, pending, begun: scanner.hasBegun || !isReadable });
   for (;;) {
     const pending = reader.read();
     const result = sent.length === 0 ? await pending : await readBefore(pending, holdUntil, clock);
     if (result === null) return openWith(pending);
     if (result.done) {
-      if (!event.hasBegun && isReadable) return endedEarly(response, sent.bytes, call.streamDialect);
-      // Its passage finds out whether it was complete.
-      return judgeEvent(response, sent.bytes, event, asked) ?? openWith(Promise.resolve({ done: true }));
+      if (isReadable && !scanner.hasBegun) return endedEarly(response, sent.bytes, asked.call.streamDialect);
+      const judged = judgeEvent(response, sent.bytes, scanner, asked, textOf(scanner.event));
+      if (judged !== null) return judged;
+      if (hasEvent && isReadable) return failed(protocolError("the stream ended before its content"));
+      return openWith(Promise.resolve({ done: true })); // its passage finds out whether it was complete
     }
     if (sent.length === 0) holdUntil = clock.now() + HELD_BACK_MS;
     sent.push(result.value);
     const plain = unpacker instanceof Unpacker ? await unpacker.push(result.value) : result.value;
     isReadable &&= plain !== null;
-    if (plain !== null && isReadable) event.push(plain);
-    if (isReadable && !event.isWhole && sent.length < FIRST_EVENT_BYTES) continue;
-    const soFar = sent.bytes;
-    const judged = event.isWhole ? judgeEvent(response, soFar, event, asked) : null;
-    if (judged === null) return openWith(null);
+    if (plain !== null && isReadable) scanner.push(plain);
+    let judged: BufferedResponse | Failed | null = null;
+    while (isReadable && scanner.isWhole) {
+      const text = textOf(scanner.event);
+      judged = judgeEvent(response, sent.bytes, scanner, asked, text);
+      if (judged !== null) break;
+      if (!isPreamble(text)) return openWith(null);
+      if (!hasEvent) asked.timeouts.streams();
+      hasEvent = true;
+      scanner.next();
+    }
+    if (judged === null) {
+      if (isReadable && sent.length < FIRST_EVENT_BYTES) continue;
+      return openWith(null);
+    }
     // What had to be cleaned of a packed stream goes out unpacked: its rest would not fit.
-    if (judged.kind === "whole" && (judged.body === soFar || unpacker === "plain"))
-      return open(response, { first: judged.body, reader, pending: null, begun: true });
+    if (judged.kind === "buffered" && (judged.body === sent.bytes || unpacker === "plain"))
+      return open(response, { framing, first: judged.body, reader, pending: null, begun: true });
     discard(reader);
     return judged;
   }
 }
 
-function judgeEvent(response: Response, sent: Bytes, event: FirstEvent, asked: Asked) {
-  return judgeInPlace(response, sent, unpackedAlready(event.bytes), asked, event.event);
+function judgeEvent(response: Response, sent: Bytes, scanner: EventScanner, asked: Asked, text: string) {
+  return judgeInPlace(response, sent, unpackedAlready(scanner.bytes), asked, text);
 }
 
 /** A stream that ended before its first event. Not an answer, unless nobody knows what it should have been. */
@@ -345,20 +440,26 @@ function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): 
 /** An error, or a redirect: its address may hold the key. And what it means. */
 async function readRefusal(response: Response, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
+  cleanFields(headers, asked.redactor); // what they say is judged, too
   const reader = isBodiless(status, asked.call.method) ? null : readerOf(response);
   const { bytes, isWhole } = reader
     ? await readUpTo(reader, REFUSAL_BYTES)
     : { bytes: NO_BYTES, isWhole: true };
-  if (!isWhole) return failed(protocolError("its error is too long"));
-  const unpacked = await unpack(bytes, encodingsOf(headers));
-  const clean = withoutSecret(bytes, unpacked, headers, asked.secret);
-  const readable = clean === bytes || unpacked.extent === "none" ? unpacked.plain : clean;
-  const evidence = { status, headers, body: evidenceOf(readable) };
+  if (!isWhole && reader !== null) discard(reader);
+  const unpacked = isWhole ? await unpack(bytes, encodingsOf(headers)) : TOO_LONG;
+  const charset = charsetOf(headers, isWhole ? unpacked.plain : bytes);
+  const clean = withoutKeys(bytes, unpacked, headers, asked.redactor);
+  const readable = isWhole ? unpacked.plain : encodingsOf(headers).length === 0 ? bytes : NO_BYTES;
+  const said = asked.redactor.redact(evidenceOf(readable, charset));
+  const evidence = { status, headers, body: said };
   const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.wall(), asked.call));
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
   return setback === null ? answer : failed(setback, answer, verdict);
 }
+
+/** An error of which only the beginning was read. */
+const TOO_LONG: Unpacked = { plain: NO_BYTES, extent: "none" };
 
 /** What upstream said, without what is left of a key that it masked itself. */
 function withoutMasks(verdict: Verdict): Verdict {
@@ -415,12 +516,88 @@ export function protocolError(what: string): Unreachable {
 }
 
 function whole({ status, headers }: Response, body: Bytes | null, outcome = SERVED): BufferedResponse {
-  return { kind: "whole", status, headers, body, outcome };
+  return { kind: "buffered", status, headers, body, outcome };
 }
 
 function open(
   { status, headers }: Response,
-  opening: Pick<StreamedResponse, "first" | "reader" | "pending" | "begun">,
+  opening: Pick<StreamedResponse, "framing" | "first" | "reader" | "pending" | "begun">,
 ): StreamedResponse {
-  return { kind: "open", status, headers, outcome: SERVED, ...opening };
+  return { kind: "streamed", status, headers, outcome: SERVED, ...opening };
 }
+
+// ---------------------------------------------------------------- without keys
+
+/**
+ * The body of an error without keys that upstream may have echoed (P29). `sent`: the very bytes, which are returned
+ * where they are what they say and hold none. Else the body goes out unpacked. What cannot be read cannot be cleaned:
+ * it does not go out at all, and a note stands in its place.
+ */
+function withoutKeys(sent: Bytes, unpacked: Unpacked, headers: Headers, redactor: Redactor): Bytes {
+  const { plain, extent } = unpacked;
+  if (extent === "none") {
+    describeAnew(headers);
+    headers.set("content-type", "application/json");
+    return new TextEncoder().encode(UNREADABLE);
+  }
+  const charset = charsetOf(headers, plain);
+  const text = textOf(plain, charset);
+  const clean = redactor.redact(text);
+  if (clean === text && extent === "whole") return sent;
+  describeAnew(headers);
+  if (clean === text) return plain;
+  if (charset !== null)
+    headers.set(
+      "content-type",
+      `${framingOf(headers) === "json" ? "application/json" : "text/plain"}; charset=utf-8`,
+    );
+  return new TextEncoder().encode(clean);
+}
+
+/** In the place of an error that cannot be read. */
+const UNREADABLE = JSON.stringify({
+  type: "error",
+  error: {
+    type: "upstream_protocol_error",
+    code: "upstream_protocol_error",
+    message:
+      "The provider's error is too long, or packed in a way that cannot be undone. As a key may stand in it, it is left out.",
+    param: null,
+  },
+});
+
+/** Fields that tell something of the bytes that were sent. */
+const ABOUT_BYTES = [
+  "content-encoding",
+  "content-length",
+  "content-md5",
+  "content-digest",
+  "repr-digest",
+  "digest",
+  "etag",
+];
+
+function describeAnew(headers: Headers): void {
+  for (const name of ABOUT_BYTES) headers.delete(name);
+}
+
+/** Takes keys out of the fields of any answer, in place: `location`, a cookie, or a field of a gateway may hold one. */
+export function cleanFields(headers: Headers, redactor: Redactor): void {
+  let found: [name: string, value: string][] | null = null;
+  headers.forEach((value, name) => {
+    if (value.length < redactor.shortest || KNOWN_FIELDS.has(name)) return;
+    const clean = redactor.redact(value);
+    if (clean !== value) (found ??= []).push([name, clean]);
+  });
+  for (const [name, clean] of found ?? NO_FIELDS) if (name !== "set-cookie") headers.set(name, clean);
+  if (!headers.has("set-cookie")) return;
+  const cookies = headers.getSetCookie();
+  const clean = cookies.map((cookie) => redactor.redact(cookie));
+  if (clean.every((cookie, index) => cookie === cookies[index])) return;
+  headers.delete("set-cookie");
+  for (const cookie of clean) headers.append("set-cookie", cookie);
+}
+
+const NO_FIELDS: readonly [name: string, value: string][] = [];
+/** Fields of every answer whose values are dates and names. */
+const KNOWN_FIELDS: ReadonlySet<string> = new Set(["date", "content-type", "cache-control", "last-modified"]);

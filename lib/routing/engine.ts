@@ -3,6 +3,7 @@
  */
 import type { Config, ProviderConfig } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
+import type { Redactor } from "../core/secret.ts";
 import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import type { Base, Load } from "../http/request.ts";
 import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
@@ -80,4 +81,6 @@ export interface Engine extends Load {
   /** How many requests have come. */
   arrivals: number;
   draining: boolean;
+  /** Takes the keys of all providers out of what upstream says, also those of the configuration before. */
+  redactor: Redactor;
 }

@@ -76,8 +76,8 @@ export async function listingRoutes(
 ): Promise<BufferedResponse | StreamedResponse> {
   const { status, headers, outcome } = answer;
   if (status !== 200 || headers.has("content-encoding")) return answer;
-  let body = answer.kind === "whole" ? answer.body : null;
-  if (answer.kind === "open") {
+  let body = answer.kind === "buffered" ? answer.body : null;
+  if (answer.kind === "streamed") {
     const { bytes, isWhole } = await readUpTo(answer.reader, LONGEST_LIST_BYTES, answer.first);
     if (!isWhole) return { ...answer, first: bytes, pending: null };
     body = bytes;
@@ -85,7 +85,7 @@ export async function listingRoutes(
   const names = routes.flatMap(({ name, isPattern }) => (isPattern ? [] : [name])); // nobody can ask for a pattern
   const listed = body === null ? null : withRoutes(body, names);
   headers.delete("content-length");
-  return { kind: "whole", status, headers, outcome, body: listed ?? body };
+  return { kind: "buffered", status, headers, outcome, body: listed ?? body };
 }
 
 /**

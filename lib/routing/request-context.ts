@@ -5,8 +5,8 @@
 import type { AttemptRecord, RequestPhase, RequestProgress, RequestUnderWay } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientApi, RequestTarget } from "../http/request.ts";
-import { streamDialectOf } from "../http/sse.ts";
-import type { StreamDialect } from "../http/sse.ts";
+import { streamDialectOf } from "../http/stream-dialect.ts";
+import type { StreamDialect } from "../http/stream-dialect.ts";
 import type { Client } from "../http/timeouts.ts";
 import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "../http/upstream-response.ts";
 import type { Key, Lease, Need } from "../pool/key.ts";
@@ -251,7 +251,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
 
   /** An answer that says that the account has not what the request refers to; null: it is another one. */
   missingResourceIn(result: Attempted): BufferedResponse | null {
-    const answer = result.kind === "failed" ? result.answer : result.kind === "whole" ? result : null;
+    const answer = result.kind === "failed" ? result.answer : result.kind === "buffered" ? result : null;
     if (this.binding === null || answer === null) return null;
     const isMissing = this.binding.saysMissing(answer.status, answer.body, this.engine.clock.now());
     return isMissing ? answer : null;

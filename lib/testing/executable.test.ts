@@ -186,7 +186,7 @@ describe("the executable", () => {
   test("gives more than 256 clients their streams at once (P24)", async () => {
     await using provider = startRawProvider((_, connection) => {
       connection.write(EVENT_STREAM_HEAD);
-      connection.write(chunk('data: {"choices":[]}\n\n'));
+      connection.write(chunk('data: {"choices":[{"delta":{"content":"a"}}]}\n\n'));
     });
     await using proxy = await serve({
       environment: { API_KEYS: "key-a", TARGET_BASE_URL: provider.url, PROVIDER: "openai" },

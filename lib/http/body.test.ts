@@ -11,7 +11,7 @@ import {
   gzipSync,
   zstdCompressSync,
 } from "node:zlib";
-import { encodingsOf, unpack, Unpacker } from "./unpack.ts";
+import { encodingsOf, unpack, Unpacker } from "./body.ts";
 
 const TEXT = JSON.stringify({
   error: { message: Array.from({ length: 300 }, (_, nth) => `no ${nth * 7919} `).join("") },

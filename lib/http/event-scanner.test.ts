@@ -1,12 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { FirstEvent } from "./first-event.ts";
+import { EventScanner } from "./sse.ts";
 
 const bytesOf = (text: string) => Uint8Array.from(Buffer.from(text));
 
 /** What is found when a stream comes in pieces of so many bytes. */
 function found(stream: string, size: number): { event: string; hasBegun: boolean; isWhole: boolean } {
   const bytes = bytesOf(stream);
-  const first = new FirstEvent();
+  const first = new EventScanner();
   for (let at = 0; at < bytes.length; at += size) first.push(bytes.slice(at, at + size));
   expect(Buffer.from(first.bytes).toString()).toBe(stream);
   const { hasBegun, isWhole } = first;
@@ -61,7 +61,7 @@ describe("the first event of a stream", () => {
     const json = bytesOf(`{"error":"${"}".repeat(300_000)}`);
     const began = performance.now();
     for (const bytes of [stream, json]) {
-      const first = new FirstEvent();
+      const first = new EventScanner();
       for (let at = 0; at < bytes.length; at += 3) first.push(bytes.subarray(at, at + 3));
       expect(first.isWhole).toBe(false);
     }

@@ -1,0 +1,262 @@
+/** Streams that fail at some point, or end in ways of their own, as they reach the client; and what the key is told. */
+import { describe, expect, test } from "bun:test";
+import {
+  answerHead,
+  ask,
+  chunk,
+  EVENT_STREAM_HEAD,
+  LAST_CHUNK,
+  stage,
+  startRawProvider,
+  until,
+} from "../testing/fixture.ts";
+import type { RawConnection, Stage } from "../testing/fixture.ts";
+
+const named = (name: string, fields: object = {}) =>
+  `event: ${name}\ndata: ${JSON.stringify({ type: name, ...fields })}\n\n`;
+const unnamed = (fields: object) => `data: ${JSON.stringify(fields)}\n\n`;
+const delta = (content: string, finish: string | null = null) =>
+  unnamed({
+    choices: [
+      {
+        index: 0,
+        delta: content === "" ? { role: "assistant", content } : { content },
+        finish_reason: finish,
+      },
+    ],
+  });
+
+const CHAT = "/v1/chat/completions";
+const MESSAGES = "/v1/messages";
+const RESPONSES = "/v1/responses";
+
+const KEYS = ["sk-first-canary-0123456789", "sk-second-canary-9876543210"] as const;
+
+/** The first key that is asked gets the one answer, every other the other. */
+async function twoKeys(
+  first: (connection: RawConnection) => void,
+  then: (connection: RawConnection) => void,
+  play: (staged: Stage, keyOf: (nth: number) => string | null) => Promise<void>,
+): Promise<void> {
+  await using provider = startRawProvider(({ key }, connection) =>
+    key === provider.requests[0]?.key ? first(connection) : then(connection),
+  );
+  const settings = { API_KEYS: KEYS.join(","), PROVIDER: "generic", TARGET_BASE_URL: provider.url };
+  await using staged = stage({ settings: { ...settings, COOLDOWN_SEC: "60", MAX_WAIT_SEC: "2" } });
+  await play(staged, (nth) => provider.requests[nth]?.key ?? null);
+}
+
+const streamed =
+  (...pieces: string[]) =>
+  (connection: RawConnection) => {
+    connection.write(EVENT_STREAM_HEAD);
+    for (const piece of pieces) connection.write(chunk(piece));
+    connection.write(LAST_CHUNK);
+  };
+
+async function read(staged: Stage, path: string) {
+  const answer = await ask(staged.url, path);
+  await until("it is answered", () => answer.end !== null);
+  return { text: answer.body.toString(), end: answer.end, head: answer.head };
+}
+
+async function keysOf(staged: Stage): Promise<string[]> {
+  await until("all is over", () => staged.engine.inFlight === 0);
+  const [provider] = (await staged.health()).providers;
+  return (provider?.keys ?? [])
+    .map(({ state, reason }) => (reason === null ? state : `${state}: ${reason}`))
+    .sort();
+}
+
+const GOOD: Record<string, string> = {
+  [CHAT]: delta("") + delta("fine", "stop") + "data: [DONE]\n\n",
+  [MESSAGES]: named("message_start", { message: {} }) + named("content_block_delta", { delta: { text: "fine" } }) + named("message_stop"),
+  [RESPONSES]: named("response.created", { response: {} }) + named("response.output_text.delta", { delta: "fine" }) + named("response.completed", { response: {} }),
+}; // prettier-ignore
+
+const CREATED = named("response.created", { response: { status: "in_progress" } });
+const LIMITED = named("response.failed", {
+  response: { status: "failed", error: { code: "rate_limit_exceeded", message: "Please try again in 9s." } },
+});
+const START = named("message_start", { message: { role: "assistant", content: [], stop_reason: null } });
+const TOO_MANY = { message: "Rate limit exceeded", code: 429 };
+
+describe("P20 an error behind what holds no content is answered with another key", () => {
+  const streams: [sentence: string, path: string, pieces: string[], keys: string[]][] = [
+    ["Responses that were created", RESPONSES, [CREATED, LIMITED], ["cooling: rate_limit", "ready"]],
+    ["Responses, in one piece", RESPONSES, [CREATED + named("response.in_progress", { response: {} }) + LIMITED], ["cooling: rate_limit", "ready"]],
+    ["Responses that began an item", RESPONSES, [CREATED, named("response.output_item.added", { item: { type: "message", content: [] } }), LIMITED], ["cooling: rate_limit", "ready"]],
+    ["Messages that began and gave a sign of life", MESSAGES, [START, named("ping"), named("error", { error: { type: "rate_limit_error", message: "slow down" } })], ["cooling: rate_limit", "ready"]],
+    ["Messages of an overloaded provider", MESSAGES, [START, named("error", { error: { type: "overloaded_error", message: "Overloaded" } })], ["ready", "ready"]],
+    ["Messages that began a block", MESSAGES, [START, named("content_block_start", { content_block: { type: "text", text: "" } }), named("error", { error: { type: "rate_limit_error", message: "slow down" } })], ["cooling: rate_limit", "ready"]],
+    ["chat that told its role", CHAT, [delta(""), unnamed({ error: TOO_MANY })], ["cooling: rate_limit", "ready"]],
+    ["chat behind comments and a role", CHAT, [": hello\n\n", delta(""), ": still\n\n", unnamed({ error: TOO_MANY })], ["cooling: rate_limit", "ready"]],
+    ["chat, byte by byte", CHAT, [...(delta("") + unnamed({ error: TOO_MANY }))], ["cooling: rate_limit", "ready"]],
+    ["chat that ended behind its role", CHAT, [delta("")], ["ready", "ready"]],
+  ]; // prettier-ignore
+  test.each(streams)("%s", async (_, path, pieces, keys) => {
+    await twoKeys(streamed(...pieces), streamed(GOOD[path] ?? ""), async (staged, keyOf) => {
+      const { text, end } = await read(staged, path);
+      expect({ text, end }).toEqual({ text: GOOD[path] ?? "", end: "clean" });
+      expect(await keysOf(staged)).toEqual(keys);
+      expect(keyOf(0)).not.toBeNull();
+    });
+  });
+});
+
+describe("P18 what holds no content reaches the client as it was", () => {
+  const streams: [sentence: string, path: string][] = [["chat", CHAT], ["Messages", MESSAGES], ["Responses", RESPONSES]]; // prettier-ignore
+  test.each(streams)("%s", async (_, path) => {
+    const pieces = (GOOD[path] ?? "").split(/(?<=\n\n)/);
+    await twoKeys(streamed(...pieces), streamed("never"), async (staged, keyOf) => {
+      expect(await read(staged, path)).toMatchObject({ text: GOOD[path], end: "clean" });
+      expect(keyOf(1)).toBeNull();
+    });
+  });
+});
+
+describe("a key is told of an error that came too late to ask another", () => {
+  const streams: [sentence: string, path: string, stream: string, end: "clean" | "cut", keys: string[]][] = [
+    ["Responses", RESPONSES, CREATED + named("response.output_text.delta", { delta: "a" }) + LIMITED, "clean", ["cooling: rate_limit", "ready"]],
+    ["Messages", MESSAGES, START + named("content_block_delta", { delta: { text: "a" } }) + named("error", { error: { type: "rate_limit_error", message: "slow" } }), "cut", ["cooling: rate_limit", "ready"]],
+    ["Messages of an overloaded provider", MESSAGES, START + named("content_block_delta", { delta: { text: "a" } }) + named("error", { error: { type: "overloaded_error", message: "Overloaded" } }), "cut", ["ready", "ready"]],
+    ["chat", CHAT, delta("a") + unnamed({ error: TOO_MANY }), "cut", ["cooling: rate_limit", "ready"]],
+    ["chat that says that it is done all the same", CHAT, delta("a") + unnamed({ error: TOO_MANY }) + "data: [DONE]\n\n", "cut", ["cooling: rate_limit", "ready"]],
+    ["chat that was limited in so many words", CHAT, delta("a") + unnamed({ error: { type: "rate_limit_error", message: "Too many requests" } }), "cut", ["cooling: rate_limit", "ready"]],
+    ["chat that fails for the request's own sake", CHAT, delta("a") + unnamed({ error: { code: 400, type: "invalid_request_error", message: "bad" } }), "cut", ["ready", "ready"]],
+  ]; // prettier-ignore
+  test.each(streams)("%s", async (_, path, stream, end, keys) => {
+    await twoKeys(streamed(stream), streamed("never"), async (staged, keyOf) => {
+      expect(await read(staged, path)).toMatchObject({ text: stream, end });
+      expect(await keysOf(staged)).toEqual(keys);
+      expect(keyOf(1)).toBeNull();
+    });
+  });
+});
+
+describe("P17 a stream is known by what it is", () => {
+  const cut = delta("a") + delta("b");
+  const head = (type: string | null) =>
+    answerHead(200, { ...(type === null ? {} : { "content-type": type }), "transfer-encoding": "chunked" });
+  const types: [type: string | null][] = [
+    ["text/event-stream"],
+    ["Text/Event-Stream"],
+    ["TEXT/EVENT-STREAM;Charset=UTF-8"],
+    ["text/event-stream ; charset=utf-8"],
+    ["text/plain; charset=utf-8"],
+    ["application/octet-stream"],
+    [null],
+  ];
+  const played = async (type: string | null, path: string, stream: string) => {
+    const answer = (connection: RawConnection) =>
+      connection.write(head(type) + String(chunk(stream)) + LAST_CHUNK);
+    let answered = { text: "", end: null as string | null, head: "" };
+    await twoKeys(answer, answer, async (staged) => void (answered = await read(staged, path)));
+    return answered;
+  };
+  test.each(types)("cut, of type %s", async (type) => {
+    const { text, end } = await played(type, CHAT, cut);
+    expect(end).toBe("cut");
+    expect(text).toStartWith(cut);
+    expect(text.slice(cut.length)).toContain("upstream_protocol_error");
+  });
+  test.each(types)("whole, of type %s", async (type) => {
+    expect(await played(type, CHAT, GOOD[CHAT] ?? "")).toMatchObject({ text: GOOD[CHAT], end: "clean" });
+  });
+  test.each([
+    ["chat", cut],
+    ["Messages", START + named("content_block_delta", { delta: { text: "a" } })],
+    ["Gemini", unnamed({ candidates: [{ content: { parts: [{ text: "a" }] } }] })],
+    ["Cohere", named("content-delta", { delta: { message: { content: { text: "a" } } } })],
+  ])("cut, on a path that nobody knows: %s", async (_, stream) => {
+    const { text, end } = await played("text/event-stream", "/v3/ask", stream);
+    expect({ begins: text.startsWith(stream), end }).toEqual({ begins: true, end: "cut" });
+  });
+  test("of which nothing is known, it is whole where its connection says so", async () => {
+    const stream = 'data: {"progress":0.5}\n\n';
+    expect(await played("text/event-stream", "/v3/ask", stream)).toMatchObject({
+      text: stream,
+      end: "clean",
+    });
+  });
+  test.each([
+    ["a list", `[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]},\n{"candidates":[]}`],
+    ["an object", `{"choices":[{"message":{"content":"${"a".repeat(300_000)}"`],
+  ])("JSON that ends without its end is cut: %s", async (_, body) => {
+    const { text, end } = await played("application/json", "/v1beta/models/g:streamGenerateContent", body);
+    expect({ isAll: text === body, end }).toEqual({ isAll: true, end: "cut" });
+  });
+});
+
+describe("P29 a pool key in a later error of a stream does not reach the client", () => {
+  const [own, other] = KEYS;
+  const base64 = Buffer.from(`Bearer ${other}`).toString("base64");
+  const failing: [sentence: string, path: string, error: string, kept: string][] = [
+    ["its own", CHAT, unnamed({ error: { message: `bad key ${own} here` } }), "bad key [redacted] here"],
+    ["another one", CHAT, unnamed({ error: { message: `bad key ${other} here` } }), "bad key [redacted] here"],
+    ["escaped", CHAT, unnamed({ error: { message: `no ${other}` } }).replace("sk-", "\\u0073k-"), "no [redacted]"],
+    ["in base64", MESSAGES, named("error", { error: { message: `no ${base64}` } }), "[redacted]"],
+    ["in a response that failed", RESPONSES, named("response.failed", { response: { error: { message: `no ${other}` } } }), "no [redacted]"],
+    ["in letters of two bytes", CHAT, unnamed({ error: { message: `né ${other} ✓` } }), "né [redacted] ✓"],
+  ]; // prettier-ignore
+  const content: Record<string, string> = { [CHAT]: delta("a"), [MESSAGES]: named("content_block_delta", { delta: { text: "a" } }), [RESPONSES]: named("response.output_text.delta", { delta: "a" }) }; // prettier-ignore
+
+  test.each(failing)("%s, wherever the event was cut in two", async (_, path, error, kept) => {
+    const before = content[path] ?? "";
+    const bytes = Buffer.from(error);
+    for (let cut = 1; cut < bytes.length; cut += 7) {
+      const answer = (connection: RawConnection) => {
+        connection.write(EVENT_STREAM_HEAD);
+        connection.write(chunk(before));
+        connection.write(chunk(bytes.subarray(0, cut)));
+        connection.write(chunk(bytes.subarray(cut)));
+        connection.write(LAST_CHUNK);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        const { text } = await read(staged, path);
+        expect(text).toContain(kept);
+        expect(text).not.toMatch(/canary|Y2FuYXJ5/);
+        expect(JSON.stringify(staged.logged())).not.toMatch(/canary|Y2FuYXJ5/);
+      });
+    }
+  });
+
+  test("P18 events that only speak of errors go through as they were, wherever they were cut", async () => {
+    const stream =
+      delta("an error") +
+      unnamed({ choices: [{ delta: { content: '"error":' } }], error: null }) +
+      delta("é", "stop") +
+      "data: [DONE]\n\n";
+    const bytes = Buffer.from(stream);
+    for (let cut = 1; cut < bytes.length; cut += 5) {
+      const answer = (connection: RawConnection) => {
+        connection.write(EVENT_STREAM_HEAD);
+        connection.write(chunk(bytes.subarray(0, cut)));
+        connection.write(chunk(bytes.subarray(cut)));
+        connection.write(LAST_CHUNK);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        expect(await read(staged, CHAT)).toMatchObject({ text: stream, end: "clean" });
+      });
+    }
+  });
+
+  test.each(["x-request-echo", "location", "set-cookie", "x-ratelimit-key", "server"])(
+    "in the field %s of a good answer",
+    async (name) => {
+      const answer = (connection: RawConnection) =>
+        connection.write(
+          answerHead(200, {
+            "content-type": "application/json",
+            "content-length": "2",
+            [name]: `a=${other}; ${base64}`,
+          }) + "{}",
+        );
+      await twoKeys(answer, answer, async (staged) => {
+        const { head } = await read(staged, CHAT);
+        expect(head).toContain("a=[redacted]; ");
+        expect(head).not.toMatch(/canary|Y2FuYXJ5/);
+      });
+    },
+  );
+});
