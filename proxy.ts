@@ -12,7 +12,7 @@ import {
   banner,
   demoBanner,
   givenEnvironment,
-  liftFetchLimit,
+  renewProcess,
   openOutputs,
   placesOf,
   untilSignalled,
@@ -20,7 +20,7 @@ import {
   whyNotListening,
 } from "./lib/cli/startup.ts";
 import type { Outputs } from "./lib/cli/startup.ts";
-import { loadConfig, parseConfig } from "./lib/config/config.ts";
+import { certificateFiles, loadConfig, parseConfig } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
 import type { ConfiguredKey } from "./lib/config/keys.ts";
 import type { ProviderConfig } from "./lib/config/provider-settings.ts";
@@ -1259,7 +1259,8 @@ const WORLD = { clock: systemClock, random: Math.random };
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
-  const environment = await givenEnvironment();
+  const started = await givenEnvironment();
+  const environment = started.given;
   const command = parseCommand(process.argv.slice(2));
   switch (command.kind) {
     case "help":
@@ -1271,14 +1272,19 @@ async function main(): Promise<number> {
     case "usage":
       console.error(command.message);
       return EXIT_USAGE;
-    case "check":
     case "status":
     case "keys":
       return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment));
+    case "check":
     case "demo":
-    case "serve":
-      liftFetchLimit(environment);
+    case "serve": {
+      const certificates = await certificateFiles(placesOf(environment, command.envFile));
+      const refusal = renewProcess(started, certificates, { isServer: command.kind !== "check" });
+      if (refusal !== null) return refusal;
+      if (command.kind === "check")
+        return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment));
       return command.kind === "demo" ? demo(environment) : serve(environment, command.envFile);
+    }
   }
 }
 

@@ -12,7 +12,7 @@ import type { LogFiles } from "../observability/log-files.ts";
 import { createBoundedWriter, createLog, logLine, sendToStdout } from "../observability/log.ts";
 import type { Store } from "../observability/store.ts";
 import { Usage } from "../observability/usage.ts";
-import { EXIT_FINE } from "./args.ts";
+import { EXIT_FINE, EXIT_USAGE } from "./args.ts";
 
 export interface Running {
   version: string;
@@ -129,42 +129,85 @@ export function whyNotListening(listen: Listen, error: unknown): string {
 
 // ── The process ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** The environment of this process. */
+export interface GivenEnvironment {
+  /** What was given to it from outside. */
+  readonly given: Record<string, string>;
+  /** What it runs with: `renewProcess` may have added to it. */
+  readonly actual: Record<string, string>;
+}
+
 /**
- * Bun's fetch keeps at most 256 requests under way unless this is in the environment when the process starts (1.4.5):
- * the 257th stream would hang. So the process replaces itself once, with it set. The environment it passes on is the
- * one it was given: from source, Bun has mixed the working directory's `.env` into its own copy.
+ * Replaces this process by itself, once, where the runtime needs another environment than the one that was given,
+ * which it reads only at its start (Bun 1.4.5). Returns where there is no need to; the exit code of a refusal where
+ * it cannot be done and would not be safe.
+ *
+ * Bun's fetch keeps at most 256 requests under way: the 257th stream would hang, so a server lifts that. Certificates
+ * of the settings file are trusted. Certificates are checked, whatever NODE_TLS_REJECT_UNAUTHORIZED says: keys would go
+ * to whoever answers. The environment that is passed on is the one that was given: from source, Bun has mixed the
+ * working directory's `.env` into its own copy.
  */
-export function liftFetchLimit(environment: Record<string, string>): void {
-  const isRight = environment[FETCH_LIMIT] !== undefined && environment[FETCH_TRACE] === undefined;
-  if (isRight || process.execve === undefined) return;
+export function renewProcess(
+  { given, actual }: GivenEnvironment,
+  certificates: ReadonlyMap<string, string>,
+  { isServer }: { isServer: boolean },
+): number | null {
+  const { [FETCH_TRACE]: _, [TLS_CHECK]: tlsCheck, ...others } = given;
+  const wanted: Record<string, string> = {
+    ...(isServer ? { [FETCH_LIMIT]: "65535" } : {}),
+    ...others,
+    ...Object.fromEntries(certificates),
+    ...(certificates.size === 0 ? {} : { [ADDED]: [...certificates.keys()].join() }),
+  };
+  const decisive = [FETCH_LIMIT, FETCH_TRACE, TLS_CHECK, ADDED, ...certificates.keys()];
+  if (decisive.every((name) => actual[name] === wanted[name])) return null;
+  const isCheckOff = /^(?:0|false)$/i.test(tlsCheck ?? "");
+  if (isCheckOff) {
+    console.error(
+      `warning: ${TLS_CHECK}=${tlsCheck} is ignored: without checking certificates, keys would go to whoever answers. Remove it; to trust a CA of your own, set NODE_EXTRA_CA_CERTS to its file.`,
+    );
+  }
   const own = Bun.isStandaloneExecutable
     ? process.argv.slice(2)
     : ["--no-env-file", ...process.argv.slice(1)];
-  const { [FETCH_TRACE]: _, ...others } = environment;
   try {
-    process.execve(process.execPath, [process.argv0, ...own], { [FETCH_LIMIT]: "65535", ...others });
+    process.execve?.(process.execPath, [process.argv0, ...own], wanted);
   } catch {
-    console.error(
-      `warning: at most 256 requests at a time go through. Set ${FETCH_LIMIT}=65535 in the environment.`,
-    );
+    // Told below: it goes on as it is.
   }
+  if (isCheckOff) return EXIT_USAGE;
+  console.error(
+    `warning: this process could not start anew: at most 256 requests at a time go through, and certificates of the settings file are not trusted. Set ${[FETCH_LIMIT, ...certificates.keys()].join(", ")} in the environment.`,
+  );
+  return null;
 }
 
 const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
 /** Has Bun print every request with its fields to stderr: keys among them. */
 const FETCH_TRACE = "BUN_CONFIG_VERBOSE_FETCH";
+const TLS_CHECK = "NODE_TLS_REJECT_UNAUTHORIZED";
+/** Names what `renewProcess` has added from the settings file: that is not from outside, and the file may change. */
+const ADDED = "KEYWHEEL_ADDED";
 
 /** The environment as the process was given it. */
-export async function givenEnvironment(): Promise<Record<string, string>> {
-  try {
-    const text = await Bun.file("/proc/self/environ").text();
-    const variables = text.split("\0").map((variable): [string, string] => {
-      const equals = variable.indexOf("=");
-      return [variable.slice(0, equals), variable.slice(equals + 1)];
-    });
-    return Object.fromEntries(variables.filter(([name]) => name !== ""));
-  } catch {
-    return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""])); // no /proc
+export async function givenEnvironment(): Promise<GivenEnvironment> {
+  const actual = await readEnvironment();
+  const added = actual[ADDED]?.split(",") ?? [];
+  const given = Object.entries(actual).filter(([name]) => name !== ADDED && !added.includes(name));
+  return { given: Object.fromEntries(given), actual };
+
+  async function readEnvironment(): Promise<Record<string, string>> {
+    try {
+      const text = await Bun.file("/proc/self/environ").text();
+      const variables = text.split("\0").map((variable): [string, string] => {
+        const equals = variable.indexOf("=");
+        return [variable.slice(0, equals), variable.slice(equals + 1)];
+      });
+      return Object.fromEntries(variables.filter(([name]) => name !== ""));
+    } catch {
+      // No /proc.
+      return Object.fromEntries(Object.entries(process.env).map(([name, value]) => [name, value ?? ""]));
+    }
   }
 }
 

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Config, type FileOf, loadConfig, parseConfig } from "./config.ts";
+import { certificateFiles, type Config, type FileOf, loadConfig, parseConfig } from "./config.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { PROVIDER_SETTINGS, SETTINGS } from "./settings.ts";
 import { type Dialect, DIALECTS } from "../providers/verdict.ts";
@@ -61,6 +61,7 @@ describe("without any setting but a key, the configuration", () => {
       fallback: [],
       fallbackAfterMs: 2000,
       statePath: "keywheel.db",
+      certificateFiles: [],
       adminPassword: null,
       webhookUrl: null,
     });
@@ -738,6 +739,19 @@ describe("a warning", () => {
     expect(warningsOf({ API_KEYS: "k1", ...environment })).toEqual(warnings);
   });
 
+  const plain: [url: string, isTold: boolean][] = [
+    ["http://10.0.0.7:8000/v1", true],
+    ["http://models.lan/v1", true],
+    ["https://10.0.0.7/v1", false],
+    ["http://localhost:8000/v1", false],
+    ["http://127.1.2.3:8000/v1", false],
+    ["http://[::1]:8000/v1", false],
+  ];
+  test.each(plain)("about keys that go unencrypted to %s: %p", (url, isTold) => {
+    const told = [expect.stringContaining("TARGET_BASE_URL begins with http://")];
+    expect(warningsOf({ API_KEYS: "k1", TARGET_BASE_URL: url })).toEqual(isTold ? told : []);
+  });
+
   test("tells of a star for origins when nobody is asked for a key", () => {
     expect(warningsOf({ API_KEYS: "k1", CORS_ORIGINS: "*" })).toEqual([
       expect.stringContaining("every web page"),
@@ -800,7 +814,7 @@ describe("the files", () => {
     writeFileSync(at("both/.env"), "API_KEYS=here\nAPI_KEYS_FILE=keys\nMAX_WAIT_SEC=7");
     writeFileSync(at("both/keys"), "more\n");
     writeFileSync(at("both/other.env"), "API_KEYS=other");
-    writeFileSync(at("both/bad.env"), "API_KEYS=nvapi-1\ncanary\nPORT=x\nPORT=y");
+    writeFileSync(at("both/bad.env"), "API_KEYS=nvapi-1\ncanary\nPORT=x\nPORT=y", { mode: 0o600 });
     writeFileSync(at("program/.env"), "API_KEYS=beside");
   });
   afterAll(() => rmSync(root, { recursive: true }));
@@ -877,6 +891,43 @@ describe("the files", () => {
     } finally {
       text.mockRestore();
     }
+  });
+
+  test("are warned of where everybody may read them", async () => {
+    for (const [mode, warnings] of [
+      [0o600, 0],
+      [0o640, 0],
+      [0o644, 1],
+      [0o604, 1],
+    ] as const) {
+      const path = at(`mode-${mode}.env`);
+      writeFileSync(path, "API_KEYS=nvapi-1");
+      chmodSync(path, mode);
+      const loaded = await load("bare", path);
+      expect(loaded.warnings).toHaveLength(warnings);
+      if (warnings > 0) expect(loaded.warnings[0]).toEndWith(`chmod 600 ${path}`);
+    }
+  });
+
+  const certificates: [says: string, text: string | null, problem: string | null][] = [
+    ["are fine", "# ours\n-----BEGIN CERTIFICATE-----\nAA==\n", null],
+    ["have to be there", null, "there is no such file"],
+    ["have to hold one", "canary", "it holds no certificate"],
+  ];
+  test.each(certificates)("with certificates %s", async (_, text, problem) => {
+    const path = at(`ca-${text?.length}.pem`);
+    if (text !== null) writeFileSync(path, text);
+    writeFileSync(at("ca.env"), `API_KEYS=nvapi-1\nNODE_EXTRA_CA_CERTS=${path}\n`, { mode: 0o600 });
+    const loaded = await load("bare", at("ca.env"));
+    expect(loaded.ok && loaded.config.certificateFiles).toEqual(problem === null && [path]);
+    expect(loaded.ok ? [] : loaded.problems).toEqual(
+      problem === null ? [] : [expect.stringContaining(`NODE_EXTRA_CA_CERTS is ${path}: ${problem}`)],
+    );
+    const places = { envFile: at("ca.env"), workingDirectory: at("bare"), programDirectory: at("bare") };
+    expect([...(await certificateFiles({ ...places, environment: {} }))]).toEqual([
+      ["NODE_EXTRA_CA_CERTS", path],
+    ]);
+    expect((await certificateFiles({ ...places, environment: { NODE_EXTRA_CA_CERTS: "/x" } })).size).toBe(0);
   });
 
   test("are only the one that is named", async () => {

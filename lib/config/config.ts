@@ -8,6 +8,7 @@
 import { codeOf } from "../core/json.ts";
 import { Secret } from "../core/secret.ts";
 import { parseEnvFile } from "./env-file.ts";
+import { shownPath } from "./key-shapes.ts";
 import { usableMemoryBytes } from "./memory.ts";
 import { type ClientKey, faultOfPassword, readClientKeys } from "./keys.ts";
 import {
@@ -84,6 +85,8 @@ export interface Config {
   fallbackAfterMs: number;
   /** The file that outlives a restart; null: off. A relative one begins at the working directory. */
   statePath: string | null;
+  /** Files with certificates of CAs that are trusted too, as they are written. */
+  certificateFiles: string[];
   /** null: there is no /admin. */
   adminPassword: Secret | null;
   /** An http or https address, which may hold a token; null: nobody is told. */
@@ -129,6 +132,7 @@ export function parseConfig(
     ...readRoutes(reader, known),
     fallbackAfterMs: reader.read("FALLBACK_AFTER_SEC", SECONDS),
     statePath: readStatePath(reader, environment.STATE_DIRECTORY),
+    certificateFiles: CERTIFICATE_SETTINGS.flatMap((name) => reader.text(name) ?? []),
     adminPassword: readAdminPassword(reader),
     webhookUrl: readWebhookUrl(reader),
   };
@@ -169,37 +173,18 @@ export type LoadedConfig = ParsedConfig & {
  * the installed service.
  */
 export async function loadConfig(places: Places): Promise<LoadedConfig> {
-  const { environment, workingDirectory, programDirectory, systemEnvFile } = places;
-  const named = places.envFile === null ? null : absolutePath(workingDirectory, places.envFile);
-  const usual = [absolutePath(workingDirectory, ".env"), absolutePath(programDirectory, ".env")];
-  const candidates =
-    named === null ? [...usual, systemEnvFile].filter((path) => path !== undefined) : [named];
+  const { environment, workingDirectory } = places;
   const watched = new Set<string>();
   const read = (path: string): Promise<FileText> => {
     watched.add(path);
     return readText(path);
   };
-
-  let envFile: { path: string; text: string } | null = null;
-  for (const path of candidates) {
-    const file = await read(path);
-    // Only a file that was named has to exist; one that exists has to be readable.
-    if (!file.ok && file.reason === ABSENT && named === null) continue;
-    // Somebody who only looks need not read the keys of the service: the rest may be in the environment.
-    if (!file.ok && file.reason === FORBIDDEN && path === systemEnvFile && hasKeys(environment)) continue;
-    if (!file.ok) {
-      const remedy =
-        path === systemEnvFile && file.reason === FORBIDDEN
-          ? "It holds the settings of the installed service: use sudo, or name another file with --env-file PATH."
-          : "Correct the path or the file's permissions.";
-      const problem = `${path}: ${file.reason}. ${remedy}`;
-      return { ok: false, problems: [problem], warnings: [], envFile: null, watched: [...watched] };
-    }
-    envFile = { path, text: file.text };
-    break;
+  const found = await findEnvFile(places, read);
+  if (found.kind === "problem") {
+    return { ok: false, problems: [found.problem], warnings: [], envFile: null, watched: [...watched] };
   }
-
-  const parsedFile = parseEnvFile(envFile?.text ?? "");
+  const { path: envFile, text } = found;
+  const parsedFile = parseEnvFile(text);
   const texts = new Map<string, FileText>();
   for (const path of keyFilesOf(environment, parsedFile.values)) {
     texts.set(path, await read(absolutePath(workingDirectory, path)));
@@ -210,12 +195,100 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
     return file.ok ? file.text : null;
   });
   const parsed = parseConfig(environment, parsedFile.values, fileOf, memoryBytes);
-  const warnings = [...parsedFile.warnings.map((line) => `${envFile?.path}: ${line}`), ...parsed.warnings];
-  const problems = parsedFile.problems.map((line) => `${envFile?.path}: ${line}`);
+  const warnings = [...parsedFile.warnings.map((line) => `${envFile}: ${line}`), ...parsed.warnings];
+  const problems = parsedFile.problems.map((line) => `${envFile}: ${line}`);
   if (!parsed.ok) problems.push(...parsed.problems);
+  problems.push(...(await certificateProblems(environment, parsedFile.values, workingDirectory)));
+  if (envFile !== null && (await isOpenToAll(envFile))) {
+    warnings.push(
+      `${envFile} can be read by everybody on this machine, and holds keys: chmod 600 ${envFile}`,
+    );
+  }
   const outcome: ParsedConfig =
     parsed.ok && problems.length === 0 ? { ...parsed, warnings } : { ok: false, problems, warnings };
-  return { ...outcome, envFile: envFile?.path ?? null, watched: [...watched] };
+  return { ...outcome, envFile, watched: [...watched] };
+}
+
+/** The env file and its text; no path and no text where there is none. */
+type FoundEnvFile =
+  { kind: "found"; path: string | null; text: string } | { kind: "problem"; problem: string };
+
+async function findEnvFile(
+  { environment, envFile, workingDirectory, programDirectory, systemEnvFile }: Places,
+  read: (path: string) => Promise<FileText>,
+): Promise<FoundEnvFile> {
+  const named = envFile === null ? null : absolutePath(workingDirectory, envFile);
+  const usual = [absolutePath(workingDirectory, ".env"), absolutePath(programDirectory, ".env")];
+  const candidates =
+    named === null ? [...usual, systemEnvFile].filter((path) => path !== undefined) : [named];
+  for (const path of candidates) {
+    const file = await read(path);
+    if (file.ok) return { kind: "found", path, text: file.text };
+    // Only a file that was named has to exist; one that exists has to be readable.
+    if (file.reason === ABSENT && named === null) continue;
+    const isService = path === systemEnvFile && file.reason === FORBIDDEN;
+    // Somebody who only looks need not read the keys of the service: the rest may be in the environment.
+    if (isService && hasKeys(environment)) continue;
+    const remedy = isService
+      ? "It holds the settings of the installed service: use sudo, or name another file with --env-file PATH."
+      : "Correct the path or the file's permissions.";
+    return { kind: "problem", problem: `${path}: ${file.reason}. ${remedy}` };
+  }
+  return { kind: "found", path: null, text: "" };
+}
+
+/**
+ * What the runtime reads when the process starts: certificates to trust beside its own. They are not read from the
+ * env file by themselves, so `lib/cli/startup.ts` puts them into the environment.
+ */
+const CERTIFICATE_SETTINGS = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] as const;
+
+/** The certificate files that the env file names and the environment does not, by their variables. Absolute paths. */
+export async function certificateFiles(places: Places): Promise<Map<string, string>> {
+  const found = await findEnvFile(places, readText);
+  const files = new Map<string, string>();
+  if (found.kind === "problem") return files;
+  const { values } = parseEnvFile(found.text);
+  for (const name of CERTIFICATE_SETTINGS) {
+    const path = values.get(name)?.trim() ?? "";
+    if (path === "" || places.environment[name]?.trim()) continue;
+    files.set(name, absolutePath(places.workingDirectory, path));
+  }
+  return files;
+}
+
+/** Without them every connection would fail later, and for a reason that names no file. */
+async function certificateProblems(
+  environment: Environment,
+  file: ReadonlyMap<string, string>,
+  workingDirectory: string,
+): Promise<string[]> {
+  const problems: string[] = [];
+  for (const name of CERTIFICATE_SETTINGS) {
+    const path = environment[name]?.trim() || file.get(name)?.trim() || "";
+    if (path === "") continue;
+    const text = await readText(absolutePath(workingDirectory, path));
+    const reason = !text.ok
+      ? text.reason
+      : text.text.includes("-----BEGIN")
+        ? null
+        : "it holds no certificate (-----BEGIN CERTIFICATE-----)";
+    if (reason !== null) {
+      problems.push(
+        `${name} is ${shownPath(path)}: ${reason}. Name a PEM file with the certificate of the CA, or remove the setting.`,
+      );
+    }
+  }
+  return problems;
+}
+
+/** Whether anybody on this machine may read the file. */
+async function isOpenToAll(path: string): Promise<boolean> {
+  try {
+    return ((await Bun.file(path).stat()).mode & 0o004) !== 0;
+  } catch {
+    return false; // it is gone, or whoever asks may not know
+  }
 }
 
 function hasKeys(environment: Environment): boolean {

@@ -24,7 +24,7 @@ import {
   YES_OR_NO,
 } from "./parsers.ts";
 import type { KnownProvider } from "./routes.ts";
-import { readUpstreamProxy, type UpstreamProxy } from "./upstream-proxy.ts";
+import { isThisMachine, readUpstreamProxy, type UpstreamProxy } from "./upstream-proxy.ts";
 import {
   nearest,
   providerPrefix,
@@ -272,7 +272,14 @@ function readBaseUrl(reader: SettingsReader, name: string, text: string, listen:
     reader.problems.add(`${name} ${baseUrl}.`);
     return null;
   }
-  if (!isOwnAddress(baseUrl, listen)) return baseUrl;
+  if (!isOwnAddress(baseUrl, listen)) {
+    if (baseUrl.protocol === "http:" && !isThisMachine(baseUrl.hostname)) {
+      reader.warnings.add(
+        `${name} begins with http://, so keys and texts go to ${baseUrl.host} for all on the way to read. Use https:// where it is served.`,
+      );
+    }
+    return baseUrl;
+  }
   reader.problems.add(
     `${name} is the address on which keywheel itself listens. Use the provider's, or another PORT.`,
   );

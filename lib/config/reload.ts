@@ -93,7 +93,15 @@ export class Reloader {
 // ------------------------------------------------------------------- what is other than before
 
 /** What takes effect only when the program starts. */
-const AT_START = ["listen", "logFormat", "logDir", "logRetentionDays", "statePath", "webhookUrl"] as const;
+const AT_START = [
+  "listen",
+  "logFormat",
+  "logDir",
+  "logRetentionDays",
+  "statePath",
+  "webhookUrl",
+  "certificateFiles",
+] as const;
 type AtStart = (typeof AT_START)[number];
 
 const VARIABLES: Record<AtStart, string> = {
@@ -103,6 +111,7 @@ const VARIABLES: Record<AtStart, string> = {
   logRetentionDays: "LOG_RETENTION_DAYS",
   statePath: "STATE",
   webhookUrl: "WEBHOOK_URL",
+  certificateFiles: "NODE_EXTRA_CA_CERTS and SSL_CERT_FILE",
 };
 
 export interface Changes {

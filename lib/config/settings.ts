@@ -38,6 +38,8 @@ export const SETTINGS = {
   FALLBACK_AFTER_SEC: "2",
   ROUTES: null,
   UPSTREAM_PROXY: null,
+  NODE_EXTRA_CA_CERTS: null,
+  SSL_CERT_FILE: null,
   STATE: "keywheel.db",
   ADMIN_PASSWORD: null,
   CORS_ORIGINS: null,

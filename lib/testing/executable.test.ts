@@ -14,6 +14,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageFile from "../../package.json";
 import { USAGE } from "../cli/args.ts";
+import { TEST_CA, TEST_TLS } from "./certificate.ts";
+import { startHttpProxy } from "./http-proxy.ts";
 import {
   chunk,
   connectRaw,
@@ -323,6 +325,84 @@ function isRefused(url: string): boolean {
       line.includes(`:${Number(port).toString(16).toUpperCase().padStart(4, "0")} 00000000:0000 0A`),
     );
 }
+
+describe("a provider whose certificate a company's CA has signed", () => {
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    tls: TEST_TLS,
+    fetch: ({ headers }) =>
+      headers.get("authorization") === null
+        ? new Response("{}", { status: 401 })
+        : Response.json({ data: [], choices: [{ message: { content: "hi" }, finish_reason: "stop" }] }),
+  });
+  afterAll(() => server.stop(true));
+  const settings = `API_KEYS=sk-1\nPROVIDER=openai\nTARGET_BASE_URL=https://localhost:${server.port}/v1\nMAX_ATTEMPTS=1\nSTATE=off\n`;
+  const chatAt = (url: string) =>
+    fetch(`${url}/v1/chat/completions`, { method: "POST", body: '{"model":"m"}' });
+
+  /** A directory with these settings, private to its owner. */
+  function folderOf(text: string): string {
+    const folder = emptyFolder();
+    writeFileSync(join(folder, ".env"), text, { mode: 0o600 });
+    writeFileSync(join(folder, "ca.pem"), TEST_CA);
+    return folder;
+  }
+
+  test("is not reached, and the client reads why and what to do", async () => {
+    await using proxy = await serve({ folder: folderOf(settings) });
+    const answer = await chatAt(proxy.url);
+    expect(answer.status).toBe(502);
+    expect(await answer.text()).toMatch(
+      /at localhost:\d+: its certificate is not signed .* NODE_EXTRA_CA_CERTS=/,
+    );
+  });
+
+  test.each(["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"])(
+    "is reached where the settings file names it in %s",
+    async (name) => {
+      const folder = folderOf(`${settings}${name}=ca.pem\n`);
+      await using proxy = await serve({ folder });
+      expect((await chatAt(proxy.url)).status).toBe(200);
+      expect(proxy.stderr()).toBe("");
+      const { code, stdout } = await run({ words: ["check"], folder });
+      expect([code, stdout]).toEqual([0, expect.stringContaining("works")]);
+    },
+  );
+
+  test("is reached where the environment names it", async () => {
+    const folder = folderOf(settings);
+    await using proxy = await serve({ folder, environment: { NODE_EXTRA_CA_CERTS: join(folder, "ca.pem") } });
+    expect((await chatAt(proxy.url)).status).toBe(200);
+  });
+
+  test("P39 is not reached by checking no certificate at all", async () => {
+    const folder = folderOf(settings);
+    for (const value of ["0", "false"]) {
+      const environment = { NODE_TLS_REJECT_UNAUTHORIZED: value };
+      await using proxy = await serve({ folder, environment });
+      expect((await chatAt(proxy.url)).status).toBe(502);
+      expect(proxy.stderr()).toContain(`NODE_TLS_REJECT_UNAUTHORIZED=${value} is ignored`);
+      const { code, stderr } = await run({ words: ["check"], folder, environment });
+      expect([code, stderr]).toEqual([1, expect.stringContaining("is ignored")]);
+    }
+  });
+
+  test("is reached through a proxy that opens a tunnel", async () => {
+    await using way = await startHttpProxy(server.port ?? 0);
+    const text = settings.replace("localhost", "provider.test");
+    const folder = folderOf(
+      `${text}NODE_EXTRA_CA_CERTS=ca.pem\nUPSTREAM_PROXY=http://127.0.0.1:${way.port}\n`,
+    );
+    await using proxy = await serve({ folder });
+    expect((await chatAt(proxy.url)).status).toBe(200);
+    const { code, stdout } = await run({ words: ["check"], folder });
+    expect([code, stdout]).toEqual([0, expect.stringContaining("works")]);
+    const tunnels = way.heads.filter((head) => head.startsWith(`CONNECT provider.test:${server.port} `));
+    expect(tunnels.length).toBe(way.heads.length);
+    expect(tunnels.length).toBeGreaterThan(1);
+  });
+});
 
 describe("what the executable reads", () => {
   /** The key with which it asks upstream. */

@@ -1,0 +1,41 @@
+/**
+ * A server with a certificate that no machine trusts: made for `provider.test` and `localhost` by a CA of its own, whose
+ * certificate is here too. The key of the server is worth nothing anywhere else, and that of the CA is gone. Made by
+ * OpenSSL (EC P-256, valid for a hundred years).
+ */
+
+/** The certificate of the CA. */
+export const TEST_CA = `-----BEGIN CERTIFICATE-----
+MIIBjjCCATOgAwIBAgIUBRsBze0Py3uddICnjnyMRgUQkygwCgYIKoZIzj0EAwIw
+GzEZMBcGA1UEAwwQa2V5d2hlZWwgdGVzdCBDQTAgFw0yNjExMjkyMTE0NThaGA8y
+MTI2MTEwNTIxMTQ1OFowGzEZMBcGA1UEAwwQa2V5d2hlZWwgdGVzdCBDQTBZMBMG
+ByqGSM49AgEGCCqGSM49AwEHA0IABKCIHXQhM0TQ7FhRUBsc1r54n3K5yHjtJOzF
+DF7WaUnCQDgYGBL1ofBYgORsEOu5G5UqNJbG3lsy1pA9Mut7puyjUzBRMB0GA1Ud
+DgQWBBRbaNN03ENYVoN2n3574JCLtASaHTAfBgNVHSMEGDAWgBRbaNN03ENYVoN2
+n3574JCLtASaHTAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0kAMEYCIQCj
+Wk/zyjGoW+1RS0GdKAGUin3eAVnY4gBKuzxqJvestgIhAJ04J6ZDMiEXcX4OOz4o
+cfBvzTbWREEfN0seGlFIKvjX
+-----END CERTIFICATE-----
+`;
+
+/** What `Bun.serve` takes. */
+export const TEST_TLS = {
+  cert: `-----BEGIN CERTIFICATE-----
+MIIBnTCCAUSgAwIBAgIUDWaWCsq65s+oBp7Ln5EujfDr4gwwCgYIKoZIzj0EAwIw
+GzEZMBcGA1UEAwwQa2V5d2hlZWwgdGVzdCBDQTAgFw0yNjExMjkyMTE0NThaGA8y
+MTI2MTEwNTIxMTQ1OFowGDEWMBQGA1UEAwwNcHJvdmlkZXIudGVzdDBZMBMGByqG
+SM49AgEGCCqGSM49AwEHA0IABJiQ8IRaanM6d/prsuKioZS2HCzN0QPeEIiwVTrt
+f9HjV8dykkAg2vk93hndies2vMPrRDKJw27fqIQBI3mFX2GjZzBlMCMGA1UdEQQc
+MBqCDXByb3ZpZGVyLnRlc3SCCWxvY2FsaG9zdDAdBgNVHQ4EFgQUXbu4FQH6TEA4
+p526cQWyzPR5Rm8wHwYDVR0jBBgwFoAUW2jTdNxDWFaDdp9+e+CQi7QEmh0wCgYI
+KoZIzj0EAwIDRwAwRAIgTe6yBl7MoQt4o5Wd2kR3Nc0ZM4E3qtSPZqDNklJhQecC
+IGYWz5S2nmig30yOkyP+wIypIFBMzZRvQJUFpRW12fXg
+-----END CERTIFICATE-----
+`,
+  key: `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgWq0n96oE+u1wRY4O
+HegdXaQ9GVwVPYQLFR2chO4cmRmhRANCAASYkPCEWmpzOnf6a7LioqGUthwszdED
+3hCIsFU67X/R41fHcpJAINr5Pd4Z3YnrNrzD60QyicNu36iEASN5hV9h
+-----END PRIVATE KEY-----
+`,
+};
