@@ -4,6 +4,7 @@
  * A session is 32 random bytes in a cookie that scripts cannot read and other sites cannot send; only its hash is
  * kept, in memory, so a restart ends it. No header is trusted to say where a request came from.
  */
+import { keepNewest } from "../core/bounded.ts";
 import { HOUR_MS } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
@@ -280,7 +281,7 @@ export class LoginThrottle {
     const count = before === undefined || now - before.at > FORGET_AFTER_MS ? 0 : before.count;
     this.#failures.delete(network); // so that it comes last
     this.#failures.set(network, { count: count + 1, at: now });
-    dropFirst(this.#failures, MOST_NETWORKS);
+    keepNewest(this.#failures, MOST_NETWORKS);
     if (network !== THIS_MACHINE && !this.#known.has(network)) {
       this.#fullAt = Math.max(this.#fullAt, now) + ONE_EVERY_MS;
     }
@@ -291,7 +292,7 @@ export class LoginThrottle {
     this.#failures.delete(network);
     this.#known.delete(network);
     this.#known.add(network);
-    dropFirst(this.#known, MOST_KNOWN);
+    keepNewest(this.#known, MOST_KNOWN);
   }
 
   /** How many networks are remembered. */
@@ -303,13 +304,6 @@ export class LoginThrottle {
 function delayMs(failures: number): number {
   if (failures <= FREE_FAILURES) return 0;
   return Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (failures - FREE_FAILURES - 1));
-}
-
-function dropFirst(from: Map<string, unknown> | Set<string>, most: number): void {
-  for (const key of from.keys()) {
-    if (from.size <= most) return;
-    from.delete(key);
-  }
 }
 
 const THIS_MACHINE = "this machine";

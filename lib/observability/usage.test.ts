@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { utcDay } from "../core/clock.ts";
-import { KEPT_REQUESTS, Usage } from "./usage.ts";
+import { BEAT_MS, KEPT_REQUESTS, type TrafficRange, Usage } from "./usage.ts";
 import type { AttemptRecord, RequestRecord } from "../core/events.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
@@ -48,7 +48,7 @@ function record(fields: Partial<RequestRecord> = {}): RequestRecord {
 }
 
 /** The usage after these requests have finished, in this order. */
-function ledgerOf(...records: RequestRecord[]): Usage {
+function usageAfter(...records: RequestRecord[]): Usage {
   const usage = new Usage();
   for (const finished of records) usage.finished(finished);
   return usage;
@@ -57,7 +57,7 @@ function ledgerOf(...records: RequestRecord[]): Usage {
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 describe("the last requests", () => {
-  const after = (count: number) => ledgerOf(...upTo(count).map((id) => record({ id })));
+  const after = (count: number) => usageAfter(...upTo(count).map((id) => record({ id })));
   const ids = (usage: Usage, limit: number) => usage.recent(limit).map(({ id }) => id);
 
   test.each<[sentence: string, finished: number, limit: number, first: number, last: number, count: number]>([
@@ -82,13 +82,15 @@ describe("the last requests", () => {
     usage.keep(record({ id: 7 }));
     usage.finished(record({ id: 0 }));
     expect(ids(usage, 9)).toEqual([0, 7]);
-    expect([usage.traffic(NOW).at(-1)?.requests, usage.usage(1, NOW)[0]?.requests]).toEqual([1, 1]);
+    expect([usage.traffic("1h", NOW).points.at(-1)?.requests, usage.usage(1, NOW)[0]?.requests]).toEqual([
+      1, 1,
+    ]);
   });
 });
 
 describe("the traffic of the last hour", () => {
   test("has sixty minutes, the running one last, those without requests too", () => {
-    const traffic = ledgerOf(record({ at: NOW - 59 * MINUTE })).traffic(NOW + 59_999);
+    const traffic = usageAfter(record({ at: NOW - 59 * MINUTE })).traffic("1h", NOW + 59_999).points;
     expect(traffic.map(({ at }) => at)).toEqual(upTo(60).map((index) => NOW - (59 - index) * MINUTE));
     expect(traffic.map(({ requests }) => requests)).toEqual([1, ...Array<number>(59).fill(0)]);
   });
@@ -99,7 +101,7 @@ describe("the traffic of the last hour", () => {
     ["counts one that ended just before", 59_000, 999, 0],
     ["counts a long one only where it ended", 0, 5 * MINUTE, 5],
   ])("%s", (_, atMs, totalMs, minute) => {
-    const traffic = ledgerOf(record({ at: NOW + atMs, totalMs })).traffic(NOW + 9 * MINUTE);
+    const traffic = usageAfter(record({ at: NOW + atMs, totalMs })).traffic("1h", NOW + 9 * MINUTE).points;
     const counted = traffic.filter(({ requests }) => requests > 0).map(({ at }) => (at - NOW) / MINUTE);
     expect(counted).toEqual([minute]);
   });
@@ -122,27 +124,139 @@ describe("the traffic of the last hour", () => {
     ["tells of an error from a status of 500 on", { status: 500, attempts: many("rejected") }, 0, 1],
     ["tells of no error where the client left", { status: 499, attempts: [] }, 0, 0],
   ])("%s", (_, fields, absorbed, errors) => {
-    expect(ledgerOf(record(fields)).traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 1, absorbed, errors });
+    expect(usageAfter(record(fields)).traffic("1h", NOW).points.at(-1)).toMatchObject({
+      at: NOW,
+      requests: 1,
+      absorbed,
+      errors,
+    });
   });
 
   // A client that had left within the attempt was shown among the failures that no client saw.
   test("tells of nothing absorbed where the client left", () => {
-    const usage = ledgerOf(record({ status: 499, outcome: "abandoned", attempts: many("abandoned") }));
-    expect(usage.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 1, absorbed: 0, errors: 0 });
+    const usage = usageAfter(record({ status: 499, outcome: "abandoned", attempts: many("abandoned") }));
+    expect(usage.traffic("1h", NOW).points.at(-1)).toMatchObject({
+      at: NOW,
+      requests: 1,
+      absorbed: 0,
+      errors: 0,
+    });
   });
 
   test("adds up", () => {
     const refused = record({ attempts: many("rate_limited", "served") });
-    const usage = ledgerOf(refused, refused, record({ status: 500 }));
-    expect(usage.traffic(NOW).at(-1)).toEqual({ at: NOW, requests: 3, absorbed: 2, errors: 1 });
+    const usage = usageAfter(refused, refused, record({ status: 500 }));
+    expect(usage.traffic("1h", NOW).points.at(-1)).toMatchObject({
+      at: NOW,
+      requests: 3,
+      absorbed: 2,
+      errors: 1,
+    });
   });
 
   test("forgets what is older than an hour, and keeps what is not", () => {
-    const usage = ledgerOf(record({ at: NOW, totalMs: 0 }), record({ at: NOW + MINUTE, totalMs: 0 }));
-    usage.finished(record({ at: NOW + 60 * MINUTE, totalMs: 0 }));
-    expect(usage.minuteAt(NOW + MINUTE).requests).toBe(1);
-    expect(usage.minuteAt(NOW).requests).toBe(0);
+    const usage = new Usage();
+    for (const minute of upTo(62)) usage.finished(record({ at: NOW + minute * MINUTE, totalMs: 0 }));
+    expect(usage.pointAt("minute", NOW + 2 * MINUTE).requests).toBe(1);
+    expect(usage.traffic("1h", NOW + 61 * MINUTE).points[0]?.requests).toBe(1);
+    expect(usage.pointAt("minute", NOW).requests).toBe(0);
   });
+
+  test.each<[sentence: string, status: number, hidden: number]>([
+    ["counts a 429 that no client saw", 200, 2],
+    ["counts it where upstream refused the request itself", 400, 2],
+    ["counts none where the client got an error", 503, 0],
+  ])("%s", (_, status, hidden) => {
+    const refused = attempt("rate_limited", { status: 429 });
+    const usage = usageAfter(record({ status, attempts: [refused, refused, attempt("served")] }));
+    expect(usage.traffic("1h", NOW).points.at(-1)?.hidden429).toBe(hidden);
+  });
+});
+
+describe("the traffic of a longer time", () => {
+  const HOUR = 60 * MINUTE;
+  const ranges: [range: TrafficRange, count: number, stepMs: number, agoMs: number, index: number][] = [
+    ["1h", 60, MINUTE, 59 * MINUTE, 0],
+    ["24h", 24, HOUR, 0, 23],
+    ["24h", 24, HOUR, 23 * HOUR, 0],
+    ["7d", 168, HOUR, 6 * DAY, 23],
+    ["7d", 168, HOUR, 167 * HOUR, 0],
+    ["30d", 30, DAY, 0, 29],
+    ["30d", 30, DAY, 29 * DAY, 0],
+  ];
+  test.each(ranges)(
+    "of %s has %p points of %p ms: a request %p ms ago is in point %p",
+    (range, count, stepMs, agoMs, index) => {
+      const usage = usageAfter(record({ at: NOW - agoMs, totalMs: 0 }));
+      const traffic = usage.traffic(range, NOW);
+      expect([traffic.points.length, traffic.stepMs]).toEqual([count, stepMs]);
+      expect(traffic.points.map(({ requests }) => requests)).toEqual(
+        upTo(count).map((at) => (at === index ? 1 : 0)),
+      );
+      const ats = traffic.points.map(({ at }) => at);
+      expect(new Set(ats.map((at, order) => at - order * stepMs)).size).toBe(1);
+    },
+  );
+
+  test("is bounded, and a clock that was set ahead for a moment costs only what it counted", () => {
+    const usage = usageAfter(
+      record({ at: NOW, totalMs: 0 }),
+      record({ at: NOW + 9000 * DAY, totalMs: 0 }),
+      record({ at: NOW, totalMs: 0 }),
+    );
+    expect(usage.traffic("24h", NOW).points.at(-1)?.requests).toBe(2);
+    for (const hour of upTo(1000)) usage.finished(record({ at: NOW + hour * HOUR, totalMs: 0 }));
+    expect(
+      usage.traffic("30d", NOW + 999 * HOUR).points.reduce((sum, { requests }) => sum + requests, 0),
+    ).toBeLessThan(722);
+  });
+});
+
+describe("the heartbeats of a key", () => {
+  const SLOT = BEAT_MS;
+  const beats = (usage: Usage, now = NOW) => usage.heartbeats("aaaa", now);
+  const rows: [sentence: string, verdicts: string[], letter: string][] = [
+    ["answers", ["served", "rejected"], "o"],
+    ["refusals", ["rate_limited", "exhausted"], "r"],
+    ["a dead key", ["revoked"], "r"],
+    ["faults", ["overloaded", "unreachable"], "f"],
+    ["answers and refusals", ["rate_limited", "served"], "m"],
+    ["answers and faults", ["served", "unreachable"], "m"],
+    ["refusals and faults", ["unreachable", "rate_limited"], "r"],
+    ["clients that left", ["abandoned"], "."],
+  ];
+  test.each(rows)("show %s of the slot that runs", (_, verdicts, letter) => {
+    const usage = usageAfter(record({ totalMs: 0, attempts: verdicts.map((verdict) => attempt(verdict)) }));
+    expect(beats(usage)).toBe(".".repeat(29) + letter);
+  });
+
+  test("move on with the time, and are gone after an hour", () => {
+    const usage = usageAfter(record({ at: NOW, totalMs: 0, attempts: [attempt("served")] }));
+    expect(beats(usage, NOW + 3 * SLOT)).toBe(`${".".repeat(26)}o...`);
+    usage.finished(record({ at: NOW + 4 * SLOT, totalMs: 0, attempts: [attempt("rate_limited")] }));
+    expect(beats(usage, NOW + 4 * SLOT)).toBe(`${".".repeat(25)}o...r`);
+    expect(beats(usage, NOW + 33 * SLOT)).toBe(`r${".".repeat(29)}`);
+    expect(beats(usage, NOW + 34 * SLOT)).toBe(".".repeat(30));
+  });
+
+  test("go on where the clock was set", () => {
+    const usage = usageAfter(record({ at: NOW, totalMs: 0, attempts: [attempt("served")] }));
+    usage.finished(record({ at: NOW - 5000 * SLOT, totalMs: 0, attempts: [attempt("rate_limited")] }));
+    expect(beats(usage, NOW - 5000 * SLOT)).toBe(`${".".repeat(29)}r`);
+    expect(beats(usage, NOW)).toBe(".".repeat(30));
+  });
+
+  test("of a key that was never asked are quiet", () => {
+    expect(new Usage().heartbeats("nobody", NOW)).toBe(".".repeat(30));
+  });
+});
+
+const rowNamed = (model: string) => ({
+  day: "2026-11-20",
+  provider: "default",
+  keyId: "aaaa",
+  model,
+  client: null,
 });
 
 describe("the usage", () => {
@@ -157,13 +271,13 @@ describe("the usage", () => {
     ["overloaded", 0, 1],
     ["unreachable", 0, 1],
   ])("counts an attempt that was %s", (verdict, rateLimited, errors) => {
-    const [row] = ledgerOf(record({ attempts: [attempt(verdict)] })).usage(1, NOW);
-    const where = { day: "2026-11-20", provider: "default", keyId: "aaaa", model: "big" };
+    const [row] = usageAfter(record({ attempts: [attempt(verdict)] })).usage(1, NOW);
+    const where = { day: "2026-11-20", provider: "default", keyId: "aaaa", model: "big", client: null };
     expect(row).toEqual({ ...where, requests: 1, rateLimited, errors });
   });
 
   test("has a row for each key, model and provider, the most used first", () => {
-    const usage = ledgerOf(
+    const usage = usageAfter(
       record({ attempts: [attempt("rate_limited", { keyId: "bbbb" }), attempt("served")] }),
       record({ model: null }),
       record(),
@@ -186,7 +300,7 @@ describe("the usage", () => {
     ["shows the day before too", 2, ["2026-11-20", "2026-11-19"]],
     ["shows the newest day first", 30, ["2026-11-20", "2026-11-19", "2026-11-01"]],
   ])("%s", (_, days, shown) => {
-    const usage = ledgerOf(...[NOW - 19 * DAY, NOW, NOW - DAY].map((at) => record({ at })));
+    const usage = usageAfter(...[NOW - 19 * DAY, NOW, NOW - DAY].map((at) => record({ at })));
     expect(usage.usage(days, NOW).map(({ day }) => day)).toEqual(shown);
   });
 
@@ -195,16 +309,18 @@ describe("the usage", () => {
     ["counts midnight (UTC) on the day that begins", Date.UTC(2026, 10, 21), "2026-11-21"],
     ["counts a request of the day before on that day", Date.UTC(2026, 10, 20) - 1, "2026-11-19"],
   ])("%s", (_, at, day) => {
-    const usage = ledgerOf(record(), record({ at, model: "other" }));
+    const usage = usageAfter(record(), record({ at, model: "other" }));
     expect(usage.usage(9, NOW + DAY).find(({ model }) => model === "other")?.day).toBe(day);
-    expect(usage.usedRow(at, "default", "aaaa", "other")).toMatchObject({ day, requests: 1 });
+    expect(
+      usage.rowFor(at, { provider: "default", keyId: "aaaa" }, { model: "other", client: null }),
+    ).toMatchObject({ day, requests: 1 });
     expect(utcDay(at)).toBe(day);
   });
 
   test("has 20,000 rows at most, as models are named by clients, and goes on counting in those", () => {
     const usage = new Usage();
-    for (const index of upTo(20_000)) usage.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
-    expect(usage.rowOf("2026-11-20", "default", "aaaa", "one-more")).toBeNull();
+    for (const index of upTo(20_000)) usage.rowOf(rowNamed(`model-${index}`));
+    expect(usage.rowOf(rowNamed("one-more"))).toBeNull();
     usage.finished(record({ model: "one-more" }));
     usage.finished(record({ model: "model-5" }));
     const rows = usage.usage(1, NOW);
@@ -215,7 +331,7 @@ describe("the usage", () => {
   // later day either.
   test("is counted on a new day, although an earlier one has filled it", () => {
     const usage = new Usage();
-    for (const index of upTo(20_000)) usage.rowOf("2026-11-20", "default", "aaaa", `model-${index}`);
+    for (const index of upTo(20_000)) usage.rowOf(rowNamed(`model-${index}`));
     usage.finished(record({ at: NOW + DAY }));
     expect(usage.usage(1, NOW + DAY).length).toBe(1);
   });
