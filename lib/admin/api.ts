@@ -2,23 +2,71 @@
  * The page under `/admin`, and the API behind it.
  *
  * A request is let through in this order: may its peer ask at all, does the path exist, is it a page of ours that
- * asks, is it the operator. Only then its body is read. A key's text comes in here and never goes out; every change
- * is logged, by the id of the key. Loaded only where `ADMIN_PASSWORD` is set, at the first request.
+ * asks, is it the operator. Only then its body is read. A key's text comes in here and never goes out, save its last
+ * four characters where it has 20 and more; every change is logged, by the id of the key. Loaded only where
+ * `ADMIN_PASSWORD` is set, at the first request.
+ *
+ * All paths begin with `/admin/api/`. Scripts send `Authorization: Bearer <password>`; the page signs in and sends its
+ * cookie with the field `x-keywheel-page`. Answers are JSON, errors those of `error-responses`. A change answers with
+ * `{"message"}`, a sentence for people. Times are RFC 3339 in UTC, durations seconds (`_sec`) or milliseconds (`_ms`).
+ *
+ * - `GET session`: `{signed_in, version}`. `POST login {password}`: `{signed_in, page_key}`, which is the value of
+ *   `x-keywheel-page` from then on. `POST logout`. These three need no password.
+ * - `GET overview`: the truth of this moment. `headline {outcome: served|waits|refused, why, text, wait_sec}` says what
+ *   the next request to the default provider meets; `hidden_429 {1h, 24h, 7d, 30d}` counts upstream's 429 that no client
+ *   saw; `under_way` lists requests that are not over, `phase` one of receiving, waiting, provider, streaming;
+ *   `providers` each has `state: up|paused|disabled`, `pause_reason`, `pause_said`, `next_key_sec`, `queue_sec` (how long
+ *   one that comes now waits; null: nobody knows), and `keys` with the fields of `/health` and `last_four`, `said`,
+ *   `source`, `locked`, `beats`: 30 slots of two minutes, the newest last, `.` nothing, `o` answers, `m` answers and
+ *   failures, `r` refusals, `f` faults.
+ * - `GET live`: server-sent events: `overview` (as above, at most once a second), `request` (as below, when it is over)
+ *   and `key` (a change of a key or provider).
+ * - `GET requests?limit=&status=&provider=&model=&client=&key=&q=`: the last ones, newest first. `status`: ok, failed,
+ *   waited, rotated, 404 or 5xx; `key`: an id; `q`: words to search for. Each has `wait_ms`, `provider_ms` and
+ *   `stream_ms`, which add up to `total_ms`.
+ * - `GET traffic?range=1h|24h|7d|30d`: `{range, step_sec, traffic: [{at, requests, absorbed, hidden_429, errors}]}`.
+ * - `GET usage?days=N`: a row a day (UTC), provider, key, model and client.
+ * - `GET providers/known`: the catalogue: `{providers: [{name, base_url, key_prefixes}]}`.
+ * - `POST providers {keys, name?, base_url?, dialect?}`: makes one; without `name` it is recognised by its keys.
+ *   `PATCH providers/NAME {rpm?, strategy?, …}` (`EDITABLE` of views), `DELETE providers/NAME`,
+ *   `POST providers/NAME/order {ids}`.
+ * - `POST providers/NAME/keys {keys, force?}`: any number, as a text with one or more a line or as a list. Answers with
+ *   `keys: [{place, id, account, last_four, outcome, message}]`, `outcome` one of added, already_there, refused (by the
+ *   provider, or as another company's), no_key, not_saved; 201 where one was added, else 422. Or one alone:
+ *   `{key, account?, daily_limit?, force?}`. `force`: also what the provider refuses.
+ * - `DELETE providers/NAME/keys/ID`, `POST …/ID/check`, `pause`, `resume`, `reset`.
+ * - `POST reload`: reads the settings again.
  */
 import type { Clock } from "../core/clock.ts";
 import type { Access, Listen } from "../config/config.ts";
 import {
-  EDITABLE,
+  type ChangeRefused,
   type KeyTrial,
   type ChangeOutcome,
-  type SettingChanges,
   shownOverview,
   shownRequest,
   shownTraffic,
   shownUsage,
   type Why,
 } from "./views.ts";
-import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
+import type { ConfiguredKey } from "../config/keys.ts";
+import { DIALECTS } from "../providers/verdict.ts";
+import { defaultBaseUrl, PROVIDERS } from "../providers/catalog.ts";
+import {
+  badRequest,
+  countIn,
+  invalid,
+  isRefusal,
+  NO_BODY,
+  rangeIn,
+  readChanges,
+  readJsonBody,
+  readKeyLines,
+  readKeyText,
+  readNewKey,
+  readNewProvider,
+  requestFilterIn,
+} from "./api-input.ts";
 import { type Admitted, FOREIGN, isForeign, AdminAuth, whyNotAdmitted, type Presented } from "./auth.ts";
 import { Live, createPage } from "./dashboard.ts";
 import {
@@ -29,8 +77,7 @@ import {
   type ProxyErrorType,
 } from "../http/error-responses.ts";
 import { redact, type Secret, unmask } from "../core/secret.ts";
-
-import { field, isObject, type JsonObject, parseJson } from "../core/json.ts";
+import { field, type JsonObject } from "../core/json.ts";
 import { shown } from "../config/key-shapes.ts";
 import type { Log } from "../core/events.ts";
 import { Usage } from "../observability/usage.ts";
@@ -146,9 +193,12 @@ const ENDPOINTS: readonly Endpoint[] = [
   { method: "GET", path: "traffic", answer: traffic },
   { method: "GET", path: "live", answer: watch },
   { method: "POST", path: "reload", answer: reload },
+  { method: "GET", path: "providers/known", answer: knownProviders },
+  { method: "POST", path: "providers", answer: addProvider },
   { method: "PATCH", path: "providers/:provider", answer: editProvider },
+  { method: "DELETE", path: "providers/:provider", answer: removeProvider },
   { method: "POST", path: "providers/:provider/order", answer: reorder },
-  { method: "POST", path: "providers/:provider/keys", answer: addKeyEndpoint },
+  { method: "POST", path: "providers/:provider/keys", answer: addKeysEndpoint },
   { method: "DELETE", path: KEY, answer: removeKeyEndpoint },
   { method: "POST", path: `${KEY}/check`, answer: checkEndpoint },
   { method: "POST", path: `${KEY}/pause`, answer: (input) => changeKey(input, "pause") },
@@ -256,7 +306,9 @@ function overview({ context: { operator, clock } }: EndpointInput): ApiAnswer {
 function requests({ context, query }: EndpointInput): ApiAnswer {
   const limit = countIn(query, "limit", 100, 1000);
   if (typeof limit !== "number") return limit;
-  return Response.json({ requests: context.operator.recent(limit).map(shownRequest) });
+  const isWanted = requestFilterIn(query);
+  if (typeof isWanted !== "function") return isWanted;
+  return Response.json({ requests: context.operator.recent(limit, isWanted).map(shownRequest) });
 }
 
 function usageEndpoint({ context, query }: EndpointInput): ApiAnswer {
@@ -265,8 +317,10 @@ function usageEndpoint({ context, query }: EndpointInput): ApiAnswer {
   return Response.json({ usage: context.operator.usage(days).map(shownUsage) });
 }
 
-function traffic({ context }: EndpointInput): ApiAnswer {
-  return Response.json({ traffic: context.operator.traffic().map(shownTraffic) });
+function traffic({ context, query }: EndpointInput): ApiAnswer {
+  const range = rangeIn(query);
+  if (typeof range !== "string") return range;
+  return Response.json(shownTraffic(context.operator.traffic(range)));
 }
 
 function watch({ context, operator, keepOpen }: EndpointInput): ApiAnswer {
@@ -283,19 +337,13 @@ function watch({ context, operator, keepOpen }: EndpointInput): ApiAnswer {
   return new Response(stream, { headers: { "content-type": "text/event-stream" } });
 }
 
-/** A whole number of the query, from 1 to `most`. */
-function countIn(query: URLSearchParams, name: string, unless: number, most: number): number | ProxyError {
-  const text = query.get(name);
-  if (text === null) return unless;
-  const count = /^\d{1,6}$/.test(text) ? Number(text) : 0;
-  return count >= 1 && count <= most
-    ? count
-    : badRequest(`${name} must be a whole number from 1 to ${most}.`);
-}
-
 // What there is to do
 
-async function addKeyEndpoint({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
+function addKeysEndpoint(input: EndpointInput): Promise<ApiAnswer> {
+  return field(input.body, "keys") === undefined ? addOneKey(input) : addManyKeys(input);
+}
+
+async function addOneKey({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
   const { operator } = context;
   const key = readNewKey(body);
   if (isRefusal(key)) return key;
@@ -307,17 +355,116 @@ async function addKeyEndpoint({ context, body, provider }: EndpointInput): Promi
   }
   let remark = "";
   if (field(body, "force") !== true) {
-    const trial = await operator.validate(provider, key);
-    if (trial.kind === "refused") return refusedChange(trial);
-    const said = saidOf(trial, key.secret);
-    if (trial.kind === "denied") {
-      const message = `${provider} does not accept this key${said}. It was not saved; send "force": true to save it all the same.`;
-      return proxyError(422, "key_refused", message);
-    }
-    if (trial.kind === "unclear") remark = ` Whether it works could not be told${said}.`;
+    const [trial] = await operator.validate(provider, [key]);
+    const verdict = judgeTrial(trial, provider, key.secret);
+    if (isRefusal(verdict)) return verdict;
+    remark = verdict;
   }
-  const outcome = await operator.addKey(provider, key);
+  const outcome = await operator.addKeys(provider, [key]);
   return changed(context, outcome, { action: "add_key", provider, key_id: id }, { status: 201, remark });
+}
+
+/** What the provider's word means for a key that is to be added: why it is not, or a remark with a blank before it. */
+function judgeTrial(
+  trial: KeyTrial | ChangeRefused | undefined,
+  provider: string,
+  secret: Secret,
+): ProxyError | string {
+  if (trial?.kind === "refused") return refusedChange(trial);
+  const said = trial === undefined ? "" : saidOf(trial, secret);
+  switch (trial?.kind) {
+    case "denied":
+      return proxyError(422, "key_refused", `${provider} does not accept this key${said}. It was not saved.`);
+    case "unclear":
+      return ` Whether it works could not be told${said}.`;
+    case "works":
+    case undefined:
+      return "";
+  }
+}
+
+/** What became of one of many keys. */
+interface KeyResult {
+  place: string;
+  id: string | null;
+  account: string | null;
+  last_four: string | null;
+  outcome: "added" | "already_there" | "refused" | "no_key" | "not_saved";
+  message: string;
+}
+
+async function addManyKeys({ context, body, provider }: EndpointInput): Promise<ApiAnswer> {
+  const { operator } = context;
+  const text = readKeyText(body);
+  if (typeof text !== "string") return text;
+  const known = operator.overview().providers.find(({ name }) => name === provider);
+  if (known === undefined) return noProvider(provider);
+  const lines = readKeyLines(text);
+  const isThere = ({ secret }: ConfiguredKey) => known.keys.some(({ id }) => id === secret.id);
+  const fresh = lines.flatMap(({ key }) => (key === null || isThere(key) ? [] : [key]));
+  const trials = field(body, "force") === true ? [] : await operator.validate(provider, fresh);
+  const verdicts = new Map(
+    fresh.map(({ secret }, index) => [secret.id, judgeTrial(trials[index], provider, secret)]),
+  );
+  const accepted = fresh.filter(({ secret }) => typeof verdicts.get(secret.id) === "string");
+  const outcome = accepted.length === 0 ? null : await operator.addKeys(provider, accepted);
+  if (outcome !== null) {
+    const key_id = accepted.map(({ secret }) => secret.id).join(" ");
+    logChange(context, outcome, { action: "add_keys", provider, key_id });
+  }
+  const results = lines.map(({ place, key, problem }): KeyResult => {
+    const shownKey = {
+      place,
+      id: key?.secret.id ?? null,
+      account: key?.account ?? null,
+      last_four: key?.secret.lastFour ?? null,
+    };
+    if (key === null) return { ...shownKey, outcome: "no_key", message: problem };
+    if (isThere(key)) return { ...shownKey, outcome: "already_there", message: "It is in use already." };
+    const verdict = verdicts.get(key.secret.id) ?? "";
+    if (typeof verdict !== "string") return { ...shownKey, outcome: "refused", message: verdict.message };
+    if (outcome?.kind === "refused") return { ...shownKey, outcome: "not_saved", message: outcome.message };
+    return { ...shownKey, outcome: "added", message: `It was added.${verdict}` };
+  });
+  const count = results.filter((result) => result.outcome === "added").length;
+  const message = `${count} of ${results.length} keys ${count === 1 ? "was" : "were"} added to ${provider}.`;
+  return Response.json({ message, keys: results }, { status: count > 0 ? 201 : 422 });
+}
+
+async function addProvider({ context, body }: EndpointInput): Promise<ApiAnswer> {
+  const asked = readNewProvider(body);
+  if (isRefusal(asked)) return asked;
+  const text = readKeyText(body);
+  if (typeof text !== "string") return text;
+  const lines = readKeyLines(text);
+  const faulty = lines.filter(({ key }) => key === null);
+  if (faulty.length > 0) {
+    const problems = faulty.map(({ place, problem }) => `In ${place}: ${problem}`).join("\n");
+    return invalid(`Nothing was changed; first correct this:\n${problems}`);
+  }
+  const keys = lines.flatMap(({ key }) => (key === null ? [] : [key]));
+  const name = asked.name ?? keys[0]?.origin?.issuers[0] ?? null;
+  if (name === null) {
+    return invalid(
+      "These keys begin like nobody's we know. Say whose they are: send a name, and where that is no known provider's, its base_url.",
+    );
+  }
+  const outcome = await context.operator.addProvider({ ...asked, name, keys });
+  return changed(context, outcome, { action: "add_provider", provider: name }, { status: 201, remark: "" });
+}
+
+async function removeProvider({ context, provider }: EndpointInput): Promise<ApiAnswer> {
+  const outcome = await context.operator.removeProvider(provider);
+  return changed(context, outcome, { action: "remove_provider", provider });
+}
+
+function knownProviders(): ApiAnswer {
+  const providers = DIALECTS.map((name) => ({
+    name,
+    base_url: defaultBaseUrl(name),
+    key_prefixes: PROVIDERS[name].keyPrefixes ?? [],
+  }));
+  return Response.json({ providers });
 }
 
 async function removeKeyEndpoint({ context, provider, keyId }: EndpointInput): Promise<ApiAnswer> {
@@ -389,9 +536,17 @@ function changed(
   fields: Record<string, string>,
   { status, remark } = { status: 200, remark: "" },
 ): ApiAnswer {
-  log.line("info", "admin_change", { ...fields, outcome: outcome.kind === "done" ? "done" : outcome.why });
+  logChange({ log }, outcome, fields);
   if (outcome.kind === "refused") return refusedChange(outcome);
   return Response.json({ message: outcome.message + remark }, { status });
+}
+
+function logChange(
+  { log }: Pick<ApiContext, "log">,
+  outcome: ChangeOutcome,
+  fields: Record<string, string>,
+): void {
+  log.line("info", "admin_change", { ...fields, outcome: outcome.kind === "done" ? "done" : outcome.why });
 }
 
 const STATUS: Record<Why, { status: number; type: ProxyErrorType }> = {
@@ -414,93 +569,6 @@ function saidOf(trial: KeyTrial, ...secrets: Secret[]): string {
 
 function noProvider(provider: string): ProxyError {
   return proxyError(404, "not_found", `There is no provider ${shown(provider)}.`);
-}
-
-// What is sent
-
-const LONGEST_KEY = 4096;
-
-/** `{"key", "account", "daily_limit"}`: read by the rules of the setting it will stand in. */
-function readNewKey(body: JsonObject): ConfiguredKey | ProxyError {
-  const text = field(body, "key");
-  const account = field(body, "account") ?? "";
-  const dailyLimit = field(body, "daily_limit") ?? "";
-  if (typeof text !== "string" || text === "") return badRequest('Send {"key": "…"}.');
-  if (typeof account !== "string") return invalid("account must be text, or left out.");
-  if (!/^(?:[1-9]\d{0,14})?$/.test(String(dailyLimit))) {
-    return invalid("daily_limit must be a whole number from 1 up, or left out.");
-  }
-  // Every character counts: a line break would begin a setting of its own, a comma a key of its own.
-  const written = `${account === "" ? "" : `${account}@`}${text}${dailyLimit === "" ? "" : `:${dailyLimit}`}`;
-  if (written.length > LONGEST_KEY) return invalid(`The key is longer than ${LONGEST_KEY} characters.`);
-  if (/[\s,\p{Cc}]/u.test(written)) {
-    return invalid(
-      "The key holds white space, a comma or a control character. Send one key, and nothing around it.",
-    );
-  }
-  const { keys, problems } = readPoolKeys(splitKeys("The new key", written));
-  const [key] = keys;
-  return key ?? invalid(`${problems.join("\n").replace(/^The new key: key 1/, "The new key")}`);
-}
-
-function readChanges(body: JsonObject): SettingChanges | ProxyError {
-  const changes = new Map<(typeof EDITABLE)[number], string | null>();
-  for (const name of Object.keys(body)) {
-    const setting = EDITABLE.find((known) => known === name);
-    if (setting === undefined) {
-      return invalid(`Only these can be changed from here: ${EDITABLE.join(", ")}.`);
-    }
-    const value = field(body, name);
-    if (value !== null && !["string", "number", "boolean"].includes(typeof value)) {
-      return invalid(`${setting} must be text, a number, true, false or null.`);
-    }
-    const text = value === null ? "" : String(value).trim();
-    if (text.length > 1000 || /\p{Cc}/u.test(text))
-      return invalid(`${setting} cannot be so. Use one short line.`);
-    changes.set(setting, text === "" ? null : text);
-  }
-  if (changes.size === 0) return badRequest(`Send at least one of ${EDITABLE.join(", ")}.`);
-  return changes;
-}
-
-const MOST_BODY_BYTES = 64 * 1024;
-const NO_BODY: JsonObject = {};
-
-/** The body of a change: a JSON object, or nothing. */
-async function readJsonBody(request: Request, operator: Admitted | null): Promise<JsonObject | ProxyError> {
-  const { headers } = request;
-  const type = headers.get("content-type");
-  const isJson = type !== null && /^application\/json\s*(?:;|$)/i.test(type);
-  // A form of another site can be sent without asking, JSON cannot. A script has shown the password, which no
-  // other site knows, and may leave the type out where there is nothing to send.
-  if (!isJson && (type !== null || operator?.by !== "password")) return WRONG_TYPE;
-  const text = await readBodyText(request);
-  if (typeof text !== "string") return text;
-  if (text.trim() === "") return NO_BODY;
-  const body = isJson ? parseJson(text) : undefined;
-  if (body === undefined && !isJson) return WRONG_TYPE;
-  return isObject(body) ? body : badRequest("The body is not a JSON object.");
-}
-
-async function readBodyText(request: Request): Promise<string | ProxyError> {
-  if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) return TOO_LARGE;
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  let text = "";
-  let bytes = 0;
-  try {
-    for await (const chunk of request.body ?? []) {
-      bytes += chunk.length;
-      if (bytes > MOST_BODY_BYTES) return TOO_LARGE;
-      text += decoder.decode(chunk, { stream: true });
-    }
-    return text + decoder.decode();
-  } catch {
-    return badRequest("The body broke off, or is not UTF-8."); // who broke it off does not read this
-  }
-}
-
-function isRefusal(value: object): value is ProxyError {
-  return "kind" in value && value.kind === "refused" && "type" in value;
 }
 
 // What goes out
@@ -526,23 +594,3 @@ function wrongMethod(allowed: readonly string[]): Response {
   response.headers.set("allow", list);
   return guarded(response);
 }
-
-function badRequest(message: string): ProxyError {
-  return proxyError(400, "bad_request", message);
-}
-
-function invalid(message: string): ProxyError {
-  return proxyError(422, "invalid_value", message);
-}
-
-const WRONG_TYPE = proxyError(
-  415,
-  "unsupported_media_type",
-  "Send JSON, with content-type: application/json.",
-);
-
-const TOO_LARGE = proxyError(
-  413,
-  "body_too_large",
-  `The request body is larger than ${MOST_BODY_BYTES / 1024} KB, which nothing here needs.`,
-);

@@ -180,9 +180,12 @@ function written(event: string, json: string): string {
   return `event: ${event}\ndata: ${json}\n\n`;
 }
 
+const RUNS_BY_ITSELF =
+  /"(?:now|uptime_sec|cooldown_sec|paused_sec|next_key_sec|queue_sec|wait_sec|waited_ms|total_ms)":(?:"[^"]*"|null|\d+)|"text":"(?:[^"\\]|\\.)*"/g;
+
 /** What changes with time alone is no news: the page counts down itself. */
 function withoutRunning(overview: string): string {
-  return overview.replace(/"(?:now|uptime_sec|cooldown_sec|paused_sec)":(?:"[^"]*"|\d+)/g, "");
+  return overview.replace(RUNS_BY_ITSELF, "");
 }
 
 /** One stream. The queue is ours and not the runtime's, so that dropping a reader frees it at once. */

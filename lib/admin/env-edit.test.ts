@@ -164,7 +164,7 @@ describe("a list of keys", () => {
     ["goes on over lines", "\n  k1\n  k2\n", "k3", "\n  k1\n  k2\n  k3\n"],
   ];
   test.each(additions)("%s", (_, list, entry, edited) => {
-    expect(textOf(addToList(list, entry))).toBe(edited);
+    expect(textOf(addToList(list, [entry]))).toBe(edited);
   });
 
   const faults: [says: string, list: string, entry: string, reason: string][] = [
@@ -175,7 +175,7 @@ describe("a list of keys", () => {
     ["that is a placeholder", "k1", "<canary>", "The key is a placeholder."],
   ];
   test.each(faults)("refuses a key %s, and does not show it", (_, list, entry, reason) => {
-    const said = reasonOf(addToList(list, entry));
+    const said = reasonOf(addToList(list, [entry]));
     expect(said).toStartWith(reason);
     expect(said).not.toContain("canary");
   });

@@ -170,19 +170,24 @@ interface Entry {
   id: string | null;
 }
 
-/** `list` with one more `[account@]key[:daily]` at its end, separated as the others are. */
-export function addToList(list: string, entry: string): Edited {
-  const [problem] = readPoolKeys([{ text: entry, place: "The key" }]).problems;
-  if (problem !== undefined) return notEdited(problem);
-  if (entry.includes(",")) return notEdited("The key holds a comma: it may be two. Add one at a time.");
-  const id = idOfEntry(entry);
+/** `list` with more `[account@]key[:daily]` at its end, separated as the others are. */
+export function addToList(list: string, added: readonly string[]): Edited {
   const entries = entriesOf(list);
-  if (entries.some((known) => known.id === id)) return notEdited("The key is there already.");
+  const ids = new Set(entries.map(({ id }) => id));
+  for (const entry of added) {
+    const [problem] = readPoolKeys([{ text: entry, place: "The key" }]).problems;
+    if (problem !== undefined) return notEdited(problem);
+    if (entry.includes(",")) return notEdited("The key holds a comma: it may be two. Add one at a time.");
+    const id = idOfEntry(entry);
+    if (ids.has(id)) return notEdited("The key is there already.");
+    ids.add(id);
+  }
   const last = entries.at(-1);
-  if (last === undefined) return { ok: true, text: entry };
+  if (last === undefined) return { ok: true, text: added.join(",") };
   const beforeLast = entries.at(-2);
   const separator = beforeLast === undefined ? "," : list.slice(beforeLast.end, last.start);
-  return { ok: true, text: list.slice(0, last.end) + separator + entry + list.slice(last.end) };
+  const text = added.map((entry) => separator + entry).join("");
+  return { ok: true, text: list.slice(0, last.end) + text + list.slice(last.end) };
 }
 
 /** `list` without the key of this id, however often it is there; an empty text where it was the only one. */

@@ -207,7 +207,7 @@ describe("a key at the service", () => {
     ["is denied where the provider says that it is dead", "key-dead", "denied"],
   ])("%s", async (_, key, kind) => {
     await withService("API_KEYS=key-a,key-cold,key-dead", async ({ service, provider }) => {
-      expect((await service.validate("default", keyOf(key))).kind).toBe(kind);
+      expect((await service.validate("default", [keyOf(key)]))[0]?.kind).toBe(kind);
       expect(provider.requests.map((request) => request.key)).toEqual([key]);
       if (key !== "key-new") expect((await service.check("default", idOf(key))).kind).toBe(kind);
     });
@@ -215,7 +215,7 @@ describe("a key at the service", () => {
 
   test("is unclear where its provider is not there yet, and nobody is asked", async () => {
     await withService("API_KEYS=key-a", async ({ service, provider }) => {
-      expect((await service.validate("groq", keyOf("key-x"))).kind).toBe("unclear");
+      expect((await service.validate("groq", [keyOf("key-x")]))[0]?.kind).toBe("unclear");
       expect(provider.requests.length).toBe(0);
     });
   });
@@ -225,9 +225,12 @@ test("P39 a key of another company is not even tried, and not saved", async () =
   await withService("API_KEYS=key-a\nGROQ_API_KEYS=gsk_1", async ({ service, written }) => {
     const key = keyOf("sk-ant-canary", { origin: { prefix: "sk-ant-", issuers: ["anthropic"] } });
     const before = await written();
-    for (const refused of [await service.validate("groq", key), await service.addKey("groq", key)]) {
+    for (const refused of [
+      (await service.validate("groq", [key]))[0],
+      await service.addKeys("groq", [key]),
+    ]) {
       expect(refused).toMatchObject({ kind: "refused", why: "invalid_value" });
-      expect("message" in refused && refused.message).toContain("anthropic");
+      expect(JSON.stringify(refused)).toContain("anthropic");
       expect(JSON.stringify(refused)).not.toContain("canary");
     }
     expect(await written()).toBe(before);
@@ -239,9 +242,27 @@ describe("a change at the service", () => {
   test.each<[sentence: string, change: Change, written: string, ids: string[]]>([
     [
       "adds a key, with its account and its limit",
-      (service) => service.addKey("default", keyOf("key-n", { account: "me", dailyLimit: 9 })),
+      (service) => service.addKeys("default", [keyOf("key-n", { account: "me", dailyLimit: 9 })]),
       "API_KEYS=key-a,key-b,me@key-n:9\n",
       ["key-a", "key-b", "key-n"],
+    ],
+    [
+      "adds several at once",
+      (service) => service.addKeys("default", [keyOf("key-n"), keyOf("key-o", { account: "me" })]),
+      "API_KEYS=key-a,key-b,key-n,me@key-o\n",
+      ["key-a", "key-b", "key-n", "key-o"],
+    ],
+    [
+      "makes a provider",
+      (service) =>
+        service.addProvider({
+          name: "mine",
+          baseUrl: "https://llm.example/v1",
+          dialect: "openai",
+          keys: [keyOf("key-m")],
+        }),
+      "API_KEYS=key-a,key-b\nMINE_API_KEYS=key-m\nMINE_BASE_URL=https://llm.example/v1\nMINE_PROVIDER=openai\n",
+      ["key-a", "key-b"],
     ],
     [
       "removes a key",
@@ -274,7 +295,11 @@ describe("a change at the service", () => {
 
   test.each<[sentence: string, change: Change, why: string]>([
     ["would remove the only key", (service) => service.removeKey("default", idOf("key-a")), "conflict"],
-    ["names a key that is there already", (service) => service.addKey("default", keyOf("key-a")), "conflict"],
+    [
+      "names a key that is there already",
+      (service) => service.addKeys("default", [keyOf("key-a")]),
+      "conflict",
+    ],
     ["names a key that is not there", (service) => service.removeKey("default", "nobody"), "not_found"],
     ["leaves a key out", (service) => service.reorderKeys("default", []), "invalid_value"],
     [
@@ -282,7 +307,11 @@ describe("a change at the service", () => {
       (service) => service.editProvider("default", new Map([["rpm", "fast"]])),
       "invalid_value",
     ],
-    ["is of what the environment says", (service) => service.addKey("groq", keyOf("key-n")), "not_writable"],
+    [
+      "is of what the environment says",
+      (service) => service.addKeys("groq", [keyOf("key-n")]),
+      "not_writable",
+    ],
   ])("is refused where it %s, and nothing is written", async (_, change, why) => {
     const environment = { GROQ_API_KEYS: "key-x" };
     await withService(
@@ -300,11 +329,11 @@ describe("a change at the service", () => {
     await withService(
       "API_KEYS=key-a",
       async ({ service, written, keys }) => {
-        const outcome = await service.addKey("default", keyOf("key-n"));
+        const outcome = await service.addKeys("default", [keyOf("key-n")]);
         expect(outcome).toMatchObject({ kind: "refused", why: "conflict" });
         expect(outcome.message).toMatch(/was added[\s\S]*But it is not in use[\s\S]*MAX_ATTEMPTS/);
         expect([await written(), keys(({ id }) => id)]).toEqual(["API_KEYS=key-a,key-n\n", [idOf("key-a")]]);
-        expect((await service.addKey("default", keyOf("key-n"))).message).not.toContain("But"); // nothing was written
+        expect((await service.addKeys("default", [keyOf("key-n")])).message).not.toContain("But"); // nothing was written
       },
       { environment: {}, reloadEnvironment },
     );
@@ -313,7 +342,7 @@ describe("a change at the service", () => {
   test("is carried out with others of the same moment, and none is lost", async () => {
     await withService("API_KEYS=key-a", async ({ service, keys }) => {
       const names = ["key-b", "key-c", "key-d"];
-      const outcomes = await Promise.all(names.map((name) => service.addKey("default", keyOf(name))));
+      const outcomes = await Promise.all(names.map((name) => service.addKeys("default", [keyOf(name)])));
       expect(outcomes.map(({ kind }) => kind)).toEqual(["done", "done", "done"]);
       expect(keys(({ id }) => id)).toEqual(["key-a", ...names].map(idOf));
     });
@@ -358,12 +387,12 @@ describe("who watches the service", () => {
     await withService("API_KEYS=key-a", async ({ service, proxy, clock }) => {
       await (await chat(proxy.url)).text();
       await clock.jump(3_600_000 - 1);
-      expect(service.recent(5).map(({ status }) => status)).toEqual([200]);
-      expect(service.recent(0)).toEqual([]);
+      expect(service.recent(5, () => true).map(({ status }) => status)).toEqual([200]);
+      expect(service.recent(0, () => true)).toEqual([]);
       expect(service.usage(1).map(({ keyId, requests }) => [keyId, requests])).toEqual([[idOf("key-a"), 1]]);
-      expect(service.traffic()[0]?.requests).toBe(1);
+      expect(service.traffic("1h").points[0]?.requests).toBe(1);
       await clock.jump(24 * 3_600_000);
-      expect([service.usage(1), service.traffic()[0]?.requests]).toEqual([[], 0]);
+      expect([service.usage(1), service.traffic("1h").points[0]?.requests]).toEqual([[], 0]);
     });
   });
 });

@@ -18,17 +18,20 @@ import type {
 import type { Key, KeyPool } from "../pool/key.ts";
 import type { Engine, Upstream } from "../routing/engine.ts";
 import { reportOfProvider } from "../observability/health.ts";
-import type { TrafficPoint, Usage, UsageRow } from "../observability/usage.ts";
+import { KEPT_REQUESTS } from "../observability/usage.ts";
+import type { Traffic, TrafficRange, Usage, UsageRow } from "../observability/usage.ts";
 import {
   SettingsFiles,
   keyPlaces,
-  planAddKey,
+  planAddKeys,
+  planAddProvider,
   planOrder,
   planRemoveKey,
+  planRemoveProvider,
   planSettings,
   settingsOf,
 } from "./settings-editor.ts";
-import type { Plan, Sources } from "./settings-editor.ts";
+import type { NewProvider, Plan, Sources } from "./settings-editor.ts";
 import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
 import { foreignIssuer } from "../config/provider-settings.ts";
 import type { Reloader } from "../config/reload.ts";
@@ -47,6 +50,8 @@ export interface AdminServiceOptions {
 export class AdminService implements Observer {
   readonly #options: AdminServiceOptions;
   readonly #files: SettingsFiles;
+  /** By provider: how it came to be left alone the last time. */
+  readonly #pauses = new Map<string, KeyEvent>();
   readonly #listeners = new Set<(event: LiveEvent) => void>();
   /** By provider: where its keys and settings stand, as of the last look. No text of a file is kept. */
   #standing = new Map<string, Pick<ProviderView, "settings"> & { keys: ReturnType<typeof keyPlaces> }>();
@@ -67,6 +72,7 @@ export class AdminService implements Observer {
   }
 
   keyChanged(event: KeyEvent): void {
+    if (event.kind === "provider_paused") this.#pauses.set(event.provider, event);
     for (const listener of this.#listeners) listener({ kind: "key", event });
   }
 
@@ -89,7 +95,7 @@ export class AdminService implements Observer {
 
   overview(): AdminOverview {
     const { engine, reloader, version, url } = this.#options;
-    const { config, clock, startedAt, inFlight, bufferedBytes, draining } = engine;
+    const { config, clock, startedAt, inFlight, bufferedBytes, draining, underWay } = engine;
     const now = clock.now();
     const [first, ...others] = engine.upstreams.map((upstream) => this.#provider(upstream, now));
     if (first === undefined) throw new Error("there is always a provider");
@@ -98,6 +104,9 @@ export class AdminService implements Observer {
       uptimeMs: now - startedAt,
       isDraining: draining,
       inFlight,
+      underWay: [...firstOf(underWay, MOST_UNDER_WAY)].map((request) => request.progressAt(now)),
+      hidden429: this.#hidden429(clock.wall()),
+      maxWaitMs: config.maxWaitMs,
       bufferedBytes,
       listen: url,
       access: config.access.mode,
@@ -112,22 +121,40 @@ export class AdminService implements Observer {
     const standing = this.#standing.get(config.name);
     const state = pool.breaker.state(now);
     const report = reportOfProvider(config, pool, now);
+    const pause = report.pausedMs > 0 ? this.#pauses.get(config.name) : undefined;
+    const secrets = new Map(pool.keys.map(({ secret }) => [secret.id, secret]));
+    const { clock } = this.#options.engine;
     return {
       ...report,
       isDisabled: config.disabled,
+      pauseReason:
+        report.pausedMs === 0 ? null : pool.breaker.openUntil > now ? "upstream_faults" : "common_cause",
+      pauseSaid: pause?.said ?? "",
       breaker: state === "trial" ? "half_open" : state,
       inFlight: report.keys.reduce((sum, key) => sum + key.inFlight, 0),
       settings: standing?.settings ?? {},
       keys: report.keys.map((key): KeyView => {
         const place = standing?.keys.get(key.id);
-        return { ...key, source: place?.source ?? null, locked: place?.locked ?? null };
+        return {
+          ...key,
+          lastFour: secrets.get(key.id)?.lastFour ?? null,
+          beats: this.#options.usage.heartbeats(key.id, clock.wall()),
+          source: place?.source ?? null,
+          locked: place?.locked ?? null,
+        };
       }),
     };
   }
 
-  /** The last finished requests, newest first, at most `limit`. */
-  recent(limit: number): readonly RequestRecord[] {
-    return this.#options.usage.recent(limit);
+  #hidden429(wall: number): AdminOverview["hidden429"] {
+    const sumOf = (range: TrafficRange) =>
+      this.#options.usage.traffic(range, wall).points.reduce((sum, { hidden429 }) => sum + hidden429, 0);
+    return { "1h": sumOf("1h"), "24h": sumOf("24h"), "7d": sumOf("7d"), "30d": sumOf("30d") };
+  }
+
+  /** The last finished requests, newest first, at most `limit` of those that `isWanted`. */
+  recent(limit: number, isWanted: (record: RequestRecord) => boolean): readonly RequestRecord[] {
+    return this.#options.usage.recent(KEPT_REQUESTS).filter(isWanted).slice(0, limit);
   }
 
   /** The last `days` days with the running one, newest first. */
@@ -135,9 +162,8 @@ export class AdminService implements Observer {
     return this.#options.usage.usage(days, this.#options.engine.clock.wall());
   }
 
-  /** The last 60 minutes, oldest first, those without traffic included. */
-  traffic(): readonly TrafficPoint[] {
-    return this.#options.usage.traffic(this.#options.engine.clock.wall());
+  traffic(range: TrafficRange): Traffic {
+    return this.#options.usage.traffic(range, this.#options.engine.clock.wall());
   }
 
   /** Takes the key out until it is resumed. Takes effect at once, and survives a restart. */
@@ -175,27 +201,43 @@ export class AdminService implements Observer {
     return { kind: "done", message: action(pool, key, clock.now()) };
   }
 
-  /** Asks the provider whether a key works that is not in use yet. */
-  async validate(provider: string, key: ConfiguredKey): Promise<KeyTrial | ChangeRefused> {
+  /** Asks the provider whether keys work that are not in use yet; the answers are in their order. */
+  async validate(provider: string, keys: readonly ConfiguredKey[]): Promise<(KeyTrial | ChangeRefused)[]> {
     const config = this.#options.engine.upstreams.find(({ config }) => config.name === provider)?.config;
-    if (config === undefined) return { kind: "unclear", said: "there is no such provider yet" };
-    const issuer = foreignIssuer(key, config.baseUrl);
-    if (issuer !== null) return ofOtherCompany(issuer, config.baseUrl); // not even to be tried there
+    if (config === undefined)
+      return keys.map(() => ({ kind: "unclear", said: "there is no such provider yet" }));
+    const issuers = keys.map((key) => foreignIssuer(key, config.baseUrl));
+    const own = keys.filter((_, index) => issuers[index] === null); // the others are not even to be tried there
     const { fetch, clock } = this.#options.engine;
-    const [checked] = await checkKeys([{ ...config, keys: [key] }], { fetch, clock, onProgress() {} });
-    return checked === undefined ? { kind: "unclear", said: "" } : trialOf(checked);
+    const checked = await checkKeys([{ ...config, keys: own }], { fetch, clock, onProgress() {} });
+    const trials = checked.map(trialOf);
+    return issuers.map((issuer) =>
+      issuer === null
+        ? (trials.shift() ?? { kind: "unclear", said: "" })
+        : ofOtherCompany(issuer, config.baseUrl),
+    );
   }
 
   /** Asks the provider whether a key of the pool works. */
   async check(provider: string, keyId: string): Promise<KeyTrial | ChangeRefused> {
     const config = this.#options.engine.upstreams.find(({ config }) => config.name === provider)?.config;
     const key = config?.keys.find(({ secret }) => secret.id === keyId);
-    return key === undefined ? noKey(provider, keyId) : this.validate(provider, key);
+    if (key === undefined) return noKey(provider, keyId);
+    const [trial] = await this.validate(provider, [key]);
+    return trial ?? { kind: "unclear", said: "" };
   }
 
-  /** Writes the key into the file where the provider's keys are, and uses it. */
-  addKey(provider: string, key: ConfiguredKey): Promise<ChangeOutcome> {
-    return this.#change((sources) => planAddKey(sources, provider, key));
+  /** Writes the keys into the file where the provider's keys are, and uses them. */
+  addKeys(provider: string, keys: readonly ConfiguredKey[]): Promise<ChangeOutcome> {
+    return this.#change((sources) => planAddKeys(sources, provider, keys));
+  }
+
+  addProvider(provider: NewProvider): Promise<ChangeOutcome> {
+    return this.#change((sources) => planAddProvider(sources, provider));
+  }
+
+  removeProvider(provider: string): Promise<ChangeOutcome> {
+    return this.#change((sources) => planRemoveProvider(sources, provider));
   }
 
   removeKey(provider: string, keyId: string): Promise<ChangeOutcome> {
@@ -234,6 +276,17 @@ export class AdminService implements Observer {
 function ofOtherCompany(issuer: string, baseUrl: URL): ChangeRefused {
   const message = `The key begins like one of ${issuer}, and ${baseUrl.host} is not theirs. It was neither sent there nor saved: add it to ${issuer}.`;
   return { kind: "refused", why: "invalid_value", message };
+}
+
+/** Requests under way that are shown: more than a person looks at. */
+const MOST_UNDER_WAY = 100;
+
+function* firstOf<Item>(items: Iterable<Item>, most: number): Generator<Item> {
+  let count = 0;
+  for (const item of items) {
+    if (count++ >= most) return;
+    yield item;
+  }
 }
 
 function trialOf({ result, detail }: Finding): KeyTrial {

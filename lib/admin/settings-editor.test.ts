@@ -8,7 +8,10 @@ import { Secret, fingerprint, fingerprint as id } from "../core/secret.ts";
 import {
   SettingsFiles,
   keyPlaces,
-  planAddKey,
+  planAddKeys,
+  planAddProvider,
+  planRemoveProvider,
+  type NewProvider,
   planOrder,
   planRemoveKey,
   planSettings,
@@ -114,7 +117,7 @@ describe("a key that is added", () => {
     ],
   ];
   test.each(rows)("%s", (_, given, provider, added, expected) => {
-    expect(result(planAddKey(sources(given), provider, added))).toEqual(expected);
+    expect(result(planAddKeys(sources(given), provider, [added]))).toEqual(expected);
   });
 
   const refusals: [says: string, given: Given, provider: string, added: ConfiguredKey, says: RegExp][] = [
@@ -179,7 +182,7 @@ describe("a key that is added", () => {
     ],
   ];
   test.each(refusals)("is refused when it %s", (_, given, provider, added, says) => {
-    expect(result(planAddKey(sources(given), provider, added))).toMatch(says);
+    expect(result(planAddKeys(sources(given), provider, [added]))).toMatch(says);
   });
 
   const AWKWARD = [
@@ -216,7 +219,7 @@ describe("a key that is added", () => {
   ];
   test.each(AWKWARD)("P29 never breaks a file or becomes another one: %s", (text) => {
     for (const env of FILES) {
-      const plan = planAddKey(sources({ env }), "default", key(text));
+      const plan = planAddKeys(sources({ env }), "default", [key(text)]);
       if (plan.kind === "refused") continue;
       const { values, problems } = parseEnvFile(plan.edits[0]?.after ?? "");
       expect(problems).toEqual([]);
@@ -229,7 +232,7 @@ describe("a key that is added", () => {
 
   test("may hold nearly anything but what is plainly no key", () => {
     const taken = AWKWARD.filter(
-      (text) => planAddKey(sources({ env: FILES[0] ?? "" }), "default", key(text)).kind === "write",
+      (text) => planAddKeys(sources({ env: FILES[0] ?? "" }), "default", [key(text)]).kind === "write",
     );
     expect(AWKWARD.filter((text) => !taken.includes(text))).toEqual(NO_KEYS);
   });
@@ -238,8 +241,8 @@ describe("a key that is added", () => {
     "P29 changes nothing where it is none: %j",
     (text) => {
       for (const given of [{ env: "API_KEYS=k\n" }, { env: `API_KEYS_FILE=${LIST}\n`, file: "k\n" }]) {
-        expect(planAddKey(sources(given), "default", key(text)).kind).toBe("refused");
-        expect(planAddKey(sources(given), "default", key("b", text)).kind).toBe("refused");
+        expect(planAddKeys(sources(given), "default", [key(text)]).kind).toBe("refused");
+        expect(planAddKeys(sources(given), "default", [key("b", text)]).kind).toBe("refused");
       }
     },
   );
@@ -252,7 +255,7 @@ describe("a key that is added", () => {
       { env: "API_KEYS=k\nRPM=x" },
     ];
     for (const one of given) {
-      const { message } = planAddKey(sources(one), "default", key("canary-1"));
+      const { message } = planAddKeys(sources(one), "default", [key("canary-1")]);
       expect(message).not.toContain("canary");
     }
   });
@@ -542,6 +545,106 @@ async function directory(files: Record<string, string>): Promise<string> {
 
 const textOf = (...path: string[]) => Bun.file(join(...path)).text();
 
+describe("a provider that is made or removed", () => {
+  const made = (name: string, changes: Partial<NewProvider> = {}): NewProvider => ({
+    name,
+    baseUrl: null,
+    dialect: null,
+    keys: [key("k1"), key("k2", "me", 5)],
+    ...changes,
+  });
+  const rows: [
+    says: string,
+    given: Given,
+    plan: (sources: Sources) => Plan,
+    expected: Record<string, string> | RegExp,
+  ][] = [
+    [
+      "one that is known needs only its keys",
+      { env: "API_KEYS=a\n" },
+      (sources) => planAddProvider(sources, made("groq")),
+      { [ENV]: "API_KEYS=a\nGROQ_API_KEYS=k1,me@k2:5\n" },
+    ],
+    [
+      "another one needs its address",
+      { env: "API_KEYS=a\n" },
+      (sources) => planAddProvider(sources, made("mine")),
+      /^invalid_value: .*MINE_BASE_URL/,
+    ],
+    [
+      "is not made twice",
+      { env: "API_KEYS=a\nGROQ_API_KEYS=b\n" },
+      (sources) => planAddProvider(sources, made("groq")),
+      /^conflict: /,
+    ],
+    [
+      "is not made with a name that is none",
+      { env: "API_KEYS=a\n" },
+      (sources) => planAddProvider(sources, made("v1")),
+      /^invalid_value: /,
+    ],
+    [
+      "is not made as the default one",
+      { env: "GROQ_API_KEYS=a\n" },
+      (sources) => planAddProvider(sources, made("default")),
+      /^invalid_value: /,
+    ],
+    [
+      "an address that is none is refused",
+      { env: "API_KEYS=a\n" },
+      (sources) => planAddProvider(sources, made("mine", { baseUrl: "nowhere" })),
+      /^invalid_value: /,
+    ],
+    [
+      "is not made where there is no file",
+      {},
+      (sources) => planAddProvider(sources, made("groq")),
+      /^not_writable: /,
+    ],
+    [
+      "goes with all that is said of it, and leaves the others",
+      { env: "API_KEYS=a\n# the fast one\nGROQ_API_KEYS=b\nGROQ_RPM=5\nGROQS_RPM=1\nRPM=3\n" },
+      (sources) => planRemoveProvider(sources, "groq"),
+      { [ENV]: "API_KEYS=a\n# the fast one\nGROQS_RPM=1\nRPM=3\n" },
+    ],
+    [
+      "the default one may go where there is another",
+      { env: "API_KEYS=a\nTARGET_BASE_URL=https://llm.example/v1\nGROQ_API_KEYS=b\nRPM=3\n" },
+      (sources) => planRemoveProvider(sources, "default"),
+      { [ENV]: "GROQ_API_KEYS=b\nRPM=3\n" },
+    ],
+    [
+      "the only one stays",
+      { env: "API_KEYS=a\n" },
+      (sources) => planRemoveProvider(sources, "default"),
+      /^invalid_value: There are no API keys/,
+    ],
+    [
+      "one that others fall back to stays",
+      { env: "API_KEYS=a\nGROQ_API_KEYS=b\nFALLBACK=groq\n" },
+      (sources) => planRemoveProvider(sources, "groq"),
+      /^invalid_value: .*FALLBACK/,
+    ],
+    [
+      "one of the environment stays",
+      { env: "API_KEYS=a\n", environment: { GROQ_API_KEYS: "b" } },
+      (sources) => planRemoveProvider(sources, "groq"),
+      /^not_writable: /,
+    ],
+    [
+      "one that is not there is told",
+      { env: "API_KEYS=a\n" },
+      (sources) => planRemoveProvider(sources, "groq"),
+      /^not_found: /,
+    ],
+  ];
+  test.each(rows)("%s", (_, given, plan, expected) => {
+    const became = result(plan(sources(given)));
+    if (expected instanceof RegExp) expect(became).toMatch(expected);
+    else expect(became).toEqual(expected);
+  });
+});
+
 describe("the files that settings are kept in", () => {
   test("are changed one after the other, and none of the changes is lost (P29)", async () => {
     const workingDirectory = await directory({ ".env": "# mine\nAPI_KEYS=a\n" });
@@ -554,7 +657,7 @@ describe("the files that settings are kept in", () => {
     });
     const names = ["b", "c", "d", "e"];
     const outcomes = await Promise.all(
-      names.map((name) => files.change((sources) => planAddKey(sources, "default", key(name)))),
+      names.map((name) => files.change((sources) => planAddKeys(sources, "default", [key(name)]))),
     );
     expect(outcomes.map(({ kind }) => kind)).toEqual(["done", "done", "done", "done"]);
     expect(await textOf(path)).toBe("# mine\nAPI_KEYS=a,b,c,d,e\n");
@@ -576,11 +679,11 @@ describe("the files that settings are kept in", () => {
     const options = { environment: {}, workingDirectory, envFile: () => null };
     const add = new SettingsFiles({ ...options, newEnvFile: path });
     const forbidden = new SettingsFiles({ ...options, newEnvFile: null });
-    expect(await forbidden.change((sources) => planAddKey(sources, "default", key("a")))).toMatchObject({
+    expect(await forbidden.change((sources) => planAddKeys(sources, "default", [key("a")]))).toMatchObject({
       kind: "refused",
       why: "not_writable",
     });
-    expect((await add.change((sources) => planAddKey(sources, "default", key("a")))).kind).toBe("done");
+    expect((await add.change((sources) => planAddKeys(sources, "default", [key("a")]))).kind).toBe("done");
     expect(await textOf(path)).toBe("API_KEYS=a\n");
     expect(statSync(path).mode & 0o777).toBe(0o600);
   });
@@ -597,12 +700,12 @@ describe("the files that settings are kept in", () => {
 
     const outcome = await files.change((sources) => {
       writeFileSync(path, "API_KEYS=z\n");
-      return planAddKey(sources, "default", key("b"));
+      return planAddKeys(sources, "default", [key("b")]);
     });
     expect(outcome).toMatchObject({ kind: "refused", why: "not_writable" });
     expect(await textOf(path)).toBe("API_KEYS=z\n");
     unlinkSync(path);
-    const late = await files.change((sources) => planAddKey(sources, "default", key("b")));
+    const late = await files.change((sources) => planAddKeys(sources, "default", [key("b")]));
     expect(late).toMatchObject({
       kind: "refused",
       why: "not_writable",

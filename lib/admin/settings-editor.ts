@@ -10,7 +10,7 @@ import type { Environment, ParsedConfig, Places } from "../config/config.ts";
 import { parseEnvFile } from "../config/env-file.ts";
 import { readPoolKeys, splitKeyFile, splitKeys } from "../config/keys.ts";
 import type { ConfiguredKey } from "../config/keys.ts";
-import { SETTINGS, providerPrefix, whyNotPrefix } from "../config/settings.ts";
+import { PROVIDER_SETTINGS, SETTINGS, providerPrefix, whyNotPrefix } from "../config/settings.ts";
 import { shown } from "../config/key-shapes.ts";
 import {
   addToList,
@@ -45,26 +45,98 @@ export interface Edit {
 /** `message`: what will have been done. */
 export type Plan = { kind: "write"; edits: readonly Edit[]; message: string } | ChangeRefused;
 
-/** Adds a key behind the others of its list. A provider that has none yet is made by it, where its name is enough. */
-export function planAddKey(sources: Sources, provider: string, key: ConfiguredKey): Plan {
+/** Adds keys behind the others of their list. A provider that has none yet is made by it, where its name is enough. */
+export function planAddKeys(sources: Sources, provider: string, keys: readonly ConfiguredKey[]): Plan {
   const pool = poolOf(sources, provider);
   if (pool === null) return providerNotFound(provider);
-  const { id } = key.secret;
-  if (pool.ids.includes(id)) {
-    return refusedChange("conflict", `The key ${id} is one of ${provider} already. Nothing was changed.`);
+  const newIds = keys.map(({ secret }) => secret.id);
+  const known = newIds.find((id) => pool.ids.includes(id));
+  if (known !== undefined) {
+    return refusedChange("conflict", `The key ${known} is one of ${provider} already. Nothing was changed.`);
   }
   const place = placeToAdd(pool);
   if ("kind" in place) return place;
-  const written = writtenForm(key);
-  const edits = editPlace(
-    sources,
-    place,
-    (list) => addToList(list, written),
-    withKey(place.file?.text ?? "", written),
-  );
-  const message = `The key ${id} was added to ${place.name} in ${pathOf(place, sources)}.`;
-  const ids = pool.places.flatMap((other) => [...idsOf(other.items), ...(other === place ? [id] : [])]);
+  const written = keys.map(writtenForm);
+  const inFile = written.reduce((text, key) => withKey(text, key), place.file?.text ?? "");
+  const edits = editPlace(sources, place, (list) => addToList(list, written), inFile);
+  const ids = pool.places.flatMap((other) => [...idsOf(other.items), ...(other === place ? newIds : [])]);
+  const message = `${added(newIds)} added to ${place.name} in ${pathOf(place, sources)}.`;
   return verified(sources, provider, edits, [...new Set(ids)], message);
+}
+
+function added(ids: readonly string[]): string {
+  return ids.length === 1 ? `The key ${ids[0]} was` : `${ids.length} keys were`;
+}
+
+/** A provider that is to be made. */
+export interface NewProvider {
+  /** As in its path: `groq`. */
+  name: string;
+  /** null: its name is enough. */
+  baseUrl: string | null;
+  dialect: string | null;
+  keys: readonly ConfiguredKey[];
+}
+
+/** Makes a provider: its keys, and where its name is not enough, its address and dialect. */
+export function planAddProvider(sources: Sources, { name, baseUrl, dialect, keys }: NewProvider): Plan {
+  const pool = poolOf(sources, name);
+  if (pool === null || name === "default") {
+    return refusedChange(
+      "invalid_value",
+      `${shown(name)} cannot be the name of a provider. Use small letters, digits and _, such as groq or my_llm.`,
+    );
+  }
+  if (pool.ids.length > 0) {
+    return refusedChange("conflict", `There is a provider ${name} already. Add the keys to it.`);
+  }
+  const ids = keys.map(({ secret }) => secret.id);
+  const prefix = prefixOf(name);
+  const variables: [name: string, value: string | null][] = [
+    [`${prefix}API_KEYS`, keys.map(writtenForm).join(",")],
+    [`${prefix}BASE_URL`, baseUrl],
+    [`${prefix}PROVIDER`, dialect],
+  ];
+  const edits = setVariables(
+    sources,
+    variables.filter(([, value]) => value !== null),
+  );
+  const message = `The provider ${name} was added to ${sources.envFile?.path}, with ${ids.length === 1 ? "1 key" : `${ids.length} keys`}. Its base URL ends in /${name}/v1.`;
+  return verified(sources, name, edits, ids, message);
+}
+
+/** Takes out everything that the settings say of a provider. A file of keys that they name stays. */
+export function planRemoveProvider(sources: Sources, provider: string): Plan {
+  const pool = poolOf(sources, provider);
+  if (pool === null || pool.ids.length === 0) return providerNotFound(provider);
+  const own = provider === "default" ? DEFAULT_PROVIDER_SETTINGS : PROVIDER_SETTINGS;
+  const set = valuesOf(sources);
+  const names = own.map((setting) => prefixOf(provider) + setting).filter((name) => set.has(name));
+  const edits = setVariables(
+    sources,
+    names.map((name) => [name, null]),
+  );
+  const message = `The provider ${provider} was removed from ${sources.envFile?.path}: ${names.join(", ")}.`;
+  return verified(sources, provider, edits, [], message);
+}
+
+/** What makes the default provider; its other settings hold for all. */
+const DEFAULT_PROVIDER_SETTINGS = ["API_KEYS", "API_KEYS_FILE", "TARGET_BASE_URL", "PROVIDER"];
+
+/** Sets variables of the env file, or takes them out of it (null). */
+function setVariables(
+  sources: Sources,
+  variables: readonly [name: string, value: string | null][],
+): Edit[] | ChangeRefused {
+  let text = sources.envFile?.text ?? "";
+  for (const [name, value] of variables) {
+    const locked = lockOf(sources, name);
+    if (locked !== null) return refusedChange("not_writable", locked);
+    const edited = setVariable(text, name, value);
+    if (!edited.ok) return refusedChange("invalid_value", edited.reason);
+    text = edited.text;
+  }
+  return editEnvFile(sources, text);
 }
 
 /** Takes a key out, wherever it is written. */
@@ -129,18 +201,14 @@ export function planOrder(sources: Sources, provider: string, ids: readonly stri
 export function planSettings(sources: Sources, provider: string, changes: SettingChanges): Plan {
   const pool = poolOf(sources, provider);
   if (pool === null || pool.ids.length === 0) return providerNotFound(provider);
-  let edited: Edited = { ok: true, text: sources.envFile?.text ?? "" };
-  const names: string[] = [];
+  const variables: [name: string, value: string | null][] = [];
   for (const [setting, value] of changes) {
     const name = variableFor(provider, setting);
     if (name === null) return refusedChange("invalid_value", DEFAULT_IS_NEEDED);
-    const locked = lockOf(sources, name);
-    if (locked !== null) return refusedChange("not_writable", locked);
-    edited = setVariable(edited.text, name, value);
-    if (!edited.ok) return refusedChange("invalid_value", edited.reason);
-    names.push(name);
+    variables.push([name, value]);
   }
-  const edits = editEnvFile(sources, edited.text);
+  const edits = setVariables(sources, variables);
+  const names = variables.map(([name]) => name);
   const message = `${names.join(", ")} ${names.length === 1 ? "was" : "were"} changed in ${sources.envFile?.path}.`;
   return verified(sources, provider, edits, pool.ids, message);
 }

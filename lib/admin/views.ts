@@ -3,10 +3,10 @@
  *
  * A key's text never comes out here: everything that is shown names a key by its id.
  */
-import { instantText } from "../core/clock.ts";
-import { keyJson, poolStatus, providerJson } from "../observability/health.ts";
-import type { TrafficPoint, UsageRow } from "../observability/usage.ts";
-import type { KeyEvent, RequestRecord } from "../core/events.ts";
+import { DAY_MS, formatDuration, instantText, MINUTE_MS } from "../core/clock.ts";
+import { keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
+import type { Traffic, TrafficRange, UsageRow } from "../observability/usage.ts";
+import type { KeyEvent, RequestProgress, RequestRecord } from "../core/events.ts";
 import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
 /** What became of a change. `message`: what was done, or why not and what to do; for people, without a key. */
@@ -56,6 +56,10 @@ export interface SettingView {
 }
 
 export interface KeyView extends KeyReport {
+  /** The last four characters of the key; null: it is too short to show any of them. */
+  lastFour: string | null;
+  /** How it did lately, slot by slot (`Usage.heartbeats`). */
+  beats: string;
   /** The setting in which it stands: `GROQ_API_KEYS_FILE`; null: not known. */
   source: string | null;
   /** Why it cannot be moved or removed from here; null: it can. */
@@ -64,6 +68,10 @@ export interface KeyView extends KeyReport {
 
 export interface ProviderView extends ProviderReport {
   isDisabled: boolean;
+  /** Why it is left alone; null: it is not. */
+  pauseReason: "upstream_faults" | "common_cause" | null;
+  /** What upstream said when it was last left alone; empty: nothing, or it is not. */
+  pauseSaid: string;
   breaker: "closed" | "open" | "half_open";
   inFlight: number;
   settings: Readonly<Partial<Record<Editable, SettingView>>>;
@@ -77,6 +85,12 @@ export interface AdminOverview {
   isDraining: boolean;
   /** Requests of clients. */
   inFlight: number;
+  /** The first of those that are not over, in the order in which they came. */
+  underWay: readonly RequestProgress[];
+  /** Upstream's 429 that no client saw, by the time in which they came. */
+  hidden429: Readonly<Record<TrafficRange, number>>;
+  /** How long a request waits for a key at most. */
+  maxWaitMs: number;
   bufferedBytes: number;
   /** `http://0.0.0.0:3000` or `unix:/path` */
   listen: string;
@@ -98,8 +112,11 @@ export function shownOverview(overview: AdminOverview, now: number): object {
     now: instantText(now),
     uptime_sec: Math.floor(overview.uptimeMs / 1000),
     status: poolStatus(overview.providers[0].keys),
+    headline: shownHeadline(headlineOf(overview)),
+    hidden_429: overview.hidden429,
     draining: overview.isDraining,
     in_flight: overview.inFlight,
+    under_way: overview.underWay.map(shownProgress),
     buffered_bytes: overview.bufferedBytes,
     listen: overview.listen,
     access: overview.access,
@@ -114,6 +131,10 @@ function shownProvider(provider: ProviderView): object {
   return {
     ...providerJson(provider),
     state: provider.isDisabled ? "disabled" : provider.pausedMs > 0 ? "paused" : "up",
+    pause_reason: provider.pauseReason,
+    pause_said: provider.pauseSaid === "" ? null : provider.pauseSaid,
+    next_key_sec: secondsOrNull(nextKeyMs(provider)),
+    queue_sec: secondsOrNull(queueMs(provider)),
     in_flight: provider.inFlight,
     breaker: provider.breaker,
     settings: provider.settings,
@@ -124,6 +145,8 @@ function shownProvider(provider: ProviderView): object {
 function shownKey(key: KeyView): object {
   return {
     ...keyJson(key),
+    last_four: key.lastFour,
+    beats: key.beats,
     said: key.said === "" ? null : key.said,
     source: key.source,
     locked: key.locked,
@@ -142,17 +165,21 @@ export function shownRequest(record: RequestRecord): object {
     outcome: record.outcome,
     key: record.key,
     key_id: record.keyId,
+    account: record.account,
     client: record.client,
     waited_ms: record.waitedMs,
     first_byte_ms: record.firstByteMs,
     total_ms: record.totalMs,
+    ...phasesOf(record),
+    reason: record.reason === "" ? null : record.reason,
     bytes: record.bytes,
     truncated: record.isTruncated,
     maybe_billed_replays: record.maybeBilledReplays,
-    attempts: record.attempts.map(({ provider, key, keyId, verdict, status, ms, said }) => ({
+    attempts: record.attempts.map(({ provider, key, keyId, account, verdict, status, ms, said }) => ({
       provider,
       key,
       key_id: keyId,
+      account,
       verdict,
       status,
       ms,
@@ -162,12 +189,13 @@ export function shownRequest(record: RequestRecord): object {
 }
 
 export function shownKeyEvent(event: KeyEvent): object {
-  const { at, provider, key, keyId, kind, model, reason, until, said } = event;
+  const { at, provider, key, keyId, account, kind, model, reason, until, said } = event;
   return {
     at: instantText(at),
     provider,
     key,
     key_id: keyId,
+    account,
     kind,
     model,
     reason,
@@ -176,10 +204,164 @@ export function shownKeyEvent(event: KeyEvent): object {
   };
 }
 
-export function shownUsage({ day, provider, keyId, model, requests, rateLimited, errors }: UsageRow): object {
-  return { day, provider, key_id: keyId, model, requests, rate_limited: rateLimited, errors };
+export function shownUsage(row: UsageRow): object {
+  const { day, provider, keyId, model, client, requests, rateLimited, errors } = row;
+  return { day, provider, key_id: keyId, model, client, requests, rate_limited: rateLimited, errors };
 }
 
-export function shownTraffic({ at, requests, absorbed, errors }: TrafficPoint): object {
-  return { at: instantText(at), requests, absorbed, errors };
+export function shownTraffic({ range, stepMs, points }: Traffic): object {
+  const traffic = points.map(({ at, requests, absorbed, hidden429, errors }) => ({
+    at: instantText(at),
+    requests,
+    absorbed,
+    hidden_429: hidden429,
+    errors,
+  }));
+  return { range, step_sec: stepMs / 1000, traffic };
 }
+
+/** How long a finished request waited for a key, then for the provider, then for the rest of the answer. */
+function phasesOf({ waitedMs, firstByteMs, totalMs }: RequestRecord): object {
+  const answeredMs = firstByteMs ?? totalMs;
+  return {
+    wait_ms: waitedMs,
+    provider_ms: Math.max(0, answeredMs - waitedMs),
+    stream_ms: totalMs - answeredMs,
+  };
+}
+
+/** A request that is not over, with the names of `shownRequest`. */
+function shownProgress(request: RequestProgress): object {
+  return {
+    id: request.id,
+    method: request.method,
+    path: request.path,
+    provider: request.provider,
+    model: request.model,
+    client: request.client,
+    key_id: request.keyId,
+    account: request.account,
+    phase: request.phase,
+    attempts: request.attempts,
+    waited_ms: request.waitedMs,
+    first_byte_ms: request.firstByteMs,
+    total_ms: request.totalMs,
+  };
+}
+
+/** Rounded up; null: it is not known when. */
+function secondsOrNull(ms: number): number | null {
+  return Number.isFinite(ms) ? secondsLeft(ms) : null;
+}
+
+// ── What the next request meets ───────────────────────────────────────────────────────────────────────────────────
+
+/** What the next request to the default provider meets, and why. */
+export interface Headline {
+  /** `served`: it is sent at once. `waits`: for a key, or for the provider. `refused`: with 503. */
+  outcome: "served" | "waits" | "refused";
+  why: "ready" | "queue" | "cooling" | "provider_paused" | "out_of_use" | "draining";
+  /** One or two sentences for people. */
+  text: string;
+  /** For how long it waits; Infinity: nobody knows. */
+  waitMs: number;
+}
+
+export function headlineOf({ providers: [provider], isDraining, maxWaitMs }: AdminOverview): Headline {
+  const { keys, waiting, pausedMs, pauseSaid } = provider;
+  if (isDraining) {
+    const text = "New requests are refused: the proxy is shutting down, and lets those under way finish.";
+    return { outcome: "refused", why: "draining", text, waitMs: Infinity };
+  }
+  const waitMs = queueMs(provider);
+  const outcome = waitMs <= maxWaitMs ? "waits" : "refused";
+  if (pausedMs > 0) {
+    const said = pauseSaid === "" ? "" : ` It said: "${pauseSaid}"`;
+    const cause =
+      provider.pauseReason === "common_cause"
+        ? "it refuses every key alike"
+        : "its last answers were failures";
+    const text = `The provider is left alone for ${formatDuration(pausedMs)}: ${cause}.${said}`;
+    return { outcome, why: "provider_paused", text, waitMs };
+  }
+  const ready = keys.filter(({ state }) => state === "ready").length;
+  const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
+  if (usable.length === 0) {
+    const reasons = [...new Set(keys.map(({ state, reason }) => reason ?? state))].join(", ");
+    const text = `Requests are refused: no key is in use (${reasons}).`;
+    return { outcome: "refused", why: "out_of_use", text, waitMs: Infinity };
+  }
+  const inLine = waiting === 1 ? "1 request waits" : `${waiting} requests wait`;
+  if (ready > 0 && waiting === 0) {
+    const text = `The next request is sent at once: ${ready} of ${keys.length} keys ${ready === 1 ? "is" : "are"} ready.`;
+    return { outcome: "served", why: "ready", text, waitMs: 0 };
+  }
+  const cause = coolingCause(usable);
+  const wait = Number.isFinite(waitMs) ? `about ${formatDuration(waitMs)}` : "for an unknown time";
+  const queue = waiting === 0 ? "" : ` ${inLine} already.`;
+  const text =
+    outcome === "waits"
+      ? `The next request waits ${wait}: ${cause}.${queue}`
+      : `The next request is refused: ${cause}, and it would wait ${wait}, longer than MAX_WAIT_SEC allows.${queue}`;
+  return { outcome, why: ready > 0 ? "queue" : "cooling", text, waitMs };
+}
+
+/** Why no key is ready, by the one that is back first. */
+function coolingCause(usable: readonly KeyReport[]): string {
+  const [first] = usable.toSorted((a, b) => a.coolingMs - b.coolingMs);
+  switch (first?.reason) {
+    case "pacing":
+      return "every key has used up its requests of this minute";
+    case "quota_day":
+      return "every key has used up its day";
+    case "billing":
+      return "no key has money left";
+    case null:
+    case undefined:
+      return "others are served first";
+    default:
+      return "every key rests after a refusal";
+  }
+}
+
+function shownHeadline({ outcome, why, text, waitMs }: Headline): object {
+  return { outcome, why, text, wait_sec: secondsOrNull(waitMs) };
+}
+
+/** When the first key may be used; Infinity: none comes back by itself. */
+function nextKeyMs({ keys, pausedMs }: ProviderReport): number {
+  const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
+  return Math.max(pausedMs, Math.min(...usable.map(({ coolingMs }) => coolingMs)));
+}
+
+/**
+ * How long a request that comes now waits behind those that wait already: from when on each key may be used, and how
+ * often in a minute as far as that is known. Without any limit a key serves all who wait at once.
+ */
+export function queueMs({ keys, pausedMs, waiting }: ProviderReport): number {
+  const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
+  if (usable.length === 0) return Infinity;
+  const servedWithin = (ms: number) =>
+    usable.reduce((sum, { coolingMs, rpmLimit }) => {
+      const openMs = ms - Math.max(coolingMs, pausedMs);
+      if (openMs < 0) return sum;
+      return (
+        sum +
+        (rpmLimit === null || rpmLimit <= 0 ? Infinity : Math.floor((openMs * rpmLimit) / MINUTE_MS) + 1)
+      );
+    }, 0);
+  let [tooShort, enough] = [-1, 1];
+  while (servedWithin(enough) <= waiting) {
+    if (enough > LONGEST_QUEUE_MS) return Infinity;
+    [tooShort, enough] = [enough, enough * 2];
+  }
+  while (enough - tooShort > 1) {
+    const middle = Math.floor((tooShort + enough) / 2);
+    if (servedWithin(middle) > waiting) enough = middle;
+    else tooShort = middle;
+  }
+  return enough;
+}
+
+/** Beyond it nobody waits. */
+const LONGEST_QUEUE_MS = 31 * DAY_MS;

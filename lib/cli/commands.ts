@@ -17,7 +17,7 @@ import { type Clock, formatDuration, systemClock } from "../core/clock.ts";
 import { type Config, loadConfig, type LoadedConfig, type Places } from "../config/config.ts";
 import type { ChangeOutcome } from "../admin/views.ts";
 import { type ConfiguredKey, readPoolKeys, splitKeys } from "../config/keys.ts";
-import { SettingsFiles, planAddKey, planRemoveKey } from "../admin/settings-editor.ts";
+import { SettingsFiles, planAddKeys, planRemoveKey } from "../admin/settings-editor.ts";
 import {
   AdminClient,
   type Change,
@@ -293,7 +293,7 @@ async function addKeys(
     const key = keys[index]!;
     const change =
       operator === null
-        ? changeOf(await files.change((sources) => planAddKey(sources, provider, key)))
+        ? changeOf(await files.change((sources) => planAddKeys(sources, provider, [key])))
         : await operator.change("POST", `/providers/${provider}/keys`, bodyOf(text, key));
     code = Math.max(code, tell(change, terminal));
   }

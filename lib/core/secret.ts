@@ -10,6 +10,9 @@ export function fingerprint(text: string): string {
   return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 8);
 }
 
+/** Of a shorter secret four characters are too much. */
+const SHORTEST_WITH_LAST_FOUR = 20;
+
 /** A credential. Prints as `[secret 3e23e816]` wherever it is printed. */
 export class Secret {
   readonly #value: string;
@@ -29,6 +32,11 @@ export class Secret {
   /** How long it is: tells cheaply that a text is another one. */
   get length(): number {
     return this.#value.length;
+  }
+
+  /** The last four characters, for the operator to tell keys apart; null: it is too short to show any part of it. */
+  get lastFour(): string | null {
+    return this.#value.length >= SHORTEST_WITH_LAST_FOUR ? this.#value.slice(-4) : null;
   }
 
   toString(): string {

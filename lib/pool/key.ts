@@ -507,13 +507,13 @@ function readCooldown(stored: unknown): Cooldown | null {
 const REASONS: Record<KeyReason, true> = {
   rate_limit: true,
   concurrency: true,
+  pacing: true,
   quota_day: true,
   billing: true,
   unconfirmed: true,
   invalid_key: true,
   no_access: true,
   manual: true,
-  pacing: true,
 };
 
 function readReason(stored: unknown): KeyReason | null {
