@@ -232,8 +232,10 @@ export class Pool implements KeyPool {
 
   /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether it may have a key now. */
   #onBlocked(need: Need, now: number): boolean {
-    if (this.#sharedLimit.readyAt(now) > now) this.#sharedLimit.onBlocked(now);
-    return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
+    if (this.#sharedLimit.readyAt(now) <= now)
+      return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
+    this.#sharedLimit.onBlocked(now);
+    return this.#pauseFor(need, now) === null;
   }
 
   #take(key: Key, need: Need, now: number): Lease {

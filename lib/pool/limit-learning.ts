@@ -92,6 +92,8 @@ export class AdaptiveLimit {
   value = Infinity;
   /** Epoch ms of the last change. */
   changedAt = 0;
+  /** From when on what passes tells of the limit: since the last change, and after the cooldown that came with it. */
+  measuredFrom = 0;
   /** Epoch ms of the last change by a refusal. */
   #loweredAt = 0;
   /** What held; less than the value while more is being tried; 0: nothing has yet. */
@@ -139,6 +141,7 @@ export class AdaptiveLimit {
     }
     this.#next.scheduleAt(now + HOLDS_AFTER_MS);
     this.changedAt = now;
+    this.measuredFrom = now;
     this.#follows = false;
     return true;
   }
@@ -158,6 +161,7 @@ export class AdaptiveLimit {
     const { proven } = this;
     const wasOnTrial = this.isOnTrial && level >= proven;
     this.changedAt = now;
+    this.measuredFrom = now + restMs;
     this.#loweredAt = now;
     this.#step = 1;
     this.#follows = !wasOnTrial;

@@ -416,8 +416,9 @@ export class RateLimiter {
 
   /** The rate at which requests passed while more than the known was tried. A pause before may have left some over. */
   #estimate(now: number): { most: number; likely: number } {
-    const passed = this.#sent.countSince(this.rate.changedAt);
-    const perWindow = this.#windowMs / Math.max(1, now - this.rate.changedAt);
+    const { measuredFrom } = this.rate;
+    const passed = this.#sent.countSince(measuredFrom);
+    const perWindow = this.#windowMs / Math.max(1, now - measuredFrom);
     const spare = this.#bucket.isOn ? this.#bucket.burst : 0;
     return { most: Math.ceil(passed * perWindow), likely: Math.floor((passed - spare) * perWindow) };
   }
