@@ -275,6 +275,23 @@ describe("after a failed attempt, keywheel", () => {
     expect(Number(attemptsOf(third))).toBeGreaterThanOrEqual(4);
   });
 
+  // In the first half second of an outage some requests got 502, the others waited.
+  test("P7 gives up no request that was never sent while there is no room for retries", async () => {
+    const closed = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response() });
+    const { port } = closed;
+    await closed.stop(true);
+    const settings = { TARGET_BASE_URL: `http://127.0.0.1:${port}`, LOG_LEVEL: "error" };
+    await using scene = open(() => OK, { keys: 3, settings });
+    const { engine } = scene;
+    const answers = Promise.all(Array.from({ length: 12 }, () => chat(scene.url)));
+    await until("all have failed", () => engine.inFlight === 12 && engine.clocks.running === 0);
+    await until("most wait", () => engine.upstreams[0].pool.waiting >= 7); // there was room for five retries
+    using _server = Bun.serve({ port: port ?? 0, hostname: "127.0.0.1", fetch: () => new Response(SERVED) });
+    const statuses = (await inTime(scene, answers)).map(({ status }) => status);
+    expect(statuses).toEqual(Array(12).fill(200));
+    expect([engine.upstreams[0].pool.waiting, engine.inFlight]).toEqual([0, 0]);
+  });
+
   test("P7 counts no rotation on refusals of keys", async () => {
     await using scene = open((key) => (key < 7 ? limited({ "retry-after": "60" }) : OK), { keys: 8 });
     const response = await chat(scene.url);

@@ -133,6 +133,7 @@ export class Pool implements KeyPool {
   readonly breaker = new CircuitBreaker(FAULTS);
   /** Opened where the upstream refuses everybody. */
   readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
+  readonly retryBudget = new RetryBudget();
   #config: ProviderConfig;
   readonly #dependencies: PoolDependencies;
   readonly #selector: KeySelector;
@@ -144,6 +145,8 @@ export class Pool implements KeyPool {
   #isDry = false;
   /** It was told that the provider is paused, and not yet that it is up again. */
   #isDown = false;
+  /** When it was last up again; epoch ms. */
+  #upAgainAt = 0;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
     const { clock, random, keeper } = dependencies;
@@ -216,7 +219,7 @@ export class Pool implements KeyPool {
   }
 
   /** What keeps this request from all keys alike; null: nothing does. */
-  #pauseFor({ tried }: Need, now: number): NoKey | null {
+  #pauseFor({ tried, deferredAt }: Need, now: number): NoKey | null {
     const { breaker, refusesAll } = this;
     const closedUntil = Math.max(breaker.readyAt(now), refusesAll.readyAt(now));
     if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
@@ -224,10 +227,18 @@ export class Pool implements KeyPool {
     const asideUntil =
       tried.size >= DISTINCT_KEYS && !refusesAll.isQuiet ? refusesAll.openUntil + OTHERS_FIRST_MS : 0;
     if (asideUntil > now) return { kind: "no_key", readyAt: asideUntil, why: "cooling", isOwn: true };
+    const retryAt = this.#isRetry(deferredAt) ? this.retryBudget.readyAt : 0;
+    if (retryAt > now)
+      return { kind: "no_key", readyAt: retryAt, maybeSooner: true, isOwn: true, why: "paused" };
     const sharedAt = this.#sharedLimit.readyAt(now);
     if (sharedAt <= now) return null;
     const isEvent = sharedAt >= AFTER_AN_EVENT;
     return { kind: "no_key", readyAt: isEvent ? Infinity : sharedAt, maybeSooner: isEvent, why: "paused" };
+  }
+
+  /** Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back. */
+  #isRetry(deferredAt: number): boolean {
+    return deferredAt > this.#upAgainAt && this.breaker.isQuiet && this.refusesAll.isQuiet;
   }
 
   /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether it may have a key now. */
@@ -242,6 +253,7 @@ export class Pool implements KeyPool {
     const { account } = key;
     const limits = this.#selector.limitsFor(need, account);
     const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet;
+    if (this.#isRetry(need.deferredAt)) this.retryBudget.spend(now);
     key.today += 1;
     key.requests += 1;
     key.inFlight += 1;
@@ -407,6 +419,7 @@ export class Pool implements KeyPool {
     if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
     if (!this.#isDown || !refusesAll.isQuiet) return;
     this.#isDown = false;
+    this.#upAgainAt = now;
     this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now);
   }
 
@@ -628,11 +641,12 @@ async function tryKeys(
   engine: Engine,
 ): Promise<Response | null> {
   const { clock, random } = engine;
-  const { pool, retries } = upstream;
+  const { pool } = upstream;
   const { progress } = context;
   const maxAttempts =
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
-  retries.countRequest(clock.now());
+  pool.retryBudget.countRequest();
+  context.deferredAt = 0;
   context.bind(upstream);
   const isChained = next !== null && context.boundTo === null; // no other provider has what this one made
   context.limitWait(isChained);
@@ -650,6 +664,7 @@ async function tryKeys(
       setback = context.signal.aborted ? ABANDONED : lease;
     } else {
       progress.attempts += 1;
+      context.deferredAt = 0;
       const attempted = await attempt(context, upstream, lease, engine);
       const { result, limits } = attempted;
       const missing = context.missingResourceIn(result);
@@ -667,7 +682,7 @@ async function tryKeys(
     }
 
     const now = clock.now();
-    const mayRetry = !isFault || retries.hasRoom(now); // what a client wants repeated is no fault
+    const mayRetry = !isFault || pool.retryBudget.readyAt <= now; // what a client wants repeated is no fault
     const hasFallback = isChained && (next !== upstream || mayRetry); // the same once more is a retry, too
     const policy = { maxAttempts, waitUntil: context.waitUntil, hasFallback, mayRetry };
     const decision = decide(setback, progress, policy, now, random());
@@ -676,7 +691,7 @@ async function tryKeys(
         context.reuseAt = decision.reuseAt;
         break;
       case "back_off":
-        if (isFault) retries.spend(now);
+        if (isFault) pool.retryBudget.spend(now);
         progress.upstreamFaults += 1;
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         context.hold();
@@ -684,8 +699,12 @@ async function tryKeys(
         await pause(decision.pauseMs, context.signal, clock);
         context.waitedMs += clock.now() - now;
         break;
+      case "wait":
+        progress.upstreamFaults += 1;
+        context.deferredAt = now;
+        break;
       case "fall_back":
-        if (isFault && next === upstream) retries.spend(now);
+        if (isFault && next === upstream) pool.retryBudget.spend(now);
         if (decision.replaysMaybeBilled) progress.maybeBilledReplays += 1;
         return null;
       case "give_up":
@@ -1135,7 +1154,6 @@ function upstreamsOf(
       base: baseOf(provider.baseUrl, provider.dialect),
       pool,
       headerSampler: old?.headerSampler ?? new HeaderSampler(),
-      retries: old?.retries ?? new RetryBudget(),
       host: provider.baseUrl.host,
       proxy: provider.upstreamProxy,
       heardAt: 0,

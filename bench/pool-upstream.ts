@@ -548,6 +548,7 @@ export class Visit implements KeyNeed {
   readonly unsuited = NO_KEYS;
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
   reuseAt = 0;
+  readonly deferredAt = 0;
   hasLeft = false;
   isOver = false;
   /** What its leaving does to the attempt that is under way. */
@@ -852,6 +853,7 @@ export class Traffic<Taken extends Grant> {
         this.#countsLost(visit, setback);
         return this.#ends(visit);
       case "back_off":
+      case "wait":
       case "fall_back":
         throw new Error(`${decision.do} after ${setback.kind}: the provider of this bench gives no cause`);
     }

@@ -602,6 +602,7 @@ class Costing {
         conversation: Bun.hash.xxHash32(String(arrival)),
         tried: NO_KEYS,
         reuseAt: 0,
+        deferredAt: 0,
         unsuited: NO_KEYS,
         boundTo: null,
       };

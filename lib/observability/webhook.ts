@@ -16,6 +16,8 @@ import { waitUntilMs } from "../providers/retry-hints.ts";
 
 /** How long a shortage may last before it is told. */
 const LASTS_MS = 60_000;
+/** A provider that is still down says so this soon after its pause, if anybody asks it. */
+const PAUSE_OVER_MS = 30_000;
 /** The same thing of the same key is not told again within this time. */
 const SAME_AGAIN_MS = 600_000;
 /** What happens together is told together. */
@@ -130,7 +132,7 @@ export class Webhook implements Observer {
     const cancel = this.#options.clock.after(delayMs, () => {
       const last = this.#held.get(name)?.event ?? event;
       this.#held.delete(name);
-      this.#tellWrong(name, last);
+      if (!isOverPause(last, this.#options.clock.wall())) this.#tellWrong(name, last);
     });
     this.#held.set(name, { event, cancel });
   }
@@ -230,6 +232,11 @@ export class Webhook implements Observer {
       resolve();
     }
   }
+}
+
+/** Whether a provider's pause ended a while ago: it would have been told if it had failed since. */
+function isOverPause({ kind, until }: KeyEvent, wall: number): boolean {
+  return kind === "provider_paused" && until !== null && until + PAUSE_OVER_MS <= wall;
 }
 
 /** A redirect counts as a failure: followed, the message would go somewhere that nobody configured. */

@@ -13,6 +13,7 @@ import type { Secret } from "../core/secret.ts";
 import type { Budgets } from "../providers/rate-limit-headers.ts";
 import type { NoKey, Outcome, Verdict } from "../providers/verdict.ts";
 import type { CircuitBreaker } from "./circuit-breaker.ts";
+import type { RetryBudget } from "./retry-policy.ts";
 import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
 import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
 
@@ -135,8 +136,10 @@ export interface KeyNeed {
 export interface Need extends KeyNeed {
   /** Place in the queue: the number of the request. */
   readonly arrival: number;
-  /** It does not wait for a key beyond this; epoch ms. */
+  /** It does not wait for a key beyond this. */
   readonly waitUntil: number;
+  /** When the upstream failed it and there was no room for a retry: it waits for that; 0: there was. */
+  readonly deferredAt: number;
   readonly signal: AbortSignal;
 }
 
@@ -165,6 +168,8 @@ export interface KeyPool {
   readonly keys: readonly Key[];
   /** Opened by failures of the upstream. */
   readonly breaker: CircuitBreaker;
+  /** How many of its faults may be answered by another attempt (P7). */
+  readonly retryBudget: RetryBudget;
   /** How many requests wait for a key. */
   readonly waiting: number;
   /** Epoch ms until which the provider is left alone; in the past where it is not. */

@@ -95,6 +95,7 @@ function needOf(arrival: number, fields: Partial<Need> = {}): Need {
     conversation: null,
     tried: new Set(),
     reuseAt: 0,
+    deferredAt: 0,
     unsuited: new Set(),
     boundTo: null,
     waitUntil: NOW + MINUTE,

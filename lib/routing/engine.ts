@@ -12,7 +12,6 @@ import type { Keeper, KeyPool } from "../pool/key.ts";
 import type { KeyChecker } from "../pool/key-health.ts";
 import type { HeaderSampler } from "../providers/rate-limit-headers.ts";
 import type { ResourceOwners } from "./resource-owners.ts";
-import type { RetryBudget } from "../pool/retry-policy.ts";
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
 export interface Upstream extends Reachable {
@@ -23,8 +22,6 @@ export interface Upstream extends Reachable {
   readonly pool: KeyPool;
   /** What its answers announce of limits. */
   readonly headerSampler: HeaderSampler;
-  /** How many of its faults may be answered by another attempt (P7). */
-  readonly retries: RetryBudget;
 }
 
 /** A request for `/admin` or something below it, as the server knows it. */

@@ -51,6 +51,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
   readonly streamDialect: StreamDialect;
   reuseAt = 0;
+  deferredAt = 0;
   boundTo: string | null = null;
   /** What it has to do with resources of single accounts; null: nothing. */
   binding: ResourceBinding | null = null;
