@@ -762,6 +762,8 @@ function giveUp(
       : noKeyError({
           none: setback.kind === "no_key" ? setback : pool.noKeyFor(context, now),
           attempts: progress.attempts,
+          waitedMs: context.waitedMs,
+          model: context.model,
           provider: config.name,
           keys: pool.report(now),
           said: context.lastSaid,

@@ -3,6 +3,7 @@
  * what to do about it.
  */
 import { formatDuration, retryAfterSec } from "../core/clock.ts";
+import type { KeyReason } from "../core/events.ts";
 import type { NoKey, Unreachable } from "../providers/verdict.ts";
 
 /** `type` and `code` of the proxy's own errors, those of the operator's door included. */
@@ -88,76 +89,148 @@ const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
   stream_idle_timeout: 504,
 };
 
+/** A key, as far as a message tells of it. */
+interface ShownKey {
+  readonly index: number;
+  readonly state: "ready" | "cooling" | "disabled" | "paused";
+  readonly reason: KeyReason | null;
+  /** By model: why it cools for that one alone. */
+  readonly models: Readonly<Record<string, { readonly reason: KeyReason }>>;
+}
+
 /** What a message about keys needs to know. */
 export interface KeyTrouble {
   /** Why there is no key, or from when on there is one again. */
-  none: NoKey;
+  readonly none: NoKey;
   /** Upstream requests that were spent. */
-  attempts: number;
-  provider: string;
-  keys: readonly { readonly index: number; readonly state: string; readonly reason: string | null }[];
+  readonly attempts: number;
+  /** How long the request has waited for a key or for its upstream, in ms. */
+  readonly waitedMs: number;
+  /** The model it asks for; null: it names none. */
+  readonly model: string | null;
+  readonly provider: string;
+  readonly keys: readonly ShownKey[];
   /** What upstream said last; empty where nothing. */
-  said: string;
-  settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
-  now: number;
+  readonly said: string;
+  readonly settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
+  readonly now: number;
 }
 
-/** Our answer when keys are the problem, or the breaker: why, for how long, and what upstream said. */
+/** Where only the end of a request under way frees a key, nobody knows when: asking again this soon is fair. */
+const UNTIL_AN_END_MS = 5000;
+
+/** Our answer when keys are the problem, or the breaker: how long it waited, why, until when, and what can be done. */
 export function noKeyError(trouble: KeyTrouble): ProxyError {
-  const { none, keys, said, now } = trouble;
-  const { maxWaitMs, exhaustedStatus } = trouble.settings;
+  const { none, keys, attempts, model, said, now } = trouble;
+  const { exhaustedStatus } = trouble.settings;
   const provider = trouble.provider === "default" ? "the provider" : trouble.provider;
   const quote = said === "" ? "" : ` Upstream said: "${said}".`;
-  const waitMs = Math.max(0, none.readyAt - now);
-  const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
+  const isKnown = Number.isFinite(none.readyAt);
+  const waitMs = isKnown ? Math.max(0, none.readyAt - now) : UNTIL_AN_END_MS;
+  const inTime = isKnown
+    ? `in ${formatDuration(retryAfterSec(waitMs) * 1000)}`
+    : "when a request under way ends";
   switch (none.why) {
     case "unsuited":
       return proxyError(
         503,
         "no_usable_keys",
-        `No key of ${provider} may serve this request.${quote} Check the keys and what they are allowed to do; GET /health shows each.`,
+        `No key of ${provider} may serve this request${whyNoKey(keys, model)}.${quote} Check the keys and what they are allowed to do: keywheel check, or GET /health.`,
       );
-    case "none_usable": {
-      const list = keys.map(({ index, reason }) => `[${index}] ${reason}`).join(", ");
+    case "none_usable":
       return proxyError(
         503,
         "no_usable_keys",
-        `${allKeys(keys.length, provider)} out of use: ${list}.${quote} Replace them in API_KEYS and restart; GET /health shows each.`,
+        `${allKeys(keys.length, provider)} out of use: ${keys.map(({ index, reason }) => `[${index}] ${reason}`).join(", ")}.${quote} ${remedy(keys, model)}`,
       );
-    }
     case "paused":
       return proxyError(
         503,
         "provider_paused",
-        `${provider} failed several times in a row and is left alone for ${inTime}.${quote} Try again then.`,
+        `${sentence(provider)} failed or refused everybody several times in a row, and is asked again ${inTime}. ${waited(trouble, waitMs)}${quote} Try again then. To be served meanwhile, name another provider in FALLBACK.`,
         waitMs,
       );
     case "cooling":
-      if (waitMs === 0) {
-        return proxyError(
-          exhaustedStatus,
-          "all_keys_cooling",
-          `Upstream refused all ${trouble.attempts} attempts that one request may take (MAX_ATTEMPTS), each with the key it was made with.${quote} Try again in ${inTime}.`,
-          waitMs,
-        );
-      }
       return proxyError(
         exhaustedStatus,
         "all_keys_cooling",
-        `${coolingKeys(keys, provider)}; the first may be used in ${inTime}, and a request waits at most ${maxWaitMs / 1000}s (MAX_WAIT_SEC).${quote} Try again then, or add keys.`,
+        waitMs === 0
+          ? `Upstream refused all ${attempts} attempts that one request may take (MAX_ATTEMPTS), each with the key it was made with. ${waited(trouble, waitMs)}${quote} Try again ${inTime}.`
+          : `${whichKeys(keys, model, provider)}${whyNoKey(keys, model)}: the first is free ${inTime}. ${waited(trouble, waitMs)}${quote} Try again then. ${remedy(keys, model)}`,
         waitMs,
       );
   }
 }
 
+/** How long this request has waited, of the time that one may. */
+function waited({ waitedMs, settings }: KeyTrouble, waitMs: number): string {
+  const longest = `${settings.maxWaitMs / 1000}s (MAX_WAIT_SEC)`;
+  if (waitedMs >= 1000) return `This request has waited ${formatDuration(waitedMs)}, of at most ${longest}.`;
+  return waitMs > settings.maxWaitMs
+    ? `This request did not wait, because that is longer than the ${longest} that it may.`
+    : `This request may wait at most ${longest}.`;
+}
+
+interface Explained {
+  /** What the key is; of several a number stands before it. */
+  readonly is: string;
+  /** What the operator can do. */
+  readonly remedy: string;
+}
+
+const MORE_KEYS = "To serve more, add keys, or name another provider in FALLBACK.";
+const TOP_UP = "Top up the account, or name another provider in FALLBACK.";
+const REPLACE = "Replace the keys that keywheel check finds dead (API_KEYS).";
+
+const EXPLAINED: Record<KeyReason, Explained> = {
+  rate_limit: { is: "after a rate limit", remedy: MORE_KEYS },
+  pacing: { is: "at the rate that it is allowed", remedy: MORE_KEYS },
+  concurrency: { is: "busy with as many requests as it may have at once", remedy: MORE_KEYS },
+  quota_day: { is: "out of requests for the day", remedy: MORE_KEYS },
+  billing: { is: "out of money or paid quota", remedy: TOP_UP },
+  unconfirmed: { is: "in doubt since upstream refused it", remedy: REPLACE },
+  invalid_key: { is: "refused by upstream for good", remedy: REPLACE },
+  no_access: { is: "not allowed to use this model", remedy: "Ask for a model that the keys may use." },
+  manual: { is: "paused by hand", remedy: "Resume the paused: keywheel keys resume." },
+};
+
 function allKeys(count: number, provider: string): string {
   return count === 1 ? `The only key of ${provider} is` : `All ${count} keys of ${provider} are`;
 }
 
-function coolingKeys(keys: KeyTrouble["keys"], provider: string): string {
-  const outOfUse = keys.filter(({ state }) => state === "disabled").length;
-  if (outOfUse === 0) return `${allKeys(keys.length, provider)} cooling down`;
-  return `No key of ${provider} is free: ${keys.length - outOfUse} cooling down, ${outOfUse} out of use`;
+/** Whether all keys will come back by themselves, or some only by somebody's hand. */
+function whichKeys(keys: readonly ShownKey[], model: string | null, provider: string): string {
+  const areCooling = keys.every((key) => key.state !== "disabled" && reasonOf(key, model) !== "manual");
+  return areCooling ? `${allKeys(keys.length, provider)} cooling down` : `No key of ${provider} is free`;
+}
+
+/** Why a key cannot serve a request for this model now; null: by itself it could. */
+function reasonOf({ state, reason, models }: ShownKey, model: string | null): KeyReason | null {
+  if (state !== "ready") return reason;
+  return model === null ? null : (models[model]?.reason ?? null);
+}
+
+/** ` (2 after a rate limit, 1 paused by hand)`; empty where nothing is known against any. */
+function whyNoKey(keys: readonly ShownKey[], model: string | null): string {
+  const byReason = Map.groupBy(keys, (key) => reasonOf(key, model));
+  const parts = [...byReason].flatMap(([reason, alike]) =>
+    reason === null
+      ? []
+      : [keys.length === 1 ? EXPLAINED[reason].is : `${alike.length} ${EXPLAINED[reason].is}`],
+  );
+  if (parts.length === 0) return "";
+  return ` (${parts.join(", ")})`;
+}
+
+/** What the operator can do, for each kind of trouble once. */
+function remedy(keys: readonly ShownKey[], model: string | null): string {
+  const reasons = keys.flatMap((key) => reasonOf(key, model) ?? []);
+  const remedies = new Set(reasons.map((reason) => EXPLAINED[reason].remedy));
+  return remedies.size === 0 ? MORE_KEYS : [...remedies].join(" ");
+}
+
+function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 export const UNREADABLE_TARGET = proxyError(
