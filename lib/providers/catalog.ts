@@ -46,8 +46,8 @@ export type KeyHeader = "bearer" | "anthropic" | "azure" | "google";
 /** The cheapest request that fails for a dead key and uses up no quota; `lib/pool/probing.ts` reads what it comes to. */
 export interface Proof {
   readonly method: "GET";
-  /** From the base URL (`/models`), from its origin (`origin:/openai/models`), or absolute. */
-  readonly target: string;
+  /** From the base URL (`/models`), or from its origin (`origin:/openai/models`): a key goes to no other host (P39). */
+  readonly target: `/${string}` | `origin:/${string}`;
   /** `balance`: the answer also tells whether the account can pay. A proven key may still lack a model. */
   readonly proves: "key" | "balance";
   readonly headers?: Readonly<Record<string, string>>;
@@ -428,7 +428,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     ...BEARER,
     baseUrl: "https://api.cohere.com/v2",
     hosts: ["api.cohere.com", "api.cohere.ai"],
-    proof: { method: "GET", target: "https://api.cohere.com/v1/models?page_size=1", proves: "key" },
+    proof: { method: "GET", target: "origin:/v1/models?page_size=1", proves: "key" },
     limitScope: "key",
     rules: () => [
       // The month is a rolling one, no date is given: ask again each day.
@@ -457,8 +457,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     baseUrl: "https://models.github.ai/inference",
     hosts: ["models.github.ai", "models.inference.ai.azure.com"],
     keyPrefixes: ["ghp_", "gho_", "ghu_", "ghs_", "github_pat_"],
-    // Proves the token, not its `models:read` scope.
-    proof: { method: "GET", target: "https://api.github.com/user", proves: "key" },
+    // `/user` is on another host, and a key goes to its own host only (P39). The catalog may be open to everybody.
+    proof: { method: "GET", target: "origin:/catalog/models", proves: "key", mayBePublic: true },
     limitScope: "key",
     rules: () => [
       { status: 401, text: /^Bad credentials\b/m, then: DEAD },
@@ -477,7 +477,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     baseUrl: "https://router.huggingface.co/v1",
     hosts: ["router.huggingface.co", "api-inference.huggingface.co"],
     keyPrefixes: ["hf_", "api_org_"],
-    proof: { method: "GET", target: "https://huggingface.co/api/whoami-v2", proves: "key" },
+    proof: MODELS_OF_ALL, // `whoami` is on another host, and a key goes to its own host only (P39).
     limitScope: "key",
     rules: () => [
       // A fine-grained token without "Make calls to Inference Providers": refused for every model.
@@ -533,7 +533,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     hosts: ["api.cloudflare.com"],
     proof: {
       method: "GET",
-      target: "https://api.cloudflare.com/client/v4/user/tokens/verify",
+      target: "origin:/client/v4/user/tokens/verify",
       proves: "key",
       deadWhere: [[["result", "status"], /^(?:disabled|expired)$/]],
     },
@@ -788,11 +788,15 @@ export function checkFor(dialect: Dialect, baseUrl: URL): CheckRequest | null {
   const { proof, baseUrl: usual } = PROVIDERS[dialect];
   if (proof === null) return null;
   const { method, target, proves, headers = {} } = proof;
-  if (target.startsWith("https:")) return { method, url: new URL(target), headers, proves };
-  if (target.startsWith("origin:")) {
-    return { method, url: new URL(target.slice("origin:".length), baseUrl), headers, proves };
-  }
   // A base that is only an origin gets whole paths from its clients: the API's root is the usual one.
   const root = baseUrl.pathname === "/" ? new URL(usual ?? "https://host/v1").pathname : baseUrl.pathname;
-  return { method, url: new URL(root.replace(/\/+$/, "") + target, baseUrl), headers, proves };
+  const path = target.startsWith("origin:")
+    ? target.slice("origin:".length)
+    : root.replace(/\/+$/, "") + target;
+  const [pathname = "", search = ""] = path.split("?");
+  // The parts of the base are set, not resolved: `//host` in a path must not lead elsewhere.
+  const url = new URL(baseUrl);
+  url.pathname = pathname;
+  url.search = search;
+  return { method, url, headers, proves };
 }

@@ -995,7 +995,12 @@ describe("the catalogue", () => {
       "https://api.deepseek.com/user/balance",
     ],
     ["with a query", "gemini", "https://h/v1beta", "https://h/v1beta/models?pageSize=1"],
-    ["elsewhere", "github", "https://models.github.ai/inference", "https://api.github.com/user"],
+    [
+      "in the catalog beside the base",
+      "github",
+      "https://models.github.ai/inference",
+      "https://models.github.ai/catalog/models",
+    ],
     [
       "from the origin",
       "azure",
@@ -1011,5 +1016,19 @@ describe("the catalogue", () => {
   ];
   test.each(probes)("a key is proven %s", (_sentence, dialect, base, url) => {
     expect(checkFor(dialect, new URL(base))?.url.href ?? null).toBe(url);
+  });
+
+  // A gateway's key went to the public provider (found in Nov 2026 with cohere, github, huggingface, cloudflare).
+  test("P39 a key is proven at the host of its base URL and nowhere else", () => {
+    for (const dialect of DIALECTS) {
+      for (const base of [
+        "https://gateway.example:8443",
+        "http://gateway.example/some/path/v1/",
+        "https://h//other.example/v1",
+      ]) {
+        const check = checkFor(dialect, new URL(base));
+        if (check !== null) expect(check.url.origin).toBe(new URL(base).origin);
+      }
+    }
   });
 });
