@@ -146,6 +146,8 @@ describe("what the answer says of a doubted or dead key", () => {
   test("is asked without a key, too, where the list may be public", () => {
     expect(DIALECTS.filter((dialect) => PROVIDERS[dialect].proof?.mayBePublic)).toEqual([
       "sambanova",
+      "github",
+      "huggingface",
       "modelscope",
       "generic",
     ]);
