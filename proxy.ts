@@ -648,7 +648,8 @@ async function tryKeys(
   pool.retryBudget.countRequest();
   context.deferredAt = 0;
   context.bind(upstream);
-  const isChained = next !== null && context.boundTo === null; // no other provider has what this one made
+  const isOwned = context.boundTo !== null || (context.binding?.owner ?? null) !== null;
+  const isChained = next !== null && !isOwned; // no other provider has what this one made
   context.limitWait(isChained);
   for (;;) {
     if (progress.attempts > 0 && context.signal.aborted) return giveUp(ABANDONED, context, upstream, engine);
@@ -667,7 +668,7 @@ async function tryKeys(
       context.deferredAt = 0;
       const attempted = await attempt(context, upstream, lease, engine);
       const { result, limits } = attempted;
-      const missing = context.missingResourceIn(result);
+      const missing = context.missingResourceIn(result, lease);
       if (missing !== null) {
         pool.settle(lease, RESOURCE_MISSING, clock.now(), limits);
         context.noteMissingResource(missing, upstream, lease);

@@ -229,6 +229,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
 
   /** It is sent to upstream with this lease's key. */
   attemptStarted(upstream: Upstream, lease: Lease): void {
+    this.binding?.attemptStarted(accountName(lease.key));
     this.enterPhase("provider", lease.at);
     this.#setLastKey(upstream, lease.key);
   }
@@ -250,11 +251,21 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     }
   }
 
-  /** An answer that says that the account has not what the request refers to; null: it is another one. */
-  missingResourceIn(result: Attempted): BufferedResponse | null {
+  /**
+   * An answer that says that the account has not what the request refers to, or cannot read it; null: it is another
+   * one. What only its own account can read goes to that one from here on.
+   */
+  missingResourceIn(result: Attempted, lease: Lease): BufferedResponse | null {
+    const { binding } = this;
+    if (binding === null) return null;
     const answer = result.kind === "failed" ? result.answer : result.kind === "buffered" ? result : null;
-    if (this.binding === null || answer === null) return null;
-    const isMissing = this.binding.saysMissing(answer.status, answer.body, this.engine.clock.now());
+    const status = result.kind === "streamed" ? result.status : (answer?.status ?? 0);
+    if (binding.attemptEnded(accountName(lease.key), status, answer?.body ?? null) === "cannot_read") {
+      this.boundTo = binding.owner;
+      return answer;
+    }
+    if (answer === null) return null;
+    const isMissing = binding.saysMissing(answer.status, answer.body, this.engine.clock.now());
     return isMissing ? answer : null;
   }
 

@@ -12,12 +12,14 @@ import {
   asksToKeep,
   prefersMainAccount,
   collectionOf,
+  encryptedIdsIn,
   idEndedBy,
   idsAddressed,
   idsIn,
   idsProvenBy,
   isStateful,
   learnIds,
+  saysCannotRead,
   saysMissing,
 } from "./resources.ts";
 
@@ -43,6 +45,12 @@ const MOST_IDS = 20_000;
 const MISSING_MS = 60_000;
 const MOST_MISSING = 1000;
 
+/**
+ * Who can read an encrypted text: the account that made it, or any. `trying`: a request is under way with another
+ * account, to find out.
+ */
+export type EncryptionScope = "unknown" | "trying" | "account" | "any";
+
 type Owned = Pick<OwnedId, "account" | "at">;
 /** By id. The order is that of use, the longest unused first. */
 type Shelf = Map<string, Owned>;
@@ -60,6 +68,8 @@ export class ResourceOwners {
   readonly #providers = new Map<string, Shelves>();
   /** By `provider/id`: until when nobody is asked (epoch ms). */
   readonly #missingUntil = new Map<string, number>();
+  /** By provider: whether another account than the one that made an encrypted text can read it. */
+  readonly #encryption = new Map<string, EncryptionScope>();
 
   /** `keeper` null: nothing outlives the program. */
   constructor(keeper: OwnerKeeper | null = null, mostIds = MOST_IDS) {
@@ -71,6 +81,15 @@ export class ResourceOwners {
   count(provider: string): number {
     const shelves = this.#providers.get(provider);
     return shelves === undefined ? 0 : shelves.lasting.size + shelves.turns.size;
+  }
+
+  /** Who can read the encrypted texts of this provider, as far as is known. */
+  encryptionScope(provider: string): EncryptionScope {
+    return this.#encryption.get(provider) ?? "unknown";
+  }
+
+  setEncryptionScope(provider: string, scope: EncryptionScope): void {
+    this.#encryption.set(provider, scope);
   }
 
   /** The account that has it; null: not known. Counts as a use. */
@@ -237,17 +256,24 @@ export function bindingOf(
   return names.length < least ? null : new ResourceBinding(request, provider, names, owners);
 }
 
+const NO_IDS: ReadonlySet<string> = new Set();
+
 export class ResourceBinding {
+  /** The account that made what it refers to; null: not known, or nothing. */
+  readonly owner: string | null;
   /** The account that it has to go to; null: any. */
   readonly boundTo: string | null;
   /** Where it is better sent, if that can be had now; null: anywhere. */
   readonly preferredAccount: string | null;
+  /** All that binds it are encrypted texts, which another account may be able to read. */
+  readonly #isOnlyEncrypted: boolean;
   /** Its answer tells of things: it has to be readable. */
   readonly teaches: boolean;
   readonly #request: Omit<Referring, "body">;
   readonly #provider: string;
   readonly #owners: ResourceOwners;
   readonly #ids: readonly string[];
+  #isTrial = false;
 
   constructor(request: Referring, provider: string, accounts: readonly string[], owners: ResourceOwners) {
     const { path, query, method, body } = request;
@@ -255,10 +281,43 @@ export class ResourceBinding {
     this.#provider = provider;
     this.#owners = owners;
     this.#ids = idsIn(path, query, method, body);
-    this.boundTo = owners.accountOf(provider, this.#ids, (account) => accounts.includes(account));
-    const prefersOne = this.boundTo === null && prefersMainAccount(path, method, body);
-    this.preferredAccount = prefersOne ? owners.mainAccount(provider, accounts) : null;
+    const isThere = (account: string) => accounts.includes(account);
+    this.owner = owners.accountOf(provider, this.#ids, isThere);
+    const encrypted = this.owner === null ? NO_IDS : encryptedIdsIn(body);
+    const others = encrypted.size === 0 ? this.#ids : this.#ids.filter((id) => !encrypted.has(id));
+    const bound = encrypted.size === 0 ? this.owner : owners.accountOf(provider, others, isThere);
+    this.#isOnlyEncrypted = this.owner !== null && bound === null;
+    const scope = this.#isOnlyEncrypted ? owners.encryptionScope(provider) : "any";
+    this.boundTo = scope === "account" || scope === "trying" ? this.owner : bound;
+    const prefersOne = this.owner === null && prefersMainAccount(path, method, body);
+    this.preferredAccount = prefersOne ? owners.mainAccount(provider, accounts) : this.owner;
     this.teaches = isStateful(path, method) || asksToKeep(path, body);
+  }
+
+  /**
+   * It is sent to this account. Where that did not make the encrypted texts of the request, and nobody knows whether it
+   * can read them, this one finds out: until its answer is here, other requests wait for the account that made theirs.
+   */
+  attemptStarted(account: string): void {
+    if (!this.#isForeign(account) || this.#owners.encryptionScope(this.#provider) !== "unknown") return;
+    this.#isTrial = true;
+    this.#owners.setEncryptionScope(this.#provider, "trying");
+  }
+
+  /** What the attempt came to: `cannot_read` where this account cannot read them, so that only their own one can. */
+  attemptEnded(account: string, status: number, body: Uint8Array | null): "cannot_read" | null {
+    const wasTrial = this.#isTrial;
+    this.#isTrial = false;
+    if (!this.#isForeign(account)) return null;
+    const isServed = status >= 200 && status < 300;
+    const cannotRead = body !== null && !isServed && saysCannotRead(status, textOf(body));
+    if (cannotRead) this.#owners.setEncryptionScope(this.#provider, "account");
+    else if (wasTrial) this.#owners.setEncryptionScope(this.#provider, isServed ? "any" : "unknown");
+    return cannotRead ? "cannot_read" : null;
+  }
+
+  #isForeign(account: string): boolean {
+    return this.#isOnlyEncrypted && account !== this.owner;
   }
 
   /** Whether an answer says that what is referred to is not with this account, and it is worth asking the others. */

@@ -463,15 +463,62 @@ function addTurns(found: Set<string>, bytes: Buffer): void {
   });
   for (const beginning of ['"rs_', '"ig_']) {
     forEachFromEnd(bytes, beginning, (at) => {
-      const isId = /"id"\s*:\s*$/.test(bytes.toString("latin1", Math.max(0, at - 16), at));
-      if (isId) addId(found, textAt(bytes, at));
+      if (isIdAt(bytes, at)) addId(found, textAt(bytes, at));
     });
   }
+  addMarks(found, bytes);
+}
+
+/** What the encrypted texts of a body are told from each other by. */
+function addMarks(found: Set<string>, bytes: Buffer): void {
   forEachFromEnd(bytes, '"encrypted_content"', (at) => {
     const near = nearby(bytes, at);
     const field = fieldIn(near);
     if (field !== null) addId(found, markAt(near, field.valueStart));
   });
+}
+
+function isIdAt(bytes: Buffer, at: number): boolean {
+  return /"id"\s{0,4}:\s{0,4}$/.test(bytes.toString("latin1", Math.max(0, at - 16), at));
+}
+
+/**
+ * Of the ids that `idsIn` finds, those whose content is in the body and encrypted: the marks of encrypted texts, and
+ * reasoning that has such a text. Some providers let any account read it, others only the organization that made it.
+ */
+export function encryptedIdsIn(body: Uint8Array | null): ReadonlySet<string> {
+  const found = new Set<string>();
+  if (body === null || !isJson(body)) return found;
+  const bytes = asBuffer(body);
+  addMarks(found, bytes);
+  if (found.size === 0) return found;
+  forEachFromEnd(bytes, '"rs_', (at) => {
+    if (isIdAt(bytes, at) && isEncryptedItem(bytes, at)) addId(found, textAt(bytes, at));
+  });
+  return found;
+}
+
+/** The id of an item stands near its beginning, and a summary is mostly shorter than this. */
+const ID_BEHIND_BYTES = 256;
+const ITEM_BYTES = 64 * 1024;
+
+/** Whether the item whose id stands at `at` has an encrypted text of its own. */
+function isEncryptedItem(whole: Buffer, at: number): boolean {
+  const from = Math.max(0, at - ID_BEHIND_BYTES);
+  const bytes = whole.subarray(from, at + ITEM_BYTES);
+  const start = bytes.subarray(0, at - from).lastIndexOf(0x7b /* { */);
+  const fields = start < 0 ? null : JsonCursor.ofObject(bytes, start);
+  while (fields?.next()) if (fields.name() === "encrypted_content") return bytes[fields.valueStart] === 0x22;
+  return false;
+}
+
+/** An answer that says that this account cannot read what is encrypted (openai/codex#13724, 2026-03). */
+const CANNOT_READ =
+  /"invalid_encrypted_content"|encrypted content.{0,120}(?:could not be|did not match|cannot be)/i;
+
+/** Whether an answer says that its account cannot read the encrypted texts of the request. */
+export function saysCannotRead(status: number, body: string): boolean {
+  return (status === 400 || status === 403) && CANNOT_READ.test(body);
 }
 
 /** The last places first: the latest turns. */
