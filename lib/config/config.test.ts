@@ -266,6 +266,10 @@ describe("without TARGET_BASE_URL and PROVIDER, the provider", () => {
     ]);
   });
 
+  test("is not guessed aloud where there are mistakes", () => {
+    expect(parseConfig({ API_KEYS: "Bearer abc" }).warnings).toEqual([]);
+  });
+
   test("cannot be told where keys of several begin differently", () => {
     expect(problemsOf({ API_KEYS: "gsk_0001,sk-ant-0002,AIza0003" })).toEqual([
       "API_KEYS holds keys of groq, anthropic and gemini, and each provider has its own list. Put them into GROQ_API_KEYS, ANTHROPIC_API_KEYS and GEMINI_API_KEYS.",

@@ -201,7 +201,8 @@ function recognise(reader: SettingsReader, keys: readonly ConfiguredKey[]): Wher
   const issuers = new Set(origins.map(({ issuers }) => issuers[0]));
   const [dialect, other] = issuers;
   if (dialect === undefined) {
-    if (keys.length > 0) {
+    // Of a list with mistakes in it nothing is sent anywhere.
+    if (keys.length > 0 && reader.problems.size === 0) {
       reader.warnings.add(
         `The keys in API_KEYS begin like those of no provider that keywheel knows, so they are sent to NVIDIA (${SETTINGS.TARGET_BASE_URL}). If they are another provider's, set TARGET_BASE_URL or PROVIDER.`,
       );
