@@ -244,8 +244,12 @@ function open(access: Access = { mode: "protected" }): AdminStage {
     async signIn() {
       const response = await stage.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
       expect(response.status).toBe(200);
-      const [cookie = ""] = (response.headers.get("set-cookie") ?? "").split(";");
-      return { cookie };
+      const cookie = response.headers
+        .getSetCookie()
+        .map((each) => each.split(";")[0])
+        .join("; ");
+      const { page_key } = (await response.json()) as { page_key: string };
+      return { cookie, "x-keywheel-page": page_key };
     },
     async [Symbol.asyncDispose]() {
       admin.close();
@@ -474,11 +478,12 @@ describe("a session", () => {
   test("begins with the password, in a cookie that no script and no other site gets", async () => {
     await using stage = open();
     const response = await stage.ask("/admin/api/login", changeOf("POST", {}, { password: PASSWORD }));
-    expect(await response.json()).toEqual({ signed_in: true });
+    expect(await response.json()).toEqual({ signed_in: true, page_key: "canary-token-2" });
     const port = new URL(stage.url).port;
-    expect(response.headers.get("set-cookie")).toBe(
+    expect(response.headers.getSetCookie()).toEqual([
       `keywheel_${port}=canary-token-1; HttpOnly; SameSite=Strict; Path=/admin`,
-    );
+      `keywheel_browser_${port}=canary-token-3; HttpOnly; SameSite=Strict; Path=/admin; Max-Age=31536000`,
+    ]);
   });
 
   test("lets its browser see and change everything", async () => {
@@ -493,10 +498,50 @@ describe("a session", () => {
 
   test("is found among the cookies that others have planted", async () => {
     await using stage = open();
-    const { cookie = "" } = await stage.signIn();
+    const { cookie = "", ...browser } = await stage.signIn();
     const [name] = cookie.split("=");
-    const headers = { cookie: `${name}=planted; other=1; ${cookie}; keywheel=x` };
+    const headers = { ...browser, cookie: `${name}=planted; other=1; ${cookie}; keywheel=x` };
     expect((await stage.ask("/admin/api/overview", { headers })).status).toBe(200);
+  });
+
+  const halves: [says: string, headers: (browser: Record<string, string>) => Record<string, string>][] = [
+    ["the cookie alone, which other ports of the host get too", ({ cookie = "" }) => ({ cookie })],
+    ["the page's key alone", (browser) => ({ "x-keywheel-page": browser["x-keywheel-page"] ?? "" })],
+    [
+      "the page's key of another session",
+      ({ cookie = "" }) => ({ cookie, "x-keywheel-page": "canary-token-5" }),
+    ],
+    [
+      "the cookie's own text as the page's key",
+      ({ cookie = "" }) => ({ cookie, "x-keywheel-page": "canary-token-1" }),
+    ],
+    ["an empty page's key", ({ cookie = "" }) => ({ cookie, "x-keywheel-page": "" })],
+    [
+      "the cookie that only tells a known browser",
+      (browser) => ({ ...browser, cookie: (browser["cookie"] ?? "").split("; ")[1] ?? "" }),
+    ],
+  ];
+  test.each(halves)("P30 is not had by %s", async (_, headers) => {
+    await using stage = open();
+    const browser = await stage.signIn();
+    await stage.signIn();
+    const response = await stage.ask("/admin/api/overview", { headers: headers(browser) });
+    expect(await outcomeOf(response)).toBe("401 sign_in_required");
+    const session = await stage.ask("/admin/api/session", { headers: headers(browser) });
+    expect(await session.json()).toEqual({ signed_in: false, version: null });
+    expect((await stage.ask("/admin/api/overview", { headers: browser })).status).toBe(200);
+  });
+
+  test("P30 can be begun by a browser that was in before, while its network is held off", async () => {
+    await using stage = open();
+    const { cookie = "" } = await stage.signIn();
+    for (let guess = 0; guess < 6; guess += 1) {
+      await stage.ask("/admin/api/login", changeOf("POST", {}, { password: `wrong-${guess}` }));
+    }
+    const signIn = (headers: Record<string, string>) =>
+      stage.ask("/admin/api/login", changeOf("POST", headers, { password: PASSWORD }));
+    expect((await signIn({})).status).toBe(429);
+    expect((await signIn({ cookie })).status).toBe(200);
   });
 
   const endings: [

@@ -281,10 +281,12 @@ function session({ context, from }: EndpointInput): ApiAnswer {
 function signIn({ context, from, body }: EndpointInput): ApiAnswer {
   const password = field(body, "password");
   if (typeof password !== "string" || password === "") return badRequest('Send {"password": "…"}.');
-  const cookie = context.login.signIn(password, from);
-  if (typeof cookie !== "string") return refusedEntry(cookie, from, context);
+  const session = context.login.signIn(password, from);
+  if (session.kind === "refused") return refusedEntry(session, from, context);
   context.log.line("info", "admin_signed_in", { peer: from.peer });
-  return Response.json({ signed_in: true }, { headers: { "set-cookie": cookie } });
+  const response = Response.json({ signed_in: true, page_key: session.pageKey });
+  for (const cookie of session.cookies) response.headers.append("set-cookie", cookie);
+  return response;
 }
 
 function signOut({ context, from }: EndpointInput): ApiAnswer {

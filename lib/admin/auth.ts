@@ -1,8 +1,10 @@
 /**
  * Who is the operator: a password, and sessions in place of it for browsers.
  *
- * A session is 32 random bytes in a cookie that scripts cannot read and other sites cannot send; only its hash is
- * kept, in memory, so a restart ends it. No header is trusted to say where a request came from.
+ * A session has two halves of 32 random bytes: a cookie that scripts cannot read and other sites cannot send, and a key
+ * that the page keeps and sends along. A cookie also goes to other ports of the same host, so whoever listens there
+ * gets one half only. Hashes of both are kept, in memory, so a restart ends a session. No header is trusted to say where
+ * a request came from.
  */
 import { keepNewest } from "../core/bounded.ts";
 import { HOUR_MS } from "../core/clock.ts";
@@ -35,6 +37,8 @@ export interface Presented {
 }
 
 interface Session {
+  /** Hash of the half that the page keeps. */
+  pageHash: string;
   /** `Secret.id` of the password it was begun with: another password ends it. */
   passwordId: string;
   /** Epoch ms. */
@@ -50,6 +54,26 @@ export interface Admitted {
   isStillIn(): boolean;
 }
 
+/** What a browser is given when it has shown the password. */
+export interface NewSession {
+  kind: "session";
+  /** Values of `Set-Cookie`. */
+  cookies: readonly string[];
+  /** The half that the page keeps: it sends it as `x-keywheel-page`. */
+  pageKey: string;
+}
+
+/** Carries the half of a session that the page keeps. */
+const PAGE_KEY_FIELD = "x-keywheel-page";
+
+/** Browsers that are remembered so that nobody else's guesses can keep them out. */
+const MOST_BROWSERS = 64;
+const KNOWN_BROWSER = "_browser";
+const KNOWN_BROWSER_SEC = 365 * 86_400;
+
+/** What reverse proxies add. They are not believed: they only keep apart who came through one from who came directly. */
+const FORWARDED_FIELDS = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
+
 export class AdminAuth {
   readonly #options: AdminAuthOptions;
   readonly #attempts = new LoginThrottle();
@@ -57,23 +81,30 @@ export class AdminAuth {
   readonly #attemptsElsewhere = new LoginThrottle();
   /** By the hash of the token; the longest unused first. */
   readonly #sessions = new Map<string, Session>();
+  /** Hashes of what browsers keep from which the right password came; the oldest first. */
+  readonly #browsers = new Set<string>();
 
   constructor(options: AdminAuthOptions) {
     this.#options = options;
   }
 
-  /** The `Set-Cookie` of a new session, or why there is none. */
-  signIn(password: string, from: Presented): string | ProxyError {
-    const refusal = this.#judge(password, from.peer, this.#attempts);
+  /** A new session, or why there is none. */
+  signIn(password: string, from: Presented): NewSession | ProxyError {
+    const refusal = this.#judge(password, from, this.#attempts);
     if (refusal !== null) return refusal;
-    const token = this.#options.newToken();
-    const session = { passwordId: this.#options.password()?.id ?? "", usedAt: this.#options.clock.now() };
-    this.#sessions.set(hashOf(token), session);
-    for (const hash of this.#sessions.keys()) {
-      if (this.#sessions.size <= MOST_SESSIONS) break;
-      this.#sessions.delete(hash);
-    }
-    return `${cookieName(from.headers)}=${token}; ${COOKIE_RULES}`;
+    const { newToken, clock } = this.#options;
+    const [token, pageKey, browserToken] = [newToken(), newToken(), newToken()];
+    const passwordId = this.#options.password()?.id ?? "";
+    this.#sessions.set(hashOf(token), { pageHash: hashOf(pageKey), passwordId, usedAt: clock.now() });
+    keepNewest(this.#sessions, MOST_SESSIONS);
+    this.#browsers.add(hashOf(browserToken));
+    keepNewest(this.#browsers, MOST_BROWSERS);
+    const { headers } = from;
+    const cookies = [
+      `${cookieName(headers)}=${token}; ${COOKIE_RULES}`,
+      `${cookieName(headers, KNOWN_BROWSER)}=${browserToken}; ${COOKIE_RULES}; Max-Age=${KNOWN_BROWSER_SEC}`,
+    ];
+    return { kind: "session", cookies, pageKey };
   }
 
   /** Ends the session, if there is one. The `Set-Cookie` that takes the cookie back. */
@@ -86,7 +117,7 @@ export class AdminAuth {
   recognise(from: Presented): Admitted | ProxyError {
     const password = bearerOf(from.headers);
     if (password !== null) {
-      const refusal = this.#judge(password, from.peer, this.#attempts);
+      const refusal = this.#judge(password, from, this.#attempts);
       if (refusal !== null) return refusal;
       const passwordId = this.#options.password()?.id;
       return {
@@ -95,32 +126,47 @@ export class AdminAuth {
         isStillIn: () => this.#options.password()?.id === passwordId,
       };
     }
+    const pageKey = from.headers.get(PAGE_KEY_FIELD);
+    if (pageKey === null) return SIGN_IN_REQUIRED;
+    const pageHash = hashOf(pageKey);
     const hash = tokensOf(from.headers)
       .map(hashOf)
-      .find((hash) => this.#isAlive(hash));
+      .find((hash) => this.#sessions.get(hash)?.pageHash === pageHash && this.#isAlive(hash));
     if (hash === undefined) return SIGN_IN_REQUIRED;
     return { kind: "operator", by: "session", isStillIn: () => this.#isAlive(hash) };
   }
 
   /** Whether the request carries the password, on a path outside `/admin`. Wrong ones are slowed down all the same. */
-  isOperator({ headers, peer }: Presented): boolean {
-    const password = bearerOf(headers);
-    return password !== null && this.#judge(password, peer, this.#attemptsElsewhere) === null;
+  isOperator(from: Presented): boolean {
+    const password = bearerOf(from.headers);
+    return password !== null && this.#judge(password, from, this.#attemptsElsewhere) === null;
   }
 
   /** Null: it is the password. */
-  #judge(presented: string, peer: string | null, attempts: LoginThrottle): ProxyError | null {
+  #judge(presented: string, from: Presented, attempts: LoginThrottle): ProxyError | null {
     const now = this.#options.clock.now();
-    const waitMs = attempts.waitMs(peer, now);
+    const guesser = this.#guesserOf(from);
+    const waitMs = attempts.waitMs(guesser, now);
     // Not even the right one is looked at: else the wait would only slow down those who keep to it.
     if (waitMs > 0) return tooManyAttempts(waitMs);
     const password = this.#options.password();
     if (password !== null && equalInConstantTime(presented, password.reveal())) {
-      attempts.succeeded(peer);
+      attempts.succeeded(guesser);
       return null;
     }
-    attempts.failed(peer, now);
+    attempts.failed(guesser, now);
     return WRONG_PASSWORD;
+  }
+
+  #guesserOf({ headers, peer }: Presented): Guesser {
+    const browser = tokensOf(headers, KNOWN_BROWSER)
+      .map(hashOf)
+      .find((hash) => this.#browsers.has(hash));
+    return {
+      peer,
+      browser: browser ?? null,
+      isForwarded: FORWARDED_FIELDS.some((name) => headers.has(name)),
+    };
   }
 
   /** Whether this session holds, which counts as its use. */
@@ -142,16 +188,16 @@ const COOKIE_RULES = "HttpOnly; SameSite=Strict; Path=/admin";
  * Cookies do not heed the port, so two proxies on one machine would take each other's away: the port is in the name,
  * as the browser says it in `Host`.
  */
-function cookieName(headers: Headers): string {
+function cookieName(headers: Headers, purpose = ""): string {
   const port = /:(\d{1,5})$/.exec(headers.get("host") ?? "")?.[1];
-  return port === undefined ? "keywheel" : `keywheel_${port}`;
+  return `keywheel${purpose}${port === undefined ? "" : `_${port}`}`;
 }
 
 /** A browser sends one; somebody who plants others must not make us hash thousands. */
 const MOST_TOKENS = 4;
 
-function tokensOf(headers: Headers): string[] {
-  const name = cookieName(headers);
+function tokensOf(headers: Headers, purpose = ""): string[] {
+  const name = cookieName(headers, purpose);
   const pairs = (headers.get("cookie") ?? "").split(";").map((pair) => pair.trim());
   return pairs
     .filter((pair) => pair.startsWith(`${name}=`))
@@ -230,10 +276,22 @@ function tooManyAttempts(waitMs: number): ProxyError {
 
 // ── How long somebody who guesses must wait ───────────────────────────────────────────────────────────────────────
 //
-// Whoever guesses is told to wait (429), nobody is held. Two bounds: each network for itself, doubling to a minute;
-// and all networks together, for guesses that come from everywhere. The second does not hold for this machine and
-// for networks from which the right password came before, so strangers cannot keep the operator out; and one
-// network alone, or a few, never get so far as to use it up.
+// Whoever guesses is told to wait (429), nobody is held. Two bounds: each network for itself, doubling to a minute; and
+// all networks together, for guesses that come from everywhere. So that nobody can keep the operator out:
+// - a browser from which the right password came before has a place of its own, whatever its network does;
+// - who comes to this machine through a reverse proxy is not taken for who comes from it directly;
+// - the second bound does not hold for this machine and for networks from which the right password came before;
+// - networks that have not guessed lately have a budget of their own, which those that have cannot use up.
+
+/** Who sends a password. */
+export interface Guesser {
+  /** Address of the socket's other end; null: a unix socket. */
+  peer: string | null;
+  /** Names a browser from which the right password came before; null: it is none. */
+  browser: string | null;
+  /** It says that it came through a reverse proxy. */
+  isForwarded: boolean;
+}
 
 /** Wrong passwords that cost nothing yet: people mistype. */
 const FREE_FAILURES = 2;
@@ -242,7 +300,7 @@ const LONGEST_DELAY_MS = 60_000;
 /** A network that has not failed for so long begins anew. */
 const FORGET_AFTER_MS = HOUR_MS;
 
-/** Guesses of all strangers together: so many at once, and then one each time. */
+/** Guesses of strangers together: so many at once, and then one each time. */
 const BURST = 60;
 const ONE_EVERY_MS = 6000;
 
@@ -262,42 +320,64 @@ export class LoginThrottle {
   readonly #failures = new Map<string, Failures>();
   /** Networks from which the right password came. */
   readonly #known = new Set<string>();
-  /** When the strangers' budget will be full again, epoch ms: each failure moves it on. */
-  #fullAt = 0;
+  /** Guesses of strangers, the first ones of a network and all later ones. */
+  readonly #firstGuesses = new GuessBudget();
+  readonly #laterGuesses = new GuessBudget();
 
-  /** How long to wait before the next attempt of this peer; 0: it may try. `peer` as of `networkOf`. */
-  waitMs(peer: string | null, now: number): number {
-    const network = networkOf(peer);
-    const failures = this.#failures.get(network);
-    const ownMs = failures === undefined ? 0 : failures.at + delayMs(failures.count) - now;
-    const isStranger = network !== THIS_MACHINE && !this.#known.has(network);
-    const strangersMs = isStranger ? this.#fullAt - now - (BURST - 1) * ONE_EVERY_MS : 0;
-    return Math.max(0, ownMs, strangersMs);
+  /** How long to wait before the next attempt; 0: it may try. */
+  waitMs(guesser: Guesser, now: number): number {
+    const place = placeOf(guesser);
+    const failures = this.#failuresAt(place, now);
+    const ownMs = failures === null ? 0 : failures.at + delayMs(failures.count) - now;
+    const budget = this.#budgetOf(place, now);
+    return Math.max(0, ownMs, budget === null ? 0 : budget.waitMs(now));
   }
 
-  failed(peer: string | null, now: number): void {
-    const network = networkOf(peer);
-    const before = this.#failures.get(network);
-    const count = before === undefined || now - before.at > FORGET_AFTER_MS ? 0 : before.count;
-    this.#failures.delete(network); // so that it comes last
-    this.#failures.set(network, { count: count + 1, at: now });
+  failed(guesser: Guesser, now: number): void {
+    const place = placeOf(guesser);
+    const count = this.#failuresAt(place, now)?.count ?? 0;
+    this.#budgetOf(place, now)?.spend(now);
+    this.#failures.delete(place); // so that it comes last
+    this.#failures.set(place, { count: count + 1, at: now });
     keepNewest(this.#failures, MOST_NETWORKS);
-    if (network !== THIS_MACHINE && !this.#known.has(network)) {
-      this.#fullAt = Math.max(this.#fullAt, now) + ONE_EVERY_MS;
-    }
   }
 
-  succeeded(peer: string | null): void {
-    const network = networkOf(peer);
-    this.#failures.delete(network);
-    this.#known.delete(network);
-    this.#known.add(network);
+  succeeded(guesser: Guesser): void {
+    const place = placeOf(guesser);
+    this.#failures.delete(place);
+    this.#known.delete(place);
+    this.#known.add(place);
     keepNewest(this.#known, MOST_KNOWN);
   }
 
   /** How many networks are remembered. */
   get size(): number {
     return this.#failures.size + this.#known.size;
+  }
+
+  #failuresAt(place: string, now: number): Failures | null {
+    const failures = this.#failures.get(place);
+    return failures === undefined || now - failures.at > FORGET_AFTER_MS ? null : failures;
+  }
+
+  /** What a guess of a stranger is taken from; null: it is none. */
+  #budgetOf(place: string, now: number): GuessBudget | null {
+    if (place === THIS_MACHINE || place.startsWith(BROWSER) || this.#known.has(place)) return null;
+    return this.#failuresAt(place, now) === null ? this.#firstGuesses : this.#laterGuesses;
+  }
+}
+
+/** So many guesses at once, and then one each time. */
+class GuessBudget {
+  /** When it will be full again: each guess moves it on. */
+  #fullAt = 0;
+
+  waitMs(now: number): number {
+    return Math.max(0, this.#fullAt - now - (BURST - 1) * ONE_EVERY_MS);
+  }
+
+  spend(now: number): void {
+    this.#fullAt = Math.max(this.#fullAt, now) + ONE_EVERY_MS;
   }
 }
 
@@ -307,6 +387,14 @@ function delayMs(failures: number): number {
 }
 
 const THIS_MACHINE = "this machine";
+const BROWSER = "browser ";
+
+/** Who is taken for one. */
+function placeOf({ peer, browser, isForwarded }: Guesser): string {
+  if (browser !== null) return BROWSER + browser;
+  const network = networkOf(peer);
+  return isForwarded ? `${network}, through a proxy` : network;
+}
 
 /**
  * Who is taken for one: this machine with all its addresses, one IPv4 address, or one IPv6 network of 64 bits,

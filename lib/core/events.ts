@@ -10,8 +10,6 @@ export type KeyReason =
   /** A limit that is known, set, announced or learnt, is used up: nobody refused anything. */
   | "pacing"
   | "concurrency"
-  /** Its learnt or announced limit is used up; nobody was refused. */
-  | "pacing"
   | "quota_day"
   | "billing"
   | "unconfirmed"
