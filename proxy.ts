@@ -254,12 +254,12 @@ export class Pool implements KeyPool {
     const limits = this.#selector.limitsFor(need, account);
     const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet;
     if (this.#isRetry(need.deferredAt)) this.retryBudget.spend(now);
-    key.today += 1;
+    if (!need.isUncounted) key.today += 1;
     key.requests += 1;
     key.inFlight += 1;
     key.lastUsedAt = now;
     this.#selector.onTaken(key);
-    account.limiter.onSent(now);
+    account.limiter.onSent(now, need.isUncounted);
     account.slowStart.onSent(now);
     limits?.limiter?.onSent(now);
     limits?.slowStart.onSent(now);
@@ -283,6 +283,7 @@ export class Pool implements KeyPool {
       isTrial,
       startedAt: 0,
       answeredBefore: account.answeredAt,
+      isNotFound: false,
       settled: false,
     };
   }
@@ -364,13 +365,17 @@ export class Pool implements KeyPool {
       limits?.slowStart.onFailed();
     }
     this.#sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
+    if (!lease.need.isUncounted) {
+      const isOfToday = lease.dayEndsOn === this.#day.endDate;
+      if (isOfToday && key.today > 0 && (!isCharged || lease.isNotFound)) key.today -= 1;
+      if (lease.isNotFound) account.limiter.uncount(at);
+    }
     if (isCharged) return;
     // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
     if (outcome.kind !== "abandoned") {
       account.limiter.refund(at);
       modelLimiter?.refund(at);
     }
-    if (lease.dayEndsOn === this.#day.endDate && key.today > 0) key.today -= 1;
   }
 
   #tellBreakers(lease: Lease, outcome: Outcome, now: number): void {
@@ -801,6 +806,7 @@ async function attempt(
   try {
     const response = await send(context, upstream, lease, timeouts.signal, engine);
     timeouts.heard();
+    lease.isNotFound = response.status === 404;
     limits = upstream.headerSampler.read(upstream.config, response, engine.clock);
     const { redactor, clock } = engine;
     const asked = { call: context, provider: upstream.config, redactor, clock, timeouts };

@@ -546,6 +546,7 @@ export class Visit implements KeyNeed {
   readonly conversation = null;
   readonly boundTo = null;
   readonly unsuited = NO_KEYS;
+  readonly isUncounted = false;
   readonly progress: Progress = { attempts: 0, maybeBilledReplays: 0, upstreamFaults: 0 };
   reuseAt = 0;
   readonly deferredAt = 0;

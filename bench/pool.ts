@@ -604,6 +604,7 @@ class Costing {
         reuseAt: 0,
         deferredAt: 0,
         unsuited: NO_KEYS,
+        isUncounted: false,
         boundTo: null,
       };
     });

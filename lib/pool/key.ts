@@ -75,9 +75,16 @@ export class Account {
     this.limiter = new RateLimiter(rule);
   }
 
-  /** Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
-  readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.readyAt(now));
+  /**
+   * Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. `isUncounted`: for what
+   * counts against no limit that was set.
+   */
+  readyAt(now: number, isUncounted = false): number {
+    return Math.max(
+      this.cooldown?.until ?? 0,
+      this.slowStart.readyAt,
+      this.limiter.readyAt(now, isUncounted),
+    );
   }
 
   /** The same, were there no limits but those that are set or announced. */
@@ -130,6 +137,8 @@ export interface KeyNeed {
   readonly unsuited: ReadonlySet<Key>;
   /** The account that alone has what the request refers to (P35); null: any. */
   readonly boundTo: string | null;
+  /** It only asks (GET, HEAD, OPTIONS), which counts against no daily cap and no `RPM=n`. */
+  readonly isUncounted: boolean;
 }
 
 /** What the pool must know of a request to choose a key for it, and when. */
@@ -160,6 +169,8 @@ export interface Lease {
   startedAt: number;
   /** What `answeredAt` of the account was before: it counts again if this response breaks off. */
   answeredBefore: number;
+  /** The answer is a 404, which counts against no daily cap and no `RPM=n` either. */
+  isNotFound: boolean;
   settled: boolean;
 }
 
@@ -225,9 +236,9 @@ export function isInUse(key: Key): boolean {
 }
 
 /** Epoch ms from which the key itself may be asked, whatever its account allows; Infinity: nobody knows. */
-export function keyReadyAt(key: Key, dayEndsAt: number): number {
+export function keyReadyAt(key: Key, dayEndsAt: number, isUncounted = false): number {
   if (!isInUse(key)) return Infinity;
-  return isSpent(key) ? dayEndsAt : 0;
+  return isSpent(key) && !isUncounted ? dayEndsAt : 0;
 }
 
 /** Whether the key has had its day's requests. */

@@ -84,6 +84,7 @@ function leaseFor(need: Need, at: number): Lease {
     isTrial: false,
     startedAt: 0,
     answeredBefore: 0,
+    isNotFound: false,
     settled: false,
   };
 }
@@ -97,6 +98,7 @@ function needOf(arrival: number, fields: Partial<Need> = {}): Need {
     reuseAt: 0,
     deferredAt: 0,
     unsuited: new Set(),
+    isUncounted: false,
     boundTo: null,
     waitUntil: NOW + MINUTE,
     signal: new AbortController().signal,

@@ -157,10 +157,11 @@ export class RateLimiter {
     );
   }
 
-  /** A request goes out. */
-  onSent(now: number): void {
+  /** A request goes out. `isUncounted`: it counts against no rate that was set. */
+  onSent(now: number, isUncounted = false): void {
     if (this.#rule.kind === "learnt" && this.rate.isKnown && now < this.#heldAt()) this.#beyondAt = now;
-    if (this.#rule.kind !== "none") this.#sent.add(now, now - MINUTE_MS);
+    const isLogged = this.#rule.kind === "learnt" || (this.#rule.kind === "fixed" && !isUncounted);
+    if (isLogged) this.#sent.add(now, now - MINUTE_MS);
     this.inFlight += 1;
     this.#left -= 1;
     if (this.#pace.isOn) this.#pace.onSent(now);
@@ -191,10 +192,19 @@ export class RateLimiter {
     this.#bucket.refund();
   }
 
-  /** Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. */
-  readyAt(now: number): number {
+  /** A request that was sent turned out to count against no rate that was set. */
+  uncount(sentAt: number): void {
+    if (this.#rule.kind === "fixed") this.#sent.remove(sentAt);
+  }
+
+  /**
+   * Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. `isUncounted`: for what
+   * counts against no rate that was set.
+   */
+  readyAt(now: number, isUncounted = false): number {
     if (this.inFlight >= this.concurrency.value) return AFTER_AN_EVENT;
-    let at = this.rate.value === Infinity ? 0 : this.#windowAt(now);
+    const isUnlimited = this.rate.value === Infinity || (isUncounted && this.#rule.kind === "fixed");
+    let at = isUnlimited ? 0 : this.#windowAt(now);
     // More at once than has held goes out by itself: a burst would be refused as a burst.
     if (this.concurrency.isOnTrial && this.inFlight >= this.concurrency.proven)
       at = Math.max(at, this.#sent.last(1) + BURST_MS);

@@ -45,6 +45,7 @@ function needOf(fields: Partial<KeyNeed> = {}): KeyNeed {
     tried: new Set(),
     reuseAt: 0,
     unsuited: new Set(),
+    isUncounted: false,
     boundTo: null,
     ...fields,
   };

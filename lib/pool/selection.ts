@@ -70,7 +70,7 @@ export class KeySelector {
       if (!isInUse(key)) continue;
       hasUsable = true;
       const limits = model?.limits.get(key.account);
-      const keyAt = this.#readyAt(key, limits, now);
+      const keyAt = this.#readyAt(key, limits, need, now);
       if (keyAt < anyReadyAt) anyReadyAt = keyAt;
       if (!isSuited(key, need, account)) continue;
       hasSuited = true;
@@ -113,11 +113,12 @@ export class KeySelector {
     const model = this.modelStateOf(need);
     for (let step = 0; step < this.keys.length; step++) {
       const key = this.#inTurn(step);
-      if (keyReadyAt(key, this.dayEndsAt) > now || !isSuited(key, need, need.boundTo)) continue;
+      if (keyReadyAt(key, this.dayEndsAt, need.isUncounted) > now || !isSuited(key, need, need.boundTo))
+        continue;
       const limits = model?.limits.get(key.account);
       const isRaised = key.account.onBlocked(now);
       const isModelRaised = limits?.onBlocked(now) ?? false;
-      if ((isRaised || isModelRaised) && this.#readyAt(key, limits, now) <= now) return true;
+      if ((isRaised || isModelRaised) && this.#readyAt(key, limits, need, now) <= now) return true;
     }
     return false;
   }
@@ -128,8 +129,9 @@ export class KeySelector {
   }
 
   /** Epoch ms from which a key in use may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
-  #readyAt(key: Key, limits: ModelLimits | undefined, now: number): number {
-    const accountAt = Math.max(keyReadyAt(key, this.dayEndsAt), key.account.readyAt(now));
+  #readyAt(key: Key, limits: ModelLimits | undefined, { isUncounted }: KeyNeed, now: number): number {
+    const keyAt = keyReadyAt(key, this.dayEndsAt, isUncounted);
+    const accountAt = Math.max(keyAt, key.account.readyAt(now, isUncounted));
     return limits === undefined ? accountAt : Math.max(accountAt, limits.readyAt(now));
   }
 

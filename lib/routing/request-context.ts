@@ -29,6 +29,8 @@ export const IDLE_SEC = 30;
  */
 const KEEP_ALIVE_SEC = 95;
 
+/** Methods that only ask: they count against no daily cap and no `RPM=n`. */
+const NOT_COUNTED: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
@@ -39,6 +41,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   /** Path and query, as the present target gets them. */
   readonly target: RequestTarget;
   readonly api: ClientApi;
+  readonly isUncounted: boolean;
   /** The origin of the page that asks, where pages of other origins may; null: there is none. */
   readonly origin: string | null;
   /** Statuses that this request wants retried, beside those of the configuration. */
@@ -101,6 +104,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   ) {
     this.target = target;
     this.api = api;
+    this.isUncounted = NOT_COUNTED.has(request.method);
     this.retryStatus = retryStatus;
     this.headers = request.headers;
     this.method = request.method;

@@ -112,6 +112,7 @@ class Stand {
       tried: new Set(),
       reuseAt: 0,
       unsuited: new Set(),
+      isUncounted: false,
       boundTo: null,
     };
   }
