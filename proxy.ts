@@ -613,7 +613,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     context.reason = received.message;
     return context.finish(received.status, received.type, refused(received, context.origin, engine));
   }
-  context.body = received.body;
+  context.setBody(received);
   try {
     const hops = hopsOf(context, route, engine.config, engine.upstreams);
     const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);

@@ -217,6 +217,26 @@ export async function unpack(bytes: Bytes, encodings: readonly string[]): Promis
   return UNREADABLE;
 }
 
+/** What a body says that is packed as it claims; null: it is not, or what it says is longer than `limit` bytes. */
+export async function unpackUpTo(
+  bytes: Bytes,
+  encodings: readonly string[],
+  limit: number,
+): Promise<Bytes | null> {
+  if (encodings.length > MOST_LAYERS) return null;
+  let plain = bytes;
+  for (const encoding of encodings.toReversed()) {
+    const format = FORMATS[encoding];
+    if (format === undefined) return null;
+    const asNamed = await unpackAs(plain, format, limit);
+    const isFrameless = format === "deflate" && asNamed.extent !== "whole";
+    const inner = isFrameless ? await unpackAs(plain, "deflate-raw", limit) : asNamed;
+    if (inner.extent !== "whole") return null;
+    plain = inner.plain;
+  }
+  return plain.length > limit ? null : plain;
+}
+
 /** A text that is packed in a way that its first bytes do not show, and nobody said so; null: it is none. */
 async function unpackUnnamed(bytes: Bytes): Promise<Unpacked | null> {
   const [first = 0, second = 0] = bytes;
@@ -253,7 +273,11 @@ async function unpackLayer(bytes: Bytes, format: Bun.CompressionFormat | null): 
   return unpacked;
 }
 
-async function unpackAs(bytes: Bytes, format: Bun.CompressionFormat): Promise<Unpacked> {
+async function unpackAs(
+  bytes: Bytes,
+  format: Bun.CompressionFormat,
+  limit = LONGEST_PLAIN_BYTES,
+): Promise<Unpacked> {
   const stream = new DecompressionStream(format);
   const writer = stream.writable.getWriter();
   const reader = stream.readable.getReader();
@@ -267,7 +291,7 @@ async function unpackAs(bytes: Bytes, format: Bun.CompressionFormat): Promise<Un
       if (done) return unpackedAlready(joined(parts));
       parts.push(value);
       length += value.length;
-      if (length > LONGEST_PLAIN_BYTES) return UNREADABLE;
+      if (length > limit) return UNREADABLE;
     }
   } catch {
     return { plain: joined(parts), extent: length > 0 ? "part" : "none" }; // cut short, or something else

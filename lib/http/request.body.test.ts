@@ -3,7 +3,8 @@ import { connectRaw, until } from "../testing/fixture.ts";
 import { receive } from "./request.ts";
 import type { Load } from "./request.ts";
 
-const LIMITS = { maxBodyBytes: 1000, maxInFlight: 2, maxBufferedBytes: 1500 };
+const SMALL = { maxBodyBytes: 1000, maxInFlight: 2, maxBufferedBytes: 1500 };
+const LARGE = { maxBodyBytes: 1e6, maxInFlight: 50, maxBufferedBytes: 1e6 };
 
 interface Outcome {
   readonly body: string | null;
@@ -11,14 +12,14 @@ interface Outcome {
 }
 
 /** A server that takes bodies in and does nothing else. */
-function open(load: Load = { inFlight: 0, bufferedBytes: 0 }) {
+function open(load: Load = fresh(), limits = SMALL) {
   const outcomes: Outcome[] = [];
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     async fetch(request) {
-      const received = await receive(request, request.headers, load, LIMITS);
+      const received = await receive(request, request.headers, load, limits);
       const isRefused = received.kind === "refused";
       const body = isRefused || received.body === null ? null : Buffer.from(received.body).toString();
       outcomes.push({ body, refused: isRefused ? received.type : null });
@@ -101,20 +102,140 @@ describe("a request's body", () => {
     expect(scene.load).toEqual({ inFlight: before.inFlight + 1, bufferedBytes });
   });
 
+  // What was announced counted before it came: eight silent sockets kept everybody else out (P43).
   const broken: [says: string, sent: string, bytes: number][] = [
-    ["of known length", `Content-Length: 900\r\n\r\n{"model":`, 900],
+    ["of known length", `Content-Length: 900\r\n\r\n{"model":`, 0],
+    ["of a great length", `Content-Length: 90000\r\n\r\n{"model":`, 9],
     ["in chunks", `Transfer-Encoding: chunked\r\n\r\n9\r\n{"model":\r\n`, 9],
   ];
   test.each(broken)("P6 that breaks off is refused, and counted no more: %s", async (_, sent, bytes) => {
-    await using scene = open();
+    await using scene = open(fresh(), LARGE);
     const client = await connectRaw(scene.url);
     client.write(`POST / HTTP/1.1\r\nHost: x\r\n${sent}`);
-    await until("it counts before it is there", () => scene.load.bufferedBytes === bytes);
+    await until(
+      "what has come counts",
+      () => scene.load.inFlight === 1 && scene.load.bufferedBytes === bytes,
+    );
     client.reset();
     await until("it was judged", () => scene.outcomes.length === 1);
     expect(scene.outcomes).toEqual([{ body: null, refused: "bad_request" }]);
     expect(scene.load).toEqual({ inFlight: 1, bufferedBytes: 0 });
   });
+});
+
+describe("a long body of known length", () => {
+  test("P6 is taken in whole, and counts as it comes", async () => {
+    const body = `${"a".repeat(100_000)}${"b".repeat(100_000)}`;
+    await using scene = open(fresh(), LARGE);
+    const client = await connectRaw(scene.url);
+    client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n${body.slice(0, 70_000)}`);
+    await until("a part counts", () => scene.load.bufferedBytes === 70_000);
+    client.write(body.slice(70_000));
+    await until("it was judged", () => scene.outcomes.length === 1);
+    expect(scene.outcomes).toEqual([{ body, refused: null }]);
+    expect(scene.load.bufferedBytes).toBe(200_000);
+    client.end();
+  });
+
+  test("P43 keeps nobody out by what it only announces", async () => {
+    await using scene = open(fresh(), LARGE);
+    const silent = await Promise.all(Array.from({ length: 8 }, () => connectRaw(scene.url)));
+    for (const client of silent)
+      client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nx`);
+    await until("all are there", () => scene.load.inFlight === 8 && scene.load.bufferedBytes === 8);
+    const response = await fetch(scene.url, { method: "POST", body: "x".repeat(500_000) });
+    expect(response.status).toBe(204);
+    for (const client of silent) client.reset();
+    await until("all were judged", () => scene.outcomes.length === 9);
+    expect(scene.load.bufferedBytes).toBe(500_000);
+  });
+
+  test("P43 is refused as soon as what has come together is too much", async () => {
+    await using scene = open(fresh(), LARGE);
+    const clients = await Promise.all([connectRaw(scene.url), connectRaw(scene.url)]);
+    for (const client of clients) {
+      client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n${"x".repeat(300_000)}`);
+    }
+    await until("a part of both counts", () => scene.load.bufferedBytes === 600_000);
+    for (const client of clients) client.write("x".repeat(300_000));
+    await until("one was judged", () => scene.outcomes.length >= 1);
+    expect(scene.outcomes[0]).toEqual({ body: null, refused: "overloaded" });
+    for (const client of clients) client.end();
+  });
+});
+
+describe("a body that cannot be looked into as it is", () => {
+  const TEXT = '{"model":"m","messages":[]}';
+  const utf8 = (text: string) => new TextEncoder().encode(text);
+  const packed = async (format: Bun.CompressionFormat, bytes: Uint8Array<ArrayBuffer> = utf8(TEXT)) =>
+    new Uint8Array(
+      await new Response(new Blob([bytes]).stream().pipeThrough(new CompressionStream(format))).arrayBuffer(),
+    );
+  const utf16 = (text: string, isLittle: boolean) => {
+    const bytes = Buffer.from(`\ufeff${text}`, "utf16le");
+    return new Uint8Array(isLittle ? bytes : bytes.swap16());
+  };
+  /** What can be read of it, and how many bytes then count; null: it cannot be read. */
+  async function read(bytes: Uint8Array<ArrayBuffer>, encoding: string | null, limits = LARGE) {
+    const load = fresh();
+    const headers = new Headers({ "content-length": String(bytes.length) });
+    if (encoding !== null) headers.set("content-encoding", encoding);
+    const received = await receive(
+      new Request("http://h", { method: "POST", body: bytes }),
+      headers,
+      load,
+      limits,
+    );
+    if (received.kind === "refused") throw new Error(received.message);
+    expect(received.body).toEqual(bytes); // it goes on as it came
+    expect(load.bufferedBytes).toBe(bytes.length + (received.readable?.length ?? 0));
+    return received.readable === null ? null : new TextDecoder().decode(received.readable);
+  }
+
+  const rows: [
+    says: string,
+    bytes: () => Promise<Uint8Array<ArrayBuffer>>,
+    encoding: string | null,
+    plain: string | null,
+  ][] = [
+    ["gzip", () => packed("gzip"), "gzip", TEXT],
+    ["gzip under its old name", () => packed("gzip"), "X-GZIP", TEXT],
+    ["deflate", () => packed("deflate"), "deflate", TEXT],
+    ["deflate without its frame", () => packed("deflate-raw"), "deflate", TEXT],
+    ["brotli", () => packed("brotli"), "br", TEXT],
+    ["zstd", () => packed("zstd"), "zstd", TEXT],
+    ["two of them", async () => packed("brotli", await packed("gzip")), "gzip, br", TEXT],
+    ["none, by name", async () => utf8(TEXT), "identity", TEXT],
+    ["a byte order mark", async () => utf8(`\ufeff${TEXT}`), null, TEXT],
+    ["UTF-16, little end first", async () => utf16(TEXT, true), null, TEXT],
+    ["UTF-16, big end first", async () => utf16(TEXT, false), null, TEXT],
+    ["a byte order mark within gzip", () => packed("gzip", utf8(`\ufeff${TEXT}`)), "gzip", TEXT],
+    ["a plain text", async () => utf8(TEXT), null, null],
+    ["something else than it says", async () => utf8(TEXT), "gzip", null],
+    ["a half of it", async () => (await packed("gzip")).subarray(0, 20), "gzip", null],
+    ["a way that nobody knows", async () => utf8(TEXT), "snappy", null],
+    [
+      "more layers than anybody packs",
+      async () => utf8(TEXT),
+      "identity, gzip, gzip, gzip, gzip, gzip",
+      null,
+    ],
+  ];
+  test.each(rows)("P45 is read where it is %s", async (_, bytes, encoding, plain) => {
+    expect(await read(await bytes(), encoding)).toBe(plain);
+  });
+
+  test.each(["gzip", "brotli", "zstd"] as const)(
+    "P45 is unpacked no further than a body may be long: %s",
+    async (format) => {
+      const bomb = await packed(format, new Uint8Array(2_000_000));
+      expect(await read(bomb, format === "brotli" ? "br" : format)).toBe(null);
+      const fits = { ...LARGE, maxBodyBytes: 3_000_000, maxBufferedBytes: 3_000_000 };
+      expect((await read(bomb, format === "brotli" ? "br" : format, fits))?.length).toBe(2_000_000);
+      const isFull = { ...LARGE, maxBodyBytes: 3_000_000 }; // beside what has come there is no room for a copy
+      expect(await read(bomb, format === "brotli" ? "br" : format, isFull)).toBe(null);
+    },
+  );
 });
 
 function fresh(): Load {

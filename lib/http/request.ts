@@ -8,7 +8,7 @@
  */
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, joined } from "./body.ts";
+import { bytesOf, encodingsOf, joined, textOf, unpackUpTo } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
@@ -362,23 +362,27 @@ export interface IntakeLimits {
   readonly maxBufferedBytes: number;
 }
 
-/** A request whose body was taken in: all of it, or null where it has none. */
+/** A request whose body was taken in. */
 export interface Received {
   readonly kind: "received";
+  /** All of it; null: there is none. */
   readonly body: Bytes | null;
+  /** What stands in it, where it is packed or begins with a byte order mark; null: it can be read as it is, or not. */
+  readonly readable: Bytes | null;
 }
 
-const WITHOUT_BODY: Received = { kind: "received", body: null };
-const WITH_EMPTY_BODY: Received = { kind: "received", body: new Uint8Array() };
+const WITHOUT_BODY: Received = { kind: "received", body: null, readable: null };
+const WITH_EMPTY_BODY: Received = { kind: "received", body: new Uint8Array(), readable: null };
+/** Bodies up to this length are read in one go: less than a connection costs. */
+const SMALL_BYTES = 64 * 1024;
 
 /**
  * Takes the whole body in, or says why the request is refused. So a broken upload never reaches an upstream, and every
- * attempt sends the same bytes (P6). What is taken in is counted, all requests together, and refused where it would be
- * too much (P26, P27): a body that says how long it is before a byte of it is read, one that does not as soon as it has
- * grown too long.
+ * attempt sends the same bytes (P6). What has come is counted, all requests together, and refused where it is too much
+ * (P26, P27, P43): by the length it announces before a byte of it is read, and as soon as it has grown too long.
  *
- * From this call on the request counts as in flight, refused or not, and from its return on as many bytes as its body
- * has count as buffered: whoever ends the request takes both off again, once.
+ * From this call on the request counts as in flight, refused or not, and from its return on as many bytes as `body` and
+ * `readable` have count as buffered: whoever ends the request takes both off again, once.
  */
 export async function receive(
   request: Request,
@@ -392,49 +396,94 @@ export async function receive(
   if (announced > limits.maxBodyBytes) return bodyTooLarge(limits.maxBodyBytes);
   const isFull = load.inFlight > limits.maxInFlight;
   if (isFull || load.bufferedBytes + announced > limits.maxBufferedBytes) return NO_ROOM;
+  const isChunked = length === null && headers.has("transfer-encoding");
+  if (announced === 0 && !isChunked) return length === null ? WITHOUT_BODY : WITH_EMPTY_BODY;
+  let body: Bytes | ProxyError;
   try {
-    if (announced > 0) {
-      load.bufferedBytes += announced; // before it comes: many at once must not all be let in
-      const body = await bytesOf(request);
-      load.bufferedBytes += body.length - announced; // Bun drops the body of GET and HEAD
-      return body.length === 0 ? WITHOUT_BODY : { kind: "received", body };
-    }
-    if (headers.has("transfer-encoding")) {
-      const received = await receiveChunked(request, load, limits);
-      // The runtime gives up a request with trailers just after the end of its body.
-      await nextTurn();
-      if (received.kind === "refused" || !request.signal.aborted) return received;
-      load.bufferedBytes -= received.body?.length ?? 0;
+    const isSmall = announced > 0 && announced <= SMALL_BYTES;
+    body = isSmall
+      ? await receiveAtOnce(request, load, limits)
+      : await receiveInPieces(request, announced, load, limits);
+  } catch {
+    return BODY_BROKE_OFF; // or silent for too long: nobody reads this answer
+  }
+  if (!(body instanceof Uint8Array)) return body;
+  if (isChunked) {
+    await nextTurn(); // the runtime gives up a request with trailers just after the end of its body
+    if (request.signal.aborted) {
+      load.bufferedBytes -= body.length;
       return NO_TRAILERS;
     }
-    return length === null ? WITHOUT_BODY : WITH_EMPTY_BODY;
-  } catch {
-    // Broken off, or silent for too long: nobody reads this answer.
-    load.bufferedBytes -= announced;
-    return BODY_BROKE_OFF;
   }
+  if (body.length === 0 && !isChunked) return WITHOUT_BODY; // Bun drops the body of GET and HEAD
+  const readable = needsCopy(body, headers) ? await readableCopy(body, headers, load, limits) : null;
+  return { kind: "received", body, readable };
 }
 
-/** A body of unknown length, counted as it comes. Throws where it breaks off. */
-async function receiveChunked(
+async function receiveAtOnce(
+  request: Request,
+  load: Load,
+  limits: IntakeLimits,
+): Promise<Bytes | ProxyError> {
+  const body = await bytesOf(request);
+  if (load.bufferedBytes + body.length > limits.maxBufferedBytes) return NO_ROOM;
+  load.bufferedBytes += body.length;
+  return body;
+}
+
+/** A long body, or one of unknown length (`announced` 0), counted as it comes. Throws where it breaks off. */
+async function receiveInPieces(
   { body }: Request,
+  announced: number,
   load: Load,
   { maxBodyBytes, maxBufferedBytes }: IntakeLimits,
-): Promise<Received | ProxyError> {
-  const chunks: Bytes[] = [];
+): Promise<Bytes | ProxyError> {
+  const whole: Bytes = new Uint8Array(announced); // takes memory only as it is written to
+  const pieces: Bytes[] = [];
   let length = 0;
   let isTaken = false;
   try {
-    for await (const chunk of body ?? []) {
-      chunks.push(chunk);
-      length += chunk.length;
-      load.bufferedBytes += chunk.length;
+    for await (const piece of body ?? []) {
+      if (announced > 0) whole.set(piece, length);
+      else pieces.push(piece);
+      length += piece.length;
+      load.bufferedBytes += piece.length;
       if (length > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
       if (load.bufferedBytes > maxBufferedBytes) return NO_ROOM;
     }
     isTaken = true; // it stays counted until the request ends
-    return { kind: "received", body: joined(chunks) };
+    return announced > 0 ? whole.subarray(0, length) : joined(pieces);
   } finally {
     if (!isTaken) load.bufferedBytes -= length;
   }
+}
+
+/** Whether a body has to be unpacked, or freed from its byte order mark, before it can be looked into. */
+function needsCopy([first, second, third]: Bytes, headers: Headers): boolean {
+  const hasMark = first === 0xef && second === 0xbb && third === 0xbf;
+  const isUtf16 = (first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff);
+  return hasMark || isUtf16 || headers.has("content-encoding");
+}
+
+/** A copy in plain UTF-8 of a body, as far as there is room for one; null: there is none, or nobody can read it. */
+async function readableCopy(
+  body: Bytes,
+  headers: Headers,
+  load: Load,
+  { maxBodyBytes, maxBufferedBytes }: IntakeLimits,
+): Promise<Bytes | null> {
+  const room = Math.min(maxBodyBytes, maxBufferedBytes - load.bufferedBytes);
+  const unpacked = await unpackUpTo(body, encodingsOf(headers), room);
+  if (unpacked === null) return null;
+  const copy = withoutByteOrderMark(unpacked);
+  load.bufferedBytes += copy.length;
+  return copy;
+}
+
+function withoutByteOrderMark(bytes: Bytes): Bytes {
+  const [first, second, third] = bytes;
+  if (first === 0xef && second === 0xbb && third === 0xbf) return bytes.subarray(3);
+  if (first === 0xff && second === 0xfe) return new TextEncoder().encode(textOf(bytes, "utf-16le"));
+  if (first === 0xfe && second === 0xff) return new TextEncoder().encode(textOf(bytes, "utf-16be"));
+  return bytes;
 }

@@ -4,7 +4,7 @@
  */
 import type { AttemptRecord, RequestPhase, RequestProgress, RequestUnderWay } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
-import type { ClientApi, RequestTarget } from "../http/request.ts";
+import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/stream-dialect.ts";
 import type { StreamDialect } from "../http/stream-dialect.ts";
 import type { Client } from "../http/timeouts.ts";
@@ -31,6 +31,7 @@ const KEEP_ALIVE_SEC = 95;
 
 /** Methods that only ask: they count against no daily cap and no `RPM=n`. */
 const NOT_COUNTED: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
+const NO_BYTES: Bytes = new Uint8Array();
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
@@ -77,6 +78,11 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   /** Path and body as the client sent them, where the present target gets others. */
   readonly #sentPath: string;
   #sentBody: Bytes | null = null;
+  /** What stands in a body that is packed, as it came; null: it can be read as it is. And how it is packed. */
+  #readable: Bytes | null = null;
+  #encoding: string | null = null;
+  /** Bytes of this request that count as buffered. */
+  #heldBytes = 0;
   #tried: Set<Key> | null = null;
   #unsuited: Set<Key> | null = null;
   #model: string | null | undefined;
@@ -161,15 +167,28 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   get model(): string | null {
     if (this.#model === undefined) {
       const contentType = this.headers.get("content-type");
-      this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#sentBody ?? this.body });
+      this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#bodyToRead });
     }
     return this.#targetModel ?? this.#model;
   }
 
   get conversation(): number | null {
     if (this.#conversation === undefined)
-      this.#conversation = conversationOf(this.target.path, this.headers, this.#sentBody ?? this.body);
+      this.#conversation = conversationOf(this.target.path, this.headers, this.#bodyToRead);
     return this.#conversation;
+  }
+
+  /** The body as it can be looked into: as the client wrote it, before it was packed. */
+  get #bodyToRead(): Bytes | null {
+    return this.#readable ?? this.#sentBody ?? this.body;
+  }
+
+  /** Takes over what was received, which counts as buffered already. */
+  setBody({ body, readable }: Received): void {
+    this.body = body;
+    this.#readable = readable;
+    this.#encoding = readable === null ? null : this.headers.get("content-encoding");
+    this.#heldBytes = (body?.length ?? 0) + (readable?.length ?? 0);
   }
 
   /** From here on the request goes to another target: with this model, or with the client's own where it is null. */
@@ -180,8 +199,26 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     this.#targetModel = model;
     this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
     if (this.#sentBody === null) return;
-    const contentType = this.headers.get("content-type");
-    this.body = model === null ? this.#sentBody : bodyWithModel(this.#sentBody, contentType, model);
+    this.#replaceBody(model === null ? this.#sentBody : this.#bodyWithModel(model));
+  }
+
+  /** As the client sent it where it names no model: else in plain, with this one. */
+  #bodyWithModel(model: string): Bytes {
+    const read = this.#bodyToRead ?? NO_BYTES;
+    const rewritten = bodyWithModel(read, this.headers.get("content-type"), model);
+    return rewritten === read ? (this.#sentBody ?? read) : rewritten;
+  }
+
+  #replaceBody(body: Bytes): void {
+    const { engine } = this;
+    const copyBytes = body === this.#sentBody ? 0 : body.length;
+    const before = this.body === this.#sentBody ? 0 : (this.body?.length ?? 0);
+    engine.bufferedBytes += copyBytes - before;
+    this.#heldBytes += copyBytes - before;
+    this.body = body;
+    if (this.#encoding === null) return;
+    if (copyBytes > 0) this.headers.delete("content-encoding");
+    else this.headers.set("content-encoding", this.#encoding);
   }
 
   /** Waits for a key of this target as long as it may in all, or only for a while where another target stands behind. */
@@ -198,7 +235,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     this.binding = null; // of the provider before
     if (pool.keys.length > 1 || !isOnlyProvider) {
       const { path, query } = this.target;
-      const { method, body } = this;
+      const { method } = this;
+      const body = this.#bodyToRead;
       const names = () => accountNames(pool.keys);
       const least = isOnlyProvider ? 2 : 1;
       this.binding = bindingOf({ path, query, method, body }, config.name, names, owners, least);
@@ -209,7 +247,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   /** Whether it refers to what an account of this provider is known to have. */
   refersTo({ config, pool }: Upstream): boolean {
     const { path, query } = this.target;
-    const { method, body } = this;
+    const { method } = this;
+    const body = this.#bodyToRead;
     const accounts = () => accountNames(pool.keys);
     return refersToKnownResource({ path, query, method, body }, config.name, accounts, this.engine.owners);
   }
@@ -326,9 +365,11 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   }
 
   #dropBody(): void {
-    this.engine.bufferedBytes -= (this.#sentBody ?? this.body)?.length ?? 0;
+    this.engine.bufferedBytes -= this.#heldBytes;
+    this.#heldBytes = 0;
     this.body = null;
     this.#sentBody = null;
+    this.#readable = null;
   }
 
   /** Ends the request and hands its response through. */

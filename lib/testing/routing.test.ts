@@ -178,6 +178,109 @@ describe("FALLBACK", () => {
   });
 });
 
+describe("a packed body", () => {
+  const TEXT = '{"model":"smart","messages":[]}';
+  const settings = { ROUTES: "smart = other/two" };
+  const mark = Buffer.from("\ufeff");
+  const ways: [says: string, encoding: string | null, bytes: Uint8Array<ArrayBuffer>][] = [
+    ["gzip", "gzip", Bun.gzipSync(TEXT)],
+    ["deflate", "deflate", Bun.deflateSync(TEXT)],
+    ["zstd", "zstd", new Uint8Array(Bun.zstdCompressSync(TEXT))],
+    ["a byte order mark", null, new Uint8Array(Buffer.concat([mark, Buffer.from(TEXT)]))],
+    ["both", "gzip", Bun.gzipSync(new Uint8Array(Buffer.concat([mark, Buffer.from(TEXT)])))],
+  ];
+  const send = (url: string, body: Uint8Array<ArrayBuffer>, encoding: string | null) =>
+    fetch(`${url}/v1/chat/completions`, {
+      method: "POST",
+      body,
+      headers: {
+        "content-type": "application/json",
+        ...(encoding === null ? {} : { "content-encoding": encoding }),
+      },
+    });
+
+  test.each(ways)(
+    "P45 is routed by its model, and goes out in plain with another one: %s",
+    async (_, encoding, bytes) => {
+      await pair({ first: answerOf("first"), settings }, async ({ url, engine, first, second }) => {
+        expect((await send(url, bytes, encoding)).headers.get("x-keywheel-key")).toBe("other/0");
+        expect(first.requests).toHaveLength(0);
+        expect(bodyOf(second)).toEqual(['{"model":"two","messages":[]}']);
+        expect(second.requests[0]?.fields.has("content-encoding")).toBe(false);
+        expect(engine.bufferedBytes).toBe(0);
+      });
+    },
+  );
+
+  test.each(ways)("P45 goes out as it came where its model stays: %s", async (_, encoding, bytes) => {
+    await pair(
+      { first: answerOf("first"), settings: { ROUTES: "quick = other/two" } },
+      async ({ url, first, engine, logged }) => {
+        expect((await send(url, bytes, encoding)).status).toBe(200);
+        const [request] = first.requests;
+        expect(request?.body).toEqual(Buffer.from(bytes));
+        expect(request?.fields.get("content-encoding") ?? null).toEqual(
+          encoding === null ? null : [encoding],
+        );
+        engine.log.flush();
+        expect(logged().find(({ event }) => event === "request")).toMatchObject({ model: "smart" });
+      },
+    );
+  });
+
+  test("P45 goes out as it came to a target that keeps the model, behind one that does not", async () => {
+    const chain = { ROUTES: "smart = default/one > other/*" };
+    const bytes = Bun.gzipSync(TEXT);
+    await pair({ first: LIMITED, settings: chain }, async ({ url, first, second, engine }) => {
+      expect((await send(url, bytes, "gzip")).headers.get("x-keywheel-key")).toBe("other/0");
+      expect(bodyOf(first)).toEqual(['{"model":"one","messages":[]}']);
+      expect(second.requests[0]?.body).toEqual(Buffer.from(bytes));
+      expect(second.requests[0]?.fields.get("content-encoding")).toEqual(["gzip"]);
+      expect(engine.bufferedBytes).toBe(0);
+    });
+  });
+
+  test("P45 rests only the model whose limit it met", async () => {
+    const limited = httpAnswer(429, '{"error":{"message":"Rate limit reached for model smart"}}', {
+      "retry-after": "500",
+    });
+    await using provider = startRawProvider((_request, connection, nth) =>
+      connection.write(nth === 1 ? limited : answerOf("ok")),
+    );
+    const own = {
+      API_KEYS: "own-key-canary",
+      TARGET_BASE_URL: provider.url,
+      PROVIDER: "groq",
+      MAX_WAIT_SEC: "0",
+    };
+    await using staged = stage({ settings: own, clock: new FalseClock() });
+    expect((await send(staged.url, Bun.gzipSync(TEXT), "gzip")).status).toBe(503);
+    expect((await send(staged.url, Bun.gzipSync(TEXT.replace("smart", "other")), "gzip")).status).toBe(200);
+  });
+
+  test("P45 goes to the account that has what it refers to", async () => {
+    await using provider = startRawProvider(({ key }, connection) =>
+      connection.write(
+        httpAnswer(200, `{"id":"resp_${key === "a-canary" ? 1 : 2}abc","object":"response","by":"${key}"}`),
+      ),
+    );
+    const own = { API_KEYS: "a-canary,b-canary", TARGET_BASE_URL: provider.url, PROVIDER: "openai" };
+    await using staged = stage({ settings: own });
+    const ask = (body: string | Uint8Array<ArrayBuffer>, headers: Record<string, string> = {}) =>
+      fetch(`${staged.url}/v1/responses`, {
+        method: "POST",
+        body,
+        headers: { "content-type": "application/json", ...headers },
+      });
+    const made = (await (await ask('{"model":"m","input":"x"}')).json()) as { id: string; by: string };
+    for (let turn = 0; turn < 4; turn++) {
+      const next = Bun.gzipSync(JSON.stringify({ model: "m", previous_response_id: made.id }));
+      const answer = await ask(next, { "content-encoding": "gzip" });
+      expect(await answer.json()).toMatchObject({ by: made.by });
+    }
+  });
+});
+
 describe("ROUTES", () => {
   const patterns = { ROUTES: "claude-* = other/*; claude-*-mini = other/tiny; claude-own = default/own" };
   const asked: [says: string, model: string, goesTo: "first" | "second", as: string][] = [
