@@ -106,6 +106,59 @@ describe("the provider behind a gateway", () => {
   });
 });
 
+describe("words of the client", () => {
+  // A gateway quoted the prompt in its refusal: all keys were disabled as revoked.
+  test.each<[sentence: string, prompt: string, model: string]>([
+    ["a prompt", "Is it true that the api key was revoked?", "m"],
+    ["a model", "hi", "m (api key expired)"],
+  ])("P37 judge no key where an error quotes them: %s", async (_, prompt, model) => {
+    const quoted = prompt === "hi" ? model : prompt;
+    const refusal = httpAnswer(403, json({ error: { message: `Refused "${quoted}" by policy 7` } }));
+    const isQuoted = ({ body }: RawRequest) => body.toString().includes(json(quoted));
+    await house(
+      (request) => (isQuoted(request) ? refusal : SERVED),
+      { PROVIDER: "generic" },
+      async ({ url, states, requests }) => {
+        await chat(url, { model, messages: [{ role: "user", content: prompt }] });
+        expect(requests.length).toBeGreaterThan(0);
+        expect(await states()).not.toContain("disabled");
+        expect((await chat(url)).status).toBe(200);
+      },
+    );
+  });
+});
+
+describe("a model that costs money", () => {
+  const refusal = httpAnswer(402, json({ error: { message: "Insufficient balance for this model" } }));
+  const isPaid = ({ body }: RawRequest) => body.toString().includes('"paid');
+  const asking = (model: string) => ({ model, messages: [] });
+
+  test("P40 rests no other model, and a second one rests the keys", async () => {
+    await house(
+      (request) => (isPaid(request) ? refusal : SERVED),
+      { PROVIDER: "generic" },
+      async ({ url, states }) => {
+        await chat(url, asking("paid-1"));
+        expect(await states()).toBe("ready ready ready");
+        expect((await chat(url, asking("free"))).status).toBe(200);
+        await chat(url, asking("paid-2"));
+        expect(await states()).toBe("cooling cooling cooling");
+      },
+    );
+  });
+
+  test("P40 rests the keys at once where the provider's own words mean the account", async () => {
+    await house(
+      (request) => (isPaid(request) ? refusal : SERVED),
+      { PROVIDER: "deepseek" },
+      async ({ url, states }) => {
+        await chat(url, asking("paid-1"));
+        expect(await states()).toBe("cooling cooling cooling");
+      },
+    );
+  });
+});
+
 describe("a good status with an error behind it", () => {
   // A gateway sent line ends while it waited, then said that the key was at its limit: the client got that.
   test("P20 is seen behind white space, too", async () => {
