@@ -55,7 +55,7 @@ import {
   targetOf,
   withoutPrefix,
 } from "./lib/http/request.ts";
-import { EventScanner, followerOf } from "./lib/http/sse.ts";
+import { EventScanner, followerOf, tokensOfAnswer } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import { errorEvent } from "./lib/http/stream-dialect.ts";
@@ -890,7 +890,14 @@ function relayWhole(
   addOurFields(headers, context, engine);
   // Bun would name a type for bytes that have none; it does not for a stream.
   const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
-  return context.finish(status, outcome.kind, new Response(sent, { status, headers }), body?.length);
+  const response = new Response(sent, { status, headers });
+  const tokens = context.countsTokens && status < 300 && body !== null ? tokensOfAnswer(headers, body) : null;
+  if (tokens instanceof Promise) {
+    void context.endWith(tokens, status, outcome.kind, body?.length ?? 0);
+    return response; // it need not wait until it is unpacked
+  }
+  context.tokens = tokens;
+  return context.finish(status, outcome.kind, response, body?.length);
 }
 
 /** Leaves the end-to-end fields of an answer, and adds ours. */
@@ -941,7 +948,8 @@ class StreamPassthrough {
     this.#beginning = answer.begun ? null : new EventScanner();
     const { framing, headers } = answer;
     const clean = (text: string) => redactor.redact(text);
-    this.#follower = followerOf({ dialect: context.streamDialect, framing, headers, clean });
+    const { streamDialect: dialect, countsTokens } = context;
+    this.#follower = followerOf({ dialect, framing, headers, clean, countsTokens });
     this.#listen = context.binding?.listener(accountName(lease.key)) ?? null;
     timeouts.onLeave = () => this.#leave();
     if (answer.begun) timeouts.streams();
@@ -1071,6 +1079,7 @@ class StreamPassthrough {
     this.#timeouts.end();
     this.#upstream.pool.settle(this.#lease, outcome, this.#clock.now());
     if (outcome.kind !== "rejected") this.#context.reason = saidBy(outcome);
+    if (this.#context.countsTokens) this.#context.tokens = this.#follower?.tokens() ?? null;
     this.#context.end(status, outcome.kind, this.#bytes);
   }
 }

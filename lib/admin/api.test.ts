@@ -75,14 +75,16 @@ class RememberingOperator implements Operator {
       ...this.changes,
     };
   }
+  /** Of its only row of usage. */
+  model: string | null = null;
   recent(limit: number, isWanted: (record: RequestRecord) => boolean): RequestRecord[] {
     return [2, 1].map(record).filter(isWanted).slice(0, limit);
   }
   usage(days: number) {
-    const count = { requests: days, rateLimited: 2, errors: 1 };
-    return [
-      { day: "2026-11-20", provider: "default", keyId: IDS[0] ?? "", model: null, client: "ann", ...count },
-    ];
+    const counts = { requests: days, rateLimited: 2, errors: 1, inputTokens: 100, outputTokens: 20 };
+    const details = { cachedTokens: 60, cacheWriteTokens: 5, reasoningTokens: 10 };
+    const key = { day: "2026-11-20", provider: "default", keyId: IDS[0] ?? "" };
+    return [{ ...key, model: this.model, client: "ann", ...counts, ...details }];
   }
   traffic(range: TrafficRange) {
     const counts = { requests: 5, absorbed: 2, hidden429: 1, errors: 1 };
@@ -697,12 +699,18 @@ describe("what the operator sees", () => {
         {
           day: "2026-11-20",
           provider: "default",
+          key: IDS[0],
           key_id: IDS[0],
           model: null,
           client: "ann",
           requests: 7,
           rate_limited: 2,
           errors: 1,
+          input_tokens: 100,
+          output_tokens: 20,
+          cached_tokens: 60,
+          cache_write_tokens: 5,
+          reasoning_tokens: 10,
         },
       ],
     });
@@ -711,12 +719,32 @@ describe("what the operator sees", () => {
     expect(await see("traffic?range=7d")).toMatchObject({ range: "7d" });
   });
 
+  const HEADER =
+    "day,provider,key,key_id,model,client,requests,rate_limited,errors,input_tokens,output_tokens,cached_tokens,cache_write_tokens,reasoning_tokens";
+  test.each([
+    ["no model", null, ""],
+    ["a model as they mostly are called", "gpt-4o:free", "gpt-4o:free"],
+    ["a model with a comma", "a,b", '"a,b"'],
+    ["a model with quotation marks", 'a"b', '"a""b"'],
+    ["a model with a line break", "a\nb", '"a\nb"'],
+    ["a model that a spreadsheet would take for a formula", "=1+1", "'=1+1"],
+    ["a model that a spreadsheet would run, too", '@SUM("a")', `"'@SUM(""a"")"`],
+  ])("is the use of days as CSV: %s", async (_, model, written) => {
+    await using stage = open();
+    stage.operator.model = model;
+    const response = await stage.ask("/admin/api/usage?days=7&format=csv", { headers: await stage.signIn() });
+    expect(response.headers.get("content-type")).toBe("text/csv; charset=utf-8; header=present");
+    const row = `2026-11-20,default,${IDS[0]},${IDS[0]},${written},ann,7,2,1,100,20,60,5,10`;
+    expect(await response.text()).toBe(`${HEADER}\r\n${row}\r\n`);
+  });
+
   test.each([
     "requests?limit=0",
     "requests?limit=1001",
     "requests?limit=1e2",
     "requests?limit=",
     "usage?days=-1",
+    "usage?days=7&format=xml",
     "traffic?range=2h",
     "traffic?range=",
     "requests?status=broken",

@@ -25,7 +25,7 @@
  *   waited, rotated, 404 or 5xx; `key`: an id; `q`: words to search for. Each has `wait_ms`, `provider_ms` and
  *   `stream_ms`, which add up to `total_ms`.
  * - `GET traffic?range=1h|24h|7d|30d`: `{range, step_sec, traffic: [{at, requests, absorbed, hidden_429, errors}]}`.
- * - `GET usage?days=N`: a row a day (UTC), provider, key, model and client.
+ * - `GET usage?days=N`: a row a day (UTC), provider, key, model and client; `&format=csv`: as CSV.
  * - `GET providers/known`: the catalogue: `{providers: [{name, base_url, key_prefixes}]}`.
  * - `POST providers {keys, name?, base_url?, dialect?}`: makes one; without `name` it is recognised by its keys.
  *   `PATCH providers/NAME {rpm?, strategy?, …}` (`EDITABLE` of views), `DELETE providers/NAME`,
@@ -47,6 +47,7 @@ import {
   shownRequest,
   shownTraffic,
   shownUsage,
+  usageCsv,
   type Why,
 } from "./views.ts";
 import type { ConfiguredKey } from "../config/keys.ts";
@@ -316,8 +317,19 @@ function requests({ context, query }: EndpointInput): ApiAnswer {
 function usageEndpoint({ context, query }: EndpointInput): ApiAnswer {
   const days = countIn(query, "days", 30, 366);
   if (typeof days !== "number") return days;
-  return Response.json({ usage: context.operator.usage(days).map(shownUsage) });
+  const format = query.get("format") ?? "json";
+  if (format !== "json" && format !== "csv") return badRequest("format must be json or csv.");
+  const { operator } = context;
+  const keys = operator.overview().providers.flatMap((provider) => provider.keys);
+  const accounts = new Map(keys.map(({ id, account }) => [id, account]));
+  const rows = operator.usage(days).map((row) => shownUsage(row, accounts));
+  return format === "json" ? Response.json({ usage: rows }) : new Response(usageCsv(rows), { headers: CSV });
 }
+
+const CSV = {
+  "content-type": "text/csv; charset=utf-8; header=present",
+  "content-disposition": 'attachment; filename="keywheel-usage.csv"',
+};
 
 function traffic({ context, query }: EndpointInput): ApiAnswer {
   const range = rangeIn(query);

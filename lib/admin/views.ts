@@ -6,6 +6,7 @@
 import { DAY_MS, formatDuration, instantText, MINUTE_MS } from "../core/clock.ts";
 import { keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
 import type { Traffic, TrafficRange, UsageRow } from "../observability/usage.ts";
+import { keyName } from "../core/events.ts";
 import type { KeyEvent, RequestProgress, RequestRecord } from "../core/events.ts";
 import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
@@ -204,9 +205,48 @@ export function shownKeyEvent(event: KeyEvent): object {
   };
 }
 
-export function shownUsage(row: UsageRow): object {
-  const { day, provider, keyId, model, client, requests, rateLimited, errors } = row;
-  return { day, provider, key_id: keyId, model, client, requests, rate_limited: rateLimited, errors };
+/** A day's counts of a key, a model and a client. `accounts`: names of the keys' accounts, by the keys' ids. */
+export function shownUsage(row: UsageRow, accounts: ReadonlyMap<string, string | null>): UsageJson {
+  return {
+    day: row.day,
+    provider: row.provider,
+    key: keyName(accounts.get(row.keyId) ?? null, row.keyId),
+    key_id: row.keyId,
+    model: row.model,
+    client: row.client,
+    requests: row.requests,
+    rate_limited: row.rateLimited,
+    errors: row.errors,
+    input_tokens: row.inputTokens,
+    output_tokens: row.outputTokens,
+    cached_tokens: row.cachedTokens,
+    cache_write_tokens: row.cacheWriteTokens,
+    reasoning_tokens: row.reasoningTokens,
+  };
+}
+
+/** A row of usage in JSON and, its names as the header, in CSV. */
+export type UsageJson = Record<(typeof USAGE_COLUMNS)[number], string | number | null>;
+
+const USAGE_COLUMNS = [
+  ...["day", "provider", "key", "key_id", "model", "client"],
+  ...["requests", "rate_limited", "errors"],
+  ...["input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"],
+] as const;
+
+/**
+ * Rows of usage as CSV (RFC 4180) with a header line. A model is a word of the client's, and a spreadsheet takes what
+ * begins like a formula for one: it gets an apostrophe in front.
+ */
+export function usageCsv(rows: readonly UsageJson[]): string {
+  const lines = rows.map((row) => USAGE_COLUMNS.map((name) => csvField(row[name])).join(","));
+  return [USAGE_COLUMNS.join(","), ...lines, ""].join("\r\n");
+}
+
+function csvField(value: string | number | null): string {
+  if (typeof value !== "string") return value === null ? "" : String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 export function shownTraffic({ range, stepMs, points }: Traffic): object {

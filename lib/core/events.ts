@@ -35,6 +35,20 @@ export interface AttemptRecord {
   readonly said: string;
 }
 
+/** The tokens that an answer names, or those of several added up. */
+export interface TokenUsage {
+  /** Of the request, with what was read from a cache and what was written to one. */
+  readonly input: number;
+  /** Of the answer, with what the model thought. */
+  readonly output: number;
+  /** Of the input: read from a cache. */
+  readonly cached: number;
+  /** Of the input: written to a cache. */
+  readonly cacheWrite: number;
+  /** Of the output: what the model thought. */
+  readonly reasoning: number;
+}
+
 /** One finished request of a client. */
 export interface RequestRecord {
   /** Counts up from 0 within one run of the program. */
@@ -72,6 +86,8 @@ export interface RequestRecord {
   /** Why the client got no good answer, in words without any key; empty: it got one, or upstream's answer says it. */
   readonly reason: string;
   readonly maybeBilledReplays: number;
+  /** Those that the answer named; null or absent: it named none. */
+  readonly tokens?: TokenUsage | null;
 }
 
 /** How many of upstream's 429 the client did not see: it got an answer all the same. */

@@ -131,7 +131,8 @@ const withCrLf = (text: string) => text.replaceAll("\n", "\r\n");
 
 function following(dialect: ReturnType<typeof streamDialectOf>, contentType: string): StreamFollower | null {
   const headers = new Headers({ "content-type": contentType });
-  return followerOf({ dialect, framing: framingOf(headers), headers, clean: (text) => text });
+  const clean = (text: string) => text;
+  return followerOf({ dialect, framing: framingOf(headers), headers, clean, countsTokens: false });
 }
 
 function endOf({ path, contentType }: Sample, chunks: readonly Uint8Array[]) {

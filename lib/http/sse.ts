@@ -6,9 +6,12 @@
  * ends cleanly too). A follower keeps only what it needs to judge at the end: the last few kilobytes, and the last
  * event. Per chunk it looks at the last bytes, and for one word.
  */
-import { Gathering, indexOfBytes, joined, Unpacker } from "./body.ts";
+import { encodingsOf, Gathering, indexOfBytes, joined, unpack, Unpacker } from "./body.ts";
 import type { Bytes } from "./body.ts";
+import type { TokenUsage } from "../core/events.ts";
 import { asBuffer } from "../core/json.ts";
+import { usageOfBody, usageOfEvents } from "../providers/token-usage.ts";
+import { JsonFollower } from "./json-follower.ts";
 import { dialectOfLine, laterMark, markOfLine } from "./stream-dialect.ts";
 import type { Mark, StreamDialect } from "./stream-dialect.ts";
 
@@ -193,6 +196,8 @@ export interface StreamFollower {
   end(): StreamEnd | Promise<StreamEnd>;
   /** Asked instead when the connection broke: whether the last event had come all the same. */
   isOver(): boolean | Promise<boolean>;
+  /** The tokens that were named so far; null: none were. Asked once, behind the end, whichever way it came. */
+  tokens(): TokenUsage | null;
 }
 
 /** What is known of a body that is to be followed. */
@@ -202,21 +207,33 @@ export interface Followed {
   readonly headers: Headers;
   /** Takes what must not go out, such as keys, out of a text; the same text where there is none. */
   readonly clean: (text: string) => string;
+  /** Whether the tokens that it names are wanted. */
+  readonly countsTokens: boolean;
 }
 
-/** A follower for an answer, or null where the framing of HTTP alone tells whether its body is whole. */
-export function followerOf({ dialect, framing, headers, clean }: Followed): StreamFollower | null {
+/** A follower for an answer; null where the framing of HTTP tells whether it is whole, and nobody asks for more. */
+export function followerOf({
+  dialect,
+  framing,
+  headers,
+  clean,
+  countsTokens,
+}: Followed): StreamFollower | null {
   const encoding = headers.get("content-encoding");
   const isPacked = encoding !== null && encoding !== "identity";
   switch (framing) {
     case "other":
       return null;
-    case "json":
-      return headers.has("content-length") || isPacked ? null : new JsonFollower(dialect);
+    case "json": {
+      const isFramed = headers.has("content-length") || isPacked;
+      if (isFramed && !countsTokens) return null;
+      const follower = new JsonFollower(dialect, isFramed);
+      return isPacked ? PackedFollower.of(encoding, follower, isFramed) : follower;
+    }
     case "events":
     case "lines":
       if (!isPacked) return new PlainFollower(dialect, framing, clean);
-      return PackedFollower.of(encoding, dialect, framing);
+      return PackedFollower.of(encoding, new PlainFollower(dialect, framing, (text) => text), false);
   }
 }
 
@@ -224,6 +241,8 @@ export function followerOf({ dialect, framing, headers, clean }: Followed): Stre
 const TAIL_BYTES = 2048;
 /** A last event is kept whole up to this length; of a longer one its beginning tells what it is. */
 const LAST_EVENT_BYTES = 128 * 1024;
+/** So much of a stream's start is kept: Anthropic's first event, which names the input. */
+const START_BYTES = 2048;
 /** How much of such an event's beginning is kept: its name and its type stand there. */
 const EVENT_HEAD_BYTES = 512;
 /** A chunk up to this length is kept as it is; of a longer one a copy of what is needed, so that it can be let go. */
@@ -258,11 +277,15 @@ class PlainFollower implements StreamFollower {
   /** What went out of the event that is looked at, before it was seen that it may be an error. */
   #begun = "";
   #hasFailed = false;
+  #start: Bytes = NO_BYTES;
+  /** Whether the first event, which may name tokens, has not come to its end. */
+  #isStarting: boolean;
 
   constructor(dialect: StreamDialect, framing: "events" | "lines", clean: (text: string) => string) {
     this.dialect = dialect;
     this.#isLines = framing === "lines";
     this.#clean = clean;
+    this.#isStarting = dialect === "anthropic" || dialect === "other";
   }
 
   get atEdge(): boolean {
@@ -271,6 +294,7 @@ class PlainFollower implements StreamFollower {
 
   push(chunk: Bytes): Bytes | null {
     if (chunk.length === 0) return chunk;
+    if (this.#isStarting) this.#keepStart(chunk);
     const beganEvent = this.#atEdge;
     const previous = this.#last;
     this.#atEdge = this.#endsEvent(previous, chunk);
@@ -287,6 +311,12 @@ class PlainFollower implements StreamFollower {
       return mayGo ? this.#release(this.#held.bytes) : null;
     }
     return mayFail ? this.#release(chunk) : chunk;
+  }
+
+  #keepStart(chunk: Bytes): void {
+    const start = joined([this.#start, chunk.subarray(0, START_BYTES - this.#start.length)]);
+    this.#isStarting = start.length < START_BYTES && this.#lastEdge(start) === 0;
+    this.#start = start;
   }
 
   /** Of bytes that may hold an error: what can go on, cleaned; null: nothing yet. */
@@ -415,6 +445,10 @@ class PlainFollower implements StreamFollower {
     return mark === "over" || mark === "over_failed";
   }
 
+  tokens(): TokenUsage | null {
+    return usageOfEvents(joined(this.#kept), this.#start);
+  }
+
   #lastMark(): Mark | null {
     const text = new TextDecoder().decode(Buffer.concat(this.#kept));
     const lines = text.split(/\r\n|\n|\r/);
@@ -502,26 +536,29 @@ function isLineEnd(byte: number | undefined): boolean {
   return byte === LF || byte === CR;
 }
 
-/** Follows a compressed stream by unpacking a copy of it. Rare: hardly a provider compresses its streams. */
+/** Follows a compressed answer by unpacking a copy of it. Hardly a provider compresses its streams. */
 class PackedFollower implements StreamFollower {
   readonly isPlain = false;
   readonly atEdge = true;
-  readonly #plain: PlainFollower;
+  readonly #plain: StreamFollower;
   readonly #unpacker: Unpacker;
+  /** Whether HTTP tells where it ends, so that it is whole even where it cannot be unpacked. */
+  readonly #isFramed: boolean;
   /** Settles when all that was pushed has been unpacked. */
   #pushed: Promise<void> = Promise.resolve();
   /** `broken`: not what it says it is; `too_much`: more than anybody looks at. */
   #state: "fine" | "broken" | "too_much" = "fine";
 
-  /** Null for an encoding that cannot be unpacked here. */
-  static of(encoding: string, dialect: StreamDialect, framing: "events" | "lines"): PackedFollower | null {
+  /** `plain` follows what was unpacked. Null for an encoding that cannot be unpacked here. */
+  static of(encoding: string, plain: StreamFollower, isFramed: boolean): PackedFollower | null {
     const unpacker = Unpacker.of([encoding.trim().toLowerCase()]);
-    return unpacker && new PackedFollower(unpacker, new PlainFollower(dialect, framing, (text) => text));
+    return unpacker && new PackedFollower(unpacker, plain, isFramed);
   }
 
-  private constructor(unpacker: Unpacker, plain: PlainFollower) {
+  private constructor(unpacker: Unpacker, plain: StreamFollower, isFramed: boolean) {
     this.#unpacker = unpacker;
     this.#plain = plain;
+    this.#isFramed = isFramed;
   }
 
   get dialect(): StreamDialect {
@@ -554,7 +591,7 @@ class PackedFollower implements StreamFollower {
     await this.#follow(null);
     this.#unpacker.close();
     this.#plain.rest();
-    if (this.#state === "broken") return "cut";
+    if (this.#state === "broken") return this.#isFramed ? "complete" : "cut";
     return this.#state === "too_much" ? "complete" : this.#plain.end();
   }
 
@@ -564,42 +601,24 @@ class PackedFollower implements StreamFollower {
     this.#plain.rest();
     return this.#plain.isOver();
   }
+
+  tokens(): TokenUsage | null {
+    return this.#plain.tokens();
+  }
 }
 
 /**
- * Follows JSON whose end no length tells, so that a cut may look like an end: JSON that is whole ends with the bracket
- * that closes its first one.
+ * The tokens that a whole answer names; null: none. A promise where it is packed: what came in is sent on before it is
+ * unpacked to be read.
  */
-class JsonFollower implements StreamFollower {
-  readonly isPlain = false;
-  readonly atEdge = true;
-  readonly failure = "";
-  #first = 0;
-  #last = 0;
-
-  constructor(readonly dialect: StreamDialect) {}
-
-  push(chunk: Bytes): Bytes {
-    if (this.#first === 0) this.#first = chunk.find(isInk) ?? 0;
-    this.#last = chunk.findLast(isInk) ?? this.#last;
-    return chunk;
-  }
-
-  rest(): null {
-    return null;
-  }
-
-  end(): StreamEnd {
-    if (this.#first === 0x5b /* [ */) return this.#last === 0x5d /* ] */ ? "complete" : "cut";
-    if (this.#first === 0x7b /* { */) return this.#last === 0x7d /* } */ ? "complete" : "cut";
-    return this.#first === 0 ? "cut" : "complete";
-  }
-
-  isOver(): boolean {
-    return false;
-  }
-}
-
-function isInk(byte: number): boolean {
-  return byte > 0x20;
+export function tokensOfAnswer(
+  headers: Headers,
+  body: Bytes,
+): TokenUsage | null | Promise<TokenUsage | null> {
+  const framing = framingOf(headers);
+  if (framing === "other") return null;
+  const read = (plain: Bytes) =>
+    framing === "json" ? usageOfBody(plain) : usageOfEvents(plain, plain.subarray(0, START_BYTES));
+  const encodings = encodingsOf(headers);
+  return encodings.length === 0 ? read(body) : unpack(body, encodings).then(({ plain }) => read(plain));
 }

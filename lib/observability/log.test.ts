@@ -174,6 +174,22 @@ describe("the line of a request", () => {
     });
   });
 
+  test("tells the tokens where the answer named any", () => {
+    const tokens = { input: 100, output: 20, cached: 60, cacheWrite: 0, reasoning: 10 };
+    expect(requestFields(record({ tokens }))).toMatchObject({
+      input_tokens: 100,
+      output_tokens: 20,
+      cached_tokens: 60,
+      cache_write_tokens: 0,
+      reasoning_tokens: 10,
+    });
+    expect(requestFields(record({ tokens: null }))).not.toHaveProperty("input_tokens");
+    const { log, written } = open("info", "text");
+    log.request(record({ tokens }));
+    log.flush();
+    expect(written.join("")).toContain(", 100 tokens in and 20 out");
+  });
+
   test("tells what was out of the ordinary", () => {
     const attempts = [attempt(0, "rate_limited"), attempt(1, "served", "groq")];
     const changes = { attempts, waitedMs: 900, isTruncated: true, maybeBilledReplays: 1, client: "ann" };

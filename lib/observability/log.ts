@@ -16,6 +16,7 @@ import type {
   LogLevel,
   Observer,
   RequestRecord,
+  TokenUsage,
 } from "../core/events.ts";
 
 const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
@@ -154,6 +155,18 @@ export function requestFields(record: RequestRecord): LogFields {
     truncated: record.isTruncated ? true : undefined,
     maybe_billed_replays: record.maybeBilledReplays > 0 ? record.maybeBilledReplays : undefined,
     client: record.client,
+    ...tokenFields(record.tokens ?? null),
+  };
+}
+
+function tokenFields(tokens: TokenUsage | null): LogFields | null {
+  if (tokens === null) return null;
+  return {
+    input_tokens: tokens.input,
+    output_tokens: tokens.output,
+    cached_tokens: tokens.cached,
+    cache_write_tokens: tokens.cacheWrite,
+    reasoning_tokens: tokens.reasoning,
   };
 }
 
@@ -236,6 +249,8 @@ function requestText(fields: LogFields): string {
   if (fields["waited_ms"]) line += `, waited ${duration(Number(fields["waited_ms"]))}`;
   if (firstByteMs !== null) line += `, first byte ${duration(Number(firstByteMs))}`;
   if (bytes > 0) line += `, ${size(bytes)}`;
+  if (typeof fields["input_tokens"] === "number")
+    line += `, ${fields["input_tokens"]} tokens in and ${fields["output_tokens"]} out`;
   if (fields["truncated"] === true) line += ", cut short";
   if (typeof client === "string") line += `, for ${asWord(client)}`;
   return line;

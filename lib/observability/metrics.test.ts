@@ -92,6 +92,9 @@ function samplesAfter(...records: RequestRecord[]): Map<string, number> {
   return samplesOf(metrics.render(snapshot()));
 }
 
+const TOKENS = { input: 100, output: 20, cached: 60, cacheWrite: 5, reasoning: 10 };
+const TOKEN_LABELS = 'provider="groq",model="canary-model",client="canary-client"';
+
 describe("the metrics", () => {
   const counted: [says: string, records: RequestRecord[], sample: string, value: number][] = [
     [
@@ -123,6 +126,42 @@ describe("the metrics", () => {
       [record(), record()],
       'keywheel_attempts_total{provider="groq",account="",key_id="3e23e816",verdict="rate_limited"}',
       2,
+    ],
+    [
+      "tokens of the input",
+      [record({ tokens: TOKENS }), record({ tokens: TOKENS }), record()],
+      `keywheel_tokens_total{${TOKEN_LABELS},kind="input"}`,
+      200,
+    ],
+    [
+      "tokens of the output",
+      [record({ tokens: TOKENS })],
+      `keywheel_tokens_total{${TOKEN_LABELS},kind="output"}`,
+      20,
+    ],
+    [
+      "tokens from a cache",
+      [record({ tokens: TOKENS })],
+      `keywheel_tokens_total{${TOKEN_LABELS},kind="cached"}`,
+      60,
+    ],
+    [
+      "tokens written to a cache",
+      [record({ tokens: TOKENS })],
+      `keywheel_tokens_total{${TOKEN_LABELS},kind="cache_write"}`,
+      5,
+    ],
+    [
+      "tokens of thought",
+      [record({ tokens: TOKENS })],
+      `keywheel_tokens_total{${TOKEN_LABELS},kind="reasoning"}`,
+      10,
+    ],
+    [
+      "tokens of a model that upstream has not answered for",
+      [record({ tokens: TOKENS, outcome: "abandoned" })],
+      'keywheel_tokens_total{provider="groq",model="other",client="canary-client",kind="input"}',
+      100,
     ],
     ["truncated answers", [record({ isTruncated: true }), record()], "keywheel_truncated_streams_total", 1],
     [

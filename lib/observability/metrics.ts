@@ -37,6 +37,8 @@ export class Metrics implements Observer {
   readonly #attempts = new Tally();
   /** By provider and kind. */
   readonly #keyEvents = new Tally();
+  /** By provider, model, client and kind. */
+  readonly #tokens = new Tally();
   /** By provider. */
   readonly #hidden429 = new Tally();
   readonly #models = new BoundedNames();
@@ -56,6 +58,15 @@ export class Metrics implements Observer {
     const client = this.#clients.labelOf(record.client, true);
     const status = statusLabel(record.status);
     this.#requests.at(provider).at(model).at(client).at(status).at(record.outcome).count += 1;
+    const { tokens = null } = record;
+    if (tokens !== null) {
+      const ofClient = this.#tokens.at(provider).at(model).at(client);
+      ofClient.at("input").count += tokens.input;
+      ofClient.at("output").count += tokens.output;
+      ofClient.at("cached").count += tokens.cached;
+      ofClient.at("cache_write").count += tokens.cacheWrite;
+      ofClient.at("reasoning").count += tokens.reasoning;
+    }
     for (const attempt of record.attempts) {
       const { account, keyId, verdict } = attempt;
       this.#attempts
@@ -92,6 +103,12 @@ export class Metrics implements Observer {
   #renderCounts(text: MetricsText): void {
     text.family("keywheel_requests_total", "counter", "Finished requests of clients.");
     text.counts(this.#requests, ["provider", "model", "client", "status", "outcome"]);
+    text.family(
+      "keywheel_tokens_total",
+      "counter",
+      "Tokens that answers named. Cached and written ones are part of the input, reasoning of the output.",
+    );
+    text.counts(this.#tokens, ["provider", "model", "client", "kind"]);
     text.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
     text.counts(this.#attempts, ["provider", "account", "key_id", "verdict"]);
     text.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");

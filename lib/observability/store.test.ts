@@ -138,6 +138,25 @@ function firstLayout(path: string): void {
   database.close();
 }
 
+/** A file as the second version made it. */
+function secondLayout(path: string): void {
+  const database = new Database(path, { create: true });
+  database.run(`
+    CREATE TABLE keys (provider TEXT, id TEXT, state TEXT NOT NULL, PRIMARY KEY (provider, id)) WITHOUT ROWID;
+    CREATE TABLE resources (provider TEXT, id TEXT, account TEXT NOT NULL, at INTEGER NOT NULL,
+      PRIMARY KEY (provider, id)) WITHOUT ROWID;
+    CREATE TABLE requests (slot INTEGER PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL);
+    CREATE TABLE usage (day TEXT, provider TEXT, key_id TEXT, model TEXT, client TEXT, requests INTEGER NOT NULL,
+      rate_limited INTEGER NOT NULL, errors INTEGER NOT NULL,
+      PRIMARY KEY (day, provider, key_id, model, client)) WITHOUT ROWID;
+    CREATE TABLE traffic (step TEXT, at INTEGER, requests INTEGER NOT NULL, absorbed INTEGER NOT NULL,
+      hidden_429 INTEGER NOT NULL, errors INTEGER NOT NULL, PRIMARY KEY (step, at)) WITHOUT ROWID;
+    INSERT INTO usage VALUES ('2026-11-20', 'default', 'aaaaaaaa', 'gpt-4o', 'ann', 5, 1, 0);
+    PRAGMA user_version = 2;
+  `);
+  database.close();
+}
+
 describe("the state file", () => {
   test("P33 keeps states of keys, resources, requests and counts over a restart", async () => {
     await shelf(async ({ clock, usage, store, again }) => {
@@ -315,6 +334,29 @@ describe("the state file", () => {
         expect(request?.attempts[0]).toMatchObject({ keyId: "bbbbbbbb", account: null });
       },
       (path) => void firstLayout(path),
+    );
+  });
+
+  test("of the second layout goes on, with tokens counted from now on", async () => {
+    await shelf(
+      async ({ clock, usage, store, again }) => {
+        const tokens = { input: 100, output: 20, cached: 60, cacheWrite: 5, reasoning: 10 };
+        const request = record(0, clock.now(), { model: "gpt-4o", client: "ann", tokens });
+        usage.finished(request);
+        store.finished(request);
+        const next = await (store.close(), again());
+        const [row] = next.usage.usage(1, clock.now()).filter(({ keyId }) => keyId === "aaaaaaaa");
+        const counts = {
+          inputTokens: 100,
+          outputTokens: 20,
+          cachedTokens: 60,
+          cacheWriteTokens: 5,
+          reasoningTokens: 10,
+        };
+        expect(row).toMatchObject({ client: "ann", requests: 6, ...counts });
+        expect(next.usage.recent(1)[0]?.tokens).toEqual(tokens);
+      },
+      (path) => void secondLayout(path),
     );
   });
 

@@ -27,9 +27,9 @@ const GATHER_WRITES_MS = 100;
 /** How long a disk that failed is left alone. */
 const WRITE_AGAIN_MS = 30_000;
 /** A file of an earlier layout is brought to this one; a file of a later one is set aside. */
-const LAYOUT_VERSION = 2;
+const LAYOUT_VERSION = 3;
 /** Days of usage that are kept: the last ones that there are, wherever the clock stands. */
-const USAGE_DAYS = 90;
+const USAGE_DAYS = 366;
 /** Points of traffic that are kept of each step. */
 const TRAFFIC_POINTS = 800;
 
@@ -60,12 +60,17 @@ const USAGE_TABLE = `
 const TRAFFIC_TABLE = `
   CREATE TABLE traffic (step TEXT, at INTEGER, requests INTEGER NOT NULL, absorbed INTEGER NOT NULL,
     hidden_429 INTEGER NOT NULL, errors INTEGER NOT NULL, PRIMARY KEY (step, at)) WITHOUT ROWID;`;
+/** As they were added: a file of the second layout has none of them. */
+const TOKEN_COLUMNS = ["input", "output", "cached", "cache_write", "reasoning"]
+  .map((kind) => `ALTER TABLE usage ADD COLUMN ${kind}_tokens INTEGER NOT NULL DEFAULT 0;`)
+  .join("\n  ");
 const LAYOUT = `
   CREATE TABLE keys (provider TEXT, id TEXT, state TEXT NOT NULL, PRIMARY KEY (provider, id)) WITHOUT ROWID;
   CREATE TABLE resources (provider TEXT, id TEXT, account TEXT NOT NULL, at INTEGER NOT NULL,
     PRIMARY KEY (provider, id)) WITHOUT ROWID;
   CREATE TABLE requests (slot INTEGER PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL);
   ${USAGE_TABLE}${TRAFFIC_TABLE}
+  ${TOKEN_COLUMNS}
 `;
 
 const TABLES = ["keys", "resources", "requests", "usage", "traffic"];
@@ -81,6 +86,7 @@ const UPGRADES: Record<number, string> = {
     DROP TABLE old_usage;
     DROP TABLE old_traffic;
   `,
+  2: TOKEN_COLUMNS,
 };
 
 /**
@@ -405,7 +411,8 @@ export class Store implements Observer {
   #writeCounts(database: Database): void {
     this.#noteRows(this.#requests);
     const saveRow = database.query(
-      "INSERT OR REPLACE INTO usage VALUES ($day, $provider, $keyId, $model, $client, $requests, $rateLimited, $errors)",
+      `INSERT OR REPLACE INTO usage VALUES ($day, $provider, $keyId, $model, $client, $requests, $rateLimited, $errors,
+        $inputTokens, $outputTokens, $cachedTokens, $cacheWriteTokens, $reasoningTokens)`,
     );
     for (const row of this.#rows) saveRow.run({ ...row, model: row.model ?? "", client: row.client ?? "" });
     const savePoint = database.query(
@@ -454,6 +461,11 @@ export class Store implements Observer {
       row.requests += counts.requests;
       row.rateLimited += counts.rate_limited;
       row.errors += counts.errors;
+      row.inputTokens += counts.input_tokens ?? 0;
+      row.outputTokens += counts.output_tokens ?? 0;
+      row.cachedTokens += counts.cached_tokens ?? 0;
+      row.cacheWriteTokens += counts.cache_write_tokens ?? 0;
+      row.reasoningTokens += counts.reasoning_tokens ?? 0;
     }
     for (const { step, at, ...counts } of database.query<StoredPoint, []>("SELECT * FROM traffic").all()) {
       const point = this.#usage.pointAt(step === "hour" ? "hour" : "minute", at);
@@ -474,7 +486,7 @@ export class Store implements Observer {
   }
 }
 
-/** (A file of an earlier layout that cannot be brought up to date has no `client`, `step` and `hidden_429`.) */
+/** (A file of an earlier layout that cannot be brought up to date has not all of these.) */
 interface StoredUsage {
   day: string;
   provider: string;
@@ -484,6 +496,11 @@ interface StoredUsage {
   requests: number;
   rate_limited: number;
   errors: number;
+  input_tokens?: number;
+  output_tokens?: number;
+  cached_tokens?: number;
+  cache_write_tokens?: number;
+  reasoning_tokens?: number;
 }
 
 interface StoredPoint {

@@ -273,7 +273,38 @@ describe("the usage", () => {
   ])("counts an attempt that was %s", (verdict, rateLimited, errors) => {
     const [row] = usageAfter(record({ attempts: [attempt(verdict)] })).usage(1, NOW);
     const where = { day: "2026-11-20", provider: "default", keyId: "aaaa", model: "big", client: null };
-    expect(row).toEqual({ ...where, requests: 1, rateLimited, errors });
+    expect(row).toMatchObject({ ...where, requests: 1, rateLimited, errors });
+  });
+
+  test("counts the tokens of an answer once, in the row of the attempt that brought it", () => {
+    const tokens = { input: 100, output: 20, cached: 60, cacheWrite: 5, reasoning: 10 };
+    const attempts = [attempt("rate_limited", { keyId: "bbbb" }), attempt("served")];
+    const usage = usageAfter(
+      record({ attempts, tokens }),
+      record({ attempts, tokens }),
+      record(),
+      record({ tokens: null }),
+    );
+    expect(usage.usage(1, NOW)).toMatchObject([
+      {
+        keyId: "aaaa",
+        requests: 4,
+        inputTokens: 200,
+        outputTokens: 40,
+        cachedTokens: 120,
+        cacheWriteTokens: 10,
+        reasoningTokens: 20,
+      },
+      {
+        keyId: "bbbb",
+        requests: 2,
+        inputTokens: 0,
+        outputTokens: 0,
+        cachedTokens: 0,
+        cacheWriteTokens: 0,
+        reasoningTokens: 0,
+      },
+    ]);
   });
 
   test("has a row for each key, model and provider, the most used first", () => {

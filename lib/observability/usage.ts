@@ -25,6 +25,12 @@ export interface UsageRow {
   requests: number;
   rateLimited: number;
   errors: number;
+  /** Those that answers named, as `TokenUsage` has them. */
+  inputTokens: number;
+  outputTokens: number;
+  cachedTokens: number;
+  cacheWriteTokens: number;
+  reasoningTokens: number;
 }
 
 /** What happened in a stretch of time. */
@@ -99,6 +105,20 @@ export class Usage implements Observer {
       if (isRefusal(attempt)) row.rateLimited += 1;
       else if (isFailure(attempt)) row.errors += 1;
     }
+    this.#countTokens(record);
+  }
+
+  /** The answer came with the last attempt. */
+  #countTokens(record: RequestRecord): void {
+    const { tokens = null, attempts, at } = record;
+    const last = attempts.at(-1);
+    const row = tokens === null || last === undefined ? null : this.rowFor(at, last, record);
+    if (tokens === null || row === null) return;
+    row.inputTokens += tokens.input;
+    row.outputTokens += tokens.output;
+    row.cachedTokens += tokens.cached;
+    row.cacheWriteTokens += tokens.cacheWrite;
+    row.reasoningTokens += tokens.reasoning;
   }
 
   /** Among the last requests, without being counted again. */
@@ -164,7 +184,7 @@ export class Usage implements Observer {
     const known = this.#rows.get(name);
     if (known !== undefined) return known;
     if (this.#rows.size >= MOST_ROWS && !this.#forgetsBefore(day)) return null;
-    const row = { day, provider, keyId, model, client, requests: 0, rateLimited: 0, errors: 0 };
+    const row = { day, provider, keyId, model, client, ...NO_COUNTS };
     this.#rows.set(name, row);
     return row;
   }
@@ -210,7 +230,18 @@ export class Usage implements Observer {
   }
 }
 
-type Counts = "requests" | "rateLimited" | "errors";
+const NO_COUNTS = {
+  requests: 0,
+  rateLimited: 0,
+  errors: 0,
+  inputTokens: 0,
+  outputTokens: 0,
+  cachedTokens: 0,
+  cacheWriteTokens: 0,
+  reasoningTokens: 0,
+};
+
+type Counts = keyof typeof NO_COUNTS;
 
 function startOf(at: number, stepMs: number): number {
   return Math.floor(at / stepMs) * stepMs;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { addUsage, usageOfBody, usageOfEvents } from "./token-usage.ts";
-import type { TokenUsage } from "./token-usage.ts";
+import type { TokenUsage } from "../core/events.ts";
+import { usageOfBody, usageOfEvents } from "./token-usage.ts";
 
 /** `[input, output, cached, cache write, reasoning]`; null: the answer names none. */
 type Counts = [number, number, number?, number?, number?] | null;
@@ -646,11 +646,6 @@ describe("the tokens that an answer names", () => {
     expect(ofBody({ data: vectors, usage: { prompt_tokens: 77, total_tokens: 77 } })).toEqual(
       expected([77, 0]),
     );
-  });
-
-  test("are added up", () => {
-    const one = { input: 1, output: 2, cached: 3, cacheWrite: 4, reasoning: 5 };
-    expect(addUsage(one, one)).toEqual({ input: 2, output: 4, cached: 6, cacheWrite: 8, reasoning: 10 });
   });
 
   test.each([

@@ -7,23 +7,10 @@
  */
 import { asBuffer, field, isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
-
-/** The tokens of one answer, or of several added up. */
-export interface TokenUsage {
-  /** Of the request, with what was read from a cache and what was written to one. */
-  readonly input: number;
-  /** Of the answer, with what the model thought. */
-  readonly output: number;
-  /** Of the input: read from a cache. */
-  readonly cached: number;
-  /** Of the input: written to a cache. */
-  readonly cacheWrite: number;
-  /** Of the output: what the model thought. */
-  readonly reasoning: number;
-}
+import type { TokenUsage } from "../core/events.ts";
 
 /** How much of a body's end is searched: what follows the tokens (labels of the request, ratings) is shorter. */
-const SEARCHED_BYTES = 16 * 1024;
+export const SEARCHED_BYTES = 16 * 1024;
 /** An object of tokens is no longer, whatever details it has. */
 const LONGEST_USAGE_BYTES = 4096;
 /** So many places that look like one are tried. */
@@ -68,17 +55,6 @@ function lineEnd(bytes: Buffer, from: number, to: number): number {
   const end = feed < 0 || feed > to ? to : feed;
   const carriage = bytes.subarray(from, end).indexOf("\r");
   return carriage < 0 ? end : from + carriage;
-}
-
-/** What two answers name together. */
-export function addUsage(one: TokenUsage, other: TokenUsage): TokenUsage {
-  return {
-    input: one.input + other.input,
-    output: one.output + other.output,
-    cached: one.cached + other.cached,
-    cacheWrite: one.cacheWrite + other.cacheWrite,
-    reasoning: one.reasoning + other.reasoning,
-  };
 }
 
 // ── Where it stands ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,13 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import type { AttemptRecord, RequestPhase, RequestProgress, RequestUnderWay } from "../core/events.ts";
+import type {
+  AttemptRecord,
+  RequestPhase,
+  RequestProgress,
+  RequestUnderWay,
+  TokenUsage,
+} from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/stream-dialect.ts";
@@ -32,6 +38,10 @@ const KEEP_ALIVE_SEC = 95;
 /** Methods that only ask: they count against no daily cap and no `RPM=n`. */
 const NOT_COUNTED: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 const NO_BYTES: Bytes = new Uint8Array();
+/** What changes an answer that is stored is answered with it, and so with the tokens that it named before. */
+const CHANGES_STORED =
+  /\/(?:chat\/completions|batches|runs)\/[^/]+$|\/(?:responses|batches|runs)\/[^/]+\/cancel$/;
+
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
@@ -73,6 +83,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   keyLabel: string | null = null;
   waitedMs = 0;
   isTruncated = false;
+  /** Those that the answer named; null: none. */
+  tokens: TokenUsage | null = null;
   /** Why the client gets no good answer, for the log; empty: it does, or upstream's answer says it. */
   reason = "";
   /** Path and body as the client sent them, where the present target gets others. */
@@ -258,6 +270,11 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     return this.listsModels || (this.binding?.teaches ?? false);
   }
 
+  /** Whether its answer is made for it, so that the tokens which that names were used: a stored one is only fetched. */
+  get countsTokens(): boolean {
+    return this.method === "POST" && !CHANGES_STORED.test(this.#sentPath);
+  }
+
   /** A body is to come: the connection may be one that is kept for long, and a body may not be silent for so long. */
   expectBody(): void {
     if (this.method !== "GET" && this.method !== "HEAD") this.server.timeout(this.request, IDLE_SEC);
@@ -378,6 +395,17 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     return response;
   }
 
+  /** Ends the request when it is known which tokens its answer names. */
+  async endWith(
+    tokens: Promise<TokenUsage | null>,
+    status: number,
+    outcome: string,
+    bytes: number,
+  ): Promise<void> {
+    this.tokens = await tokens.catch(() => null);
+    this.end(status, outcome, bytes);
+  }
+
   /** Ends the request, whichever way; a second time does nothing. `bytes`: of the answer's body. */
   end(status: number, outcome: string, bytes: number): void {
     if (this.#isOver) return;
@@ -410,6 +438,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
       isTruncated: this.isTruncated,
       reason: this.reason,
       maybeBilledReplays: this.progress.maybeBilledReplays,
+      tokens: this.tokens,
     });
   }
 }
