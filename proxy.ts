@@ -58,8 +58,9 @@ import {
 import { EventScanner, followerOf, tokensOfAnswer } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
+import { canConnect, Connections } from "./lib/http/connections.ts";
 import { errorEvent } from "./lib/http/stream-dialect.ts";
-import { AttemptTimeouts, TimeoutTicker, canConnect, cutByDrain } from "./lib/http/timeouts.ts";
+import { AttemptTimeouts, TimeoutTicker, cutByDrain } from "./lib/http/timeouts.ts";
 import {
   cleanFields,
   failed,
@@ -804,7 +805,7 @@ async function attempt(
   let limits: Budgets | null = null;
   let result: Attempted;
   try {
-    const response = await send(context, upstream, lease, timeouts.signal, engine);
+    const response = await send(context, upstream, lease, timeouts.signal);
     timeouts.heard();
     lease.isNotFound = response.status === 404;
     limits = upstream.headerSampler.read(upstream.config, response, engine.clock);
@@ -820,7 +821,9 @@ async function attempt(
     if (context.listsModels && result.kind !== "failed")
       result = await listingRoutes(result, engine.config.routes);
   } catch (error) {
-    result = failed(timeouts.explain(error));
+    const why = timeouts.explain(error);
+    if (why.kind === "unreachable" && why.maybeBilled) upstream.connectionBroke();
+    result = failed(why);
   }
   if (result.kind === "failed") timeouts.abort(ABANDONED); // whatever of it is unread need not come
   if (result.kind !== "streamed") timeouts.end();
@@ -830,18 +833,17 @@ async function attempt(
 /** Sends the request with this key, which is among its fields only until `fetch` has read them. */
 function send(
   context: RequestContext,
-  { config, base }: Upstream,
+  { config, base, connections }: Upstream,
   { key }: Lease,
   signal: AbortSignal,
-  { fetch }: Engine,
 ): Promise<Response> {
-  const { method, headers, body, target, api } = context;
+  const { method, headers, body, target, api, progress } = context;
   const path = joinBase(base, target.path, api);
   if (context.readsAnswer) headers.set("accept-encoding", "identity");
   const [field, credential] = authHeader(config.dialect, path, key.secret.reveal());
   headers.set(field, credential);
   try {
-    return fetch(base.origin + path + queryFor(base, target.query), {
+    const request = {
       method,
       headers,
       body,
@@ -849,7 +851,12 @@ function send(
       decompress: false, // the bytes, and content-encoding, stay as they were sent
       proxy: config.upstreamProxy?.address.reveal(),
       signal,
-    });
+    } as const;
+    return connections.send(
+      base.origin + path + queryFor(base, target.query),
+      request,
+      progress.maybeBilledReplays > 0,
+    );
   } finally {
     headers.delete(field);
   }
@@ -1048,6 +1055,7 @@ class StreamPassthrough {
   /** The connection broke, was cut for silence, or the client left. */
   async #break(setback: Unreachable | Abandoned, controller: DirectController): Promise<void> {
     this.#timeouts.abort(setback);
+    if (setback.kind === "unreachable") this.#upstream.connectionBroke();
     if (setback.kind === "abandoned") {
       this.#finish(499, setback);
       return this.#cutOff();
@@ -1101,16 +1109,13 @@ export interface Dependencies {
   readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
 }
 
-/** How long an idle upstream connection is kept: less than common load balancers do, so that we close first. */
-const UPSTREAM_IDLE_SEC = 50;
-
 export function createEngine(config: Config, dependencies: Dependencies): Engine {
   const { clock, random, log, observers = [], keeper = null } = dependencies;
   const metrics = new Metrics();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
-  const session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: UPSTREAM_IDLE_SEC } });
-  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch: session.fetch, clock });
+  const { fetch } = new Bun.FetchSession({ proxy: false });
+  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch, clock });
   const own = [logObserver(log), metrics, keyChecker];
   const all = [...own, ...observers];
   const observer = toAll(all);
@@ -1123,7 +1128,7 @@ export function createEngine(config: Config, dependencies: Dependencies): Engine
     upstreams: upstreamsOf(config, [], { clock, random, observer, keeper }),
     keeper,
     clocks: new TimeoutTicker(config, clock),
-    fetch: session.fetch,
+    fetch,
     startedAt: clock.now(),
     observer,
     metrics,
@@ -1166,8 +1171,10 @@ function upstreamsOf(
     const old = before.find(({ config }) => config.name === provider.name);
     const pool = old?.pool ?? new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
+    const connections = old?.connections ?? new Connections();
     return {
       config: provider,
+      connections,
       prefix: provider.name === "default" ? null : `/${provider.name}`,
       base: baseOf(provider.baseUrl, provider.dialect),
       pool,
@@ -1176,6 +1183,7 @@ function upstreamsOf(
       proxy: provider.upstreamProxy,
       heardAt: 0,
       canConnect: () => canConnect(provider.baseUrl, clock, provider.upstreamProxy),
+      connectionBroke: () => connections.dropIdle(),
     };
   };
   const [first, ...others] = config.providers;

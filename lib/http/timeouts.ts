@@ -7,7 +7,6 @@
  * tick, so a quick answer never pays for it.
  */
 import type { Clock, CancelTimer } from "../core/clock.ts";
-import type { Secret } from "../core/secret.ts";
 import { explainError, type Way } from "./connection-errors.ts";
 import type { Abandoned, Unreachable } from "../providers/verdict.ts";
 
@@ -32,12 +31,12 @@ export interface Reachable extends Way {
   heardAt: number;
   /** Whether a connection can be opened at all: asked beside an attempt that hears nothing. */
   canConnect(): Promise<boolean>;
+  /** A connection broke or went silent: the idle ones of its like are mostly as dead. */
+  connectionBroke(): void;
 }
 
 /** Coarse on purpose: a client's leaving must close the upstream within 100 ms. */
 const TICK_MS = 50;
-/** How long the connect probe may take after the connect time is over. */
-const PROBE_MS = 2000;
 /** Controllers that are kept for later attempts. */
 const MOST_SPARE = 64;
 
@@ -263,53 +262,4 @@ function timeout(
 export function cutByDrain(drainMs: number): Unreachable {
   const message = `This proxy is shutting down, and the ${drainMs / 1000} s for running answers (DRAIN_SEC) are over.`;
   return { kind: "unreachable", type: "draining", message, maybeBilled: true };
-}
-
-/** An HTTP proxy on the way. */
-export interface ProxyAddress {
-  /** As `fetch` takes it; it may hold a user name and a password. */
-  readonly address: Secret;
-}
-
-/**
- * Whether a connection to the host of `url` can be opened in time. Nothing is sent to it. Through a proxy this asks
- * the proxy for it; its refusal is an answer too, which the attempt itself is about to get.
- */
-export async function canConnect(
-  url: URL,
-  clock: Clock,
-  proxy: ProxyAddress | null = null,
-): Promise<boolean> {
-  // Not `Bun.connect`: it cannot give up a connection that is being made. Loaded when the first probe is needed.
-  const { connect } = await import("node:net");
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const proxyUrl = proxy === null ? null : new URL(proxy.address.reveal());
-  const socket = connect(endOf(proxyUrl ?? url));
-  const cancel = clock.after(PROBE_MS, () => resolve(false));
-  socket.once("error", () => resolve(false));
-  socket.once("connect", () => {
-    // What is spoken inside TLS to the proxy is not worth a second implementation: that it is there has to do.
-    if (proxyUrl?.protocol !== "http:" || url.protocol !== "https:") return resolve(true);
-    socket.once("data", () => resolve(true)).once("close", () => resolve(false));
-    socket.write(tunnelRequest(url, proxyUrl));
-  });
-  const isConnected = await promise;
-  cancel();
-  socket.destroy();
-  return isConnected;
-}
-
-function endOf({ protocol, hostname, port }: URL): { host: string; port: number } {
-  return {
-    host: hostname.replace(/^\[|\]$/g, ""),
-    port: Number(port) || (protocol === "https:" ? 443 : 80),
-  };
-}
-
-/** RFC 9110, section 9.3.6. */
-function tunnelRequest(url: URL, { username, password }: URL): string {
-  const authority = `${url.hostname}:${endOf(url).port}`;
-  const credential = Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`);
-  const field = username === "" ? "" : `Proxy-Authorization: Basic ${credential.toString("base64")}\r\n`;
-  return `CONNECT ${authority} HTTP/1.1\r\nHost: ${authority}\r\n${field}\r\n`;
 }

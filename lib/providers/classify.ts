@@ -138,7 +138,7 @@ const STATUS_FIELDS = ["code", "http_status", "status", "status_code", "raw_stat
 /** Order matters: OpenAI's `invalid_request_error` is the type of half of all codes. */
 const STATUS_OF_CODE: readonly (readonly [RegExp, number])[] = [
   [/overloaded|slow_down|unavailable|capacity|server_busy/, 503],
-  [/rate_?limit|too_many_requests|resource[_-]exhausted|throttl|quota|usage_limit/, 429],
+  [/rate_?limit|limit_?exceeded|too_many_requests|resource[_-]exhausted|throttl|quota|usage_limit/, 429],
   [/billing|payment|insufficient_(?:balance|credits?|funds)/, 402],
   [/authentication|unauthenticated|unauthorized|api_?key/, 401],
   [/permission|forbidden|access_?denied/, 403],
@@ -300,6 +300,11 @@ const NESTED_FIELDS = [
   "data", // gateways
   "retryInfo", // Google's detail, renamed by gateways
   "base_resp", // MiniMax
+  "rate_limit", // gateways, from here on
+  "rateLimit",
+  "quota",
+  "meta",
+  "info",
 ];
 
 /** Fields whose text may itself be JSON: an SDK's error as the message of the next gateway, OpenRouter's `raw`. */

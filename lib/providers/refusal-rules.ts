@@ -159,7 +159,7 @@ const MONEY_CODES = [
   "(?:no|out_of|insufficient)_?(?:credits?|funds|money)(?:_?error)?",
   "(?:credits?|billing|balance|payment)_?error", // OpenCode Zen's `CreditsError`, Anthropic's `billing_error`
   "billing_hard_limit_reached|billing_not_active|billing_limit_(?:reached|exceeded)", // OpenAI; also its 400 for images
-  "budget_?exceeded|over_?budget|exceeded_?budget", // LiteLLM, under 400 and 429 (Nov 2026)
+  "budget_?exceeded|over_?budget|exceeded_?(?:token_?)?budget|exceeded_current_quota(?:_error)?", // LiteLLM, under 400 and 429 (Nov 2026)
   "(?:credit_?)?balance_?(?:too_?low|insufficient|not_?enough|exhausted|depleted)",
   "spend(?:ing)?_?(?:limit|cap)_?(?:reached|exceeded)|(?:enforced|monthly)_?spend(?:ing)?_?limit(?:_?reached)?",
   "payment_?required|account_?overdue(?:_?error)?|arrearage|account_?(?:in_?)?arrears?",
@@ -170,30 +170,34 @@ const MONEY_PHRASES = [
   "\\b(?:insufficient|not enough) (?:account |user |wallet |token |remaining |available )?(?:balance|credits?|funds|quota|money)\\b",
   "\\b(?:balance|credits?|funds|token quota) (?:is |are |has been |have been )?(?:too low|insufficient|exhausted|depleted|used up|negative|not enough|not sufficient|empty)\\b",
   "\\bdepleted (?:your|all|the)\\b|\\b(?:out of|ran out of|no (?:more |remaining )?) ?credits?\\b|\\bused (?:up )?all (?:of )?(?:available|your|the) credits\\b",
+  "\\b(?:do|does)(?: not|n't) have (?:enough|sufficient|any) (?:\\w{1,20} )?(?:balance|credits?|funds|quota)\\b", // Stability
+  "\\bexhausted (?:your|the|all)\\b[^.\\n]{0,30}\\b(?:credits?|trial|balance|funds)\\b|\\bover budget\\b",
   "\\brequires? more credits\\b|\\bno credit (?:left|remaining)\\b",
   "\\bspend(?:ing)? (?:limit|cap)\\b|\\bbilling (?:hard )?limit\\b", // xAI, Google (Nov 2026)
   "\\bbudget (?:has been |was |is |limit )?exceeded\\b|\\bexceeded (?:your|its|the|their) (?:\\w{1,20} ){0,2}budget\\b",
   "\\baccount is not active\\b|\\bpast due\\b|\\bin arrears\\b|\\boverdue (?:payment|balance|bill)\\b|\\bunpaid (?:invoice|bill|balance)s?\\b",
-  "\\bno payment method\\b|\\badd a payment method\\b|\\bpayment method (?:is )?(?:required|missing)\\b|\\bpayment required\\b",
+  "\\b(?:no|add|enter|provide|update|invalid|valid|missing) (?:an? |your )?(?:\\w{1,16} )?payment method\\b|\\bpayment method (?:is )?(?:required|missing)\\b|\\bpayment required\\b|\\bvalid credit card\\b", // Deep Infra, Vercel
+  "\\bbilling (?:account )?(?:is |has been |was )?(?:disabled|closed|suspended|not (?:enabled|active|configured|set up))\\b|\\brequires billing\\b",
+  "\\b(?:inactive|no active) subscription\\b|\\bsubscription (?:has |is |was )?(?:expired|ended|not active|inactive|cancelled)\\b", // Mistral
   "\\bplease (?:recharge|top[- ]?up|add (?:more )?(?:credits?|funds))\\b|\\btop up your\\b",
   "\\bfree trial (?:quota |credits? |period )?(?:has |have )?(?:been )?(?:exhausted|ended|expired|used up)\\b",
   "余额不足|餘額不足|额度不足|額度不足|配额不足|点数不足|积分不足|余额已用|余额为负|资金不足", // new-api, SiliconFlow (Nov 2026)
-  "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机",
+  "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机|资源包[^\\n]{0,8}(?:用尽|用完|不足|耗尽)|余量(?:已)?(?:用尽|不足)",
   "残高不足|残高が不足|クレジットが不足|잔액.{0,3}부족|크레딧.{0,3}부족",
   "недостаточно средств|saldo insuficiente|créditos insuficientes|solde insuffisant|crédits insuffisants|guthaben (?:ist )?(?:aufgebraucht|reicht nicht|nicht ausreichend)",
 ];
 
 /** A day, in codes and sentences about limits. */
 const DAY_PHRASES = [
-  "\\bper[-_ ]?day\\b|\\b(?:a|each|every) day\\b|\\bdaily\\b|\\bper 86400s|\\b[rt]pd\\b|\\btoday'?s (?:quota|limit|allowance)\\b|\\bfor today\\b",
+  "\\bper[-_ ]?day\\b|\\b(?:a|each|every) day\\b|\\bdaily\\b|\\bper 86400s|\\b[rt]pd\\b|\\btoday'?s (?:quota|limit|allowance)\\b|\\btoday\\b|\\bfor the day\\b|/ ?(?:day|24 ?h)\\b|\\bmidnight\\b",
   "\\b24[- ]?(?:h|hrs?|hours?)\\b (?:period|window|limit|quota)|\\b(?:last|past|rolling|in|per|every|any) 24[- ]?(?:h|hrs?|hours?)\\b",
   "\\btomorrow\\b",
   "每日|每天|当日|當日|今日|今天|单日|單日|日限额|1日(?:あたり|の)|하루|일일",
   "\\bdiari[oa]s?\\b|\\bpor día\\b|\\bpor dia\\b|\\bpro tag\\b|\\btäglich|\\bquotidien|\\bpar jour\\b|ежедневн|в день|в сутки",
 ];
 const LONG_PHRASES = [
-  "\\bweekly\\b|\\bper[-_ ]?week\\b|\\b(?:a|each|every|this) week\\b|\\b7[- ]?days?\\b",
-  "\\bmonthly\\b|\\bper[-_ ]?month\\b|\\b(?:a|each|every|this) month\\b|\\b30[- ]?days?\\b|\\bnext month\\b|\\bbilling (?:cycle|period)\\b",
+  "\\bweekly\\b|\\bper[-_ ]?week\\b|\\b(?:a|each|every|this) week\\b|\\b7[- ]?days?\\b|/ ?week\\b",
+  "\\bmonthly\\b|\\bper[-_ ]?month\\b|\\b(?:a|each|every|this) month\\b|\\b30[- ]?days?\\b|\\bnext month\\b|\\bbilling (?:cycle|period)\\b|/ ?month\\b",
   "每周|每週|本周|本週|一周|周限额|每月|本月|当月|月度|月限额|週間|毎月|月間|매주|주간|매월|월간",
   "\\bsemanal|\\bwöchentlich|\\bhebdomadaire|\\bmensual|\\bmensal|\\bmensuel|\\bmonatlich|еженедельн|ежемесячн",
 ];
@@ -211,15 +215,19 @@ const LONG_CODES = /(?:^|[_-])(?:per_?)?(?:week|weekly|month|monthly)(?:[_-]|$)/
 const BUSY_PHRASES = [
   "\\boverloaded\\b|\\b(?:over|at|insufficient|out of) capacity\\b|\\bcapacity (?:temporarily )?exceeded\\b|\\bsaturated\\b|\\bcongest(?:ed|ion)\\b",
   "\\b(?:high|heavy) (?:demand|traffic|load)\\b|\\bpeak load\\b|\\b(?:too|very|currently|temporarily) busy\\b|\\b(?:server|service|system|upstream|engine) (?:is )?busy\\b|\\brate-limited upstream\\b",
+  "\\bload (?:is |was )?(?:too |very )?high\\b|\\btoo much (?:load|traffic)\\b|\\bqueue (?:is )?full\\b|\\bno capacity\\b",
 ];
 const BUSY_ABROAD =
-  "饱和|飽和|繁忙|过载|過載|负载(?:较|过|過)?高|負載較高|拥挤|拥堵|擁擠|访问量过大|混雑|過負荷|혼잡|과부하|перегружен";
+  "饱和|飽和|繁忙|过载|過載|负载[^\n]{0,6}(?:高|上限|饱和)|負載[^\n]{0,6}高|拥挤|拥堵|擁擠|访问量过大|混雑|過負荷|혼잡|과부하|перегружен";
+
+/** Beside a code of money these mean busy, too. */
+const TRY_LATER = "\\b(?:try(?: again)?|retry) (?:again )?later\\b|请?稍[后候後](?:再试|重试|再試|重試)";
 
 /** What is wrong is one model's: not there, full, switched off. */
 const MODEL_TROUBLE = [
-  "\\bmodel\\b[^.\\n]{0,80}\\b(?:overloaded|unavailable|(?:at|over) capacity|busy|high demand|not available|no available|not loaded|currently loading|down)\\b",
+  "\\bmodel\\b[^.\\n]{0,80}\\b(?:overloaded|unavailable|(?:at|over) capacity|busy|high demand|not available|no available|not loaded|currently loading|is down)\\b",
   "\\bno (?:available|healthy) (?:channel|provider|endpoint|deployment|account|upstream|instance)s?\\b[^\\n]{0,40}\\bmodel\\b", // new-api, Nov 2026
-  "\\bcapacity\\b[^.\\n]{0,40}\\b(?:this|the) model\\b|\\bno (?:available|healthy) (?:deployments?|instances?)\\b",
+  "\\bcapacity\\b[^.\\n]{0,40}\\b(?:this|the) model\\b|\\bno (?:available|healthy) (?:deployments?|instances?)\\b|\\bno (?:deployments?|channels?|instances?|endpoints?) (?:is |are )?(?:available|healthy)\\b", // LiteLLM
   "模型[^\\n]{0,60}(?:无可用渠道|無可用渠道|无可用|不可用|负载|過載|过载|繁忙|饱和)",
 ];
 const MODEL_CODES =
@@ -237,8 +245,10 @@ const MODERATION_PHRASES = [
 const REQUEST_PHRASES = [
   "\\bcors\\b|\\breferr?er\\b|\\borigin\\b[^\\n]{0,80}\\b(?:not allowed|blocked|forbidden|denied|not permitted|invalid)|\\b(?:blocked|invalid|disallowed|unknown|forbidden) origin\\b", // Anthropic, Google (Nov 2026)
   "\\buser[- ]?agent\\b|\\bonly (?:currently )?(?:available|allowed|supported|accessible|usable|permitted) (?:for|to|in|via|through|with|from|by) (?:\\w{1,20} ){0,3}(?:agents?|clients?|cli|apps?|applications?|browsers?|ides?|editors?)\\b", // Kimi's coding plan (Nov 2026)
-  "\\b(?:missing|required|requires?|must (?:set|include|provide|send|contain)|lacks?|without)\\b[^.\\n]{0,60}\\bheaders?\\b",
+  "\\bheaders?\\b[^.\\n]{0,30}\\b(?:required|missing|must be)\\b|\\b(?:missing|required|requires?|must (?:set|include|provide|send|contain)|lacks?|without)\\b[^.\\n]{0,60}\\bheaders?\\b",
   "\\b(?:admin(?:istrator)?|management|provisioning|organization|session) (?:api[ -]?)?keys?\\b[^.\\n]{0,40}\\b(?:required|only|needed|must)\\b|\\b(?:requires?|must use|needs?|only|use) (?:an? |the )?(?:admin(?:istrator)?|management|provisioning|session) (?:api[ -]?)?keys?\\b",
+  "\\bonly (?:for |by |to |available (?:for|to) )?(?:\\w{1,20} ){0,3}(?:admins?|administrators?|owners?)\\b|\\b(?:admin|administrator|owner) (?:role|permissions?|access|privileges?|rights)\\b",
+  "\\bbrowser (?:requests?|access|environments?|clients?)\\b",
 ];
 const REQUEST_CODES = /^(?:cors_|origin_not_allowed|api_?key_(?:http_referrer|android_app|ios_app)_blocked)/;
 
@@ -265,7 +275,7 @@ const TELLING: readonly number[] = [401, 402, 403, 407, 412, 423, 425, 428, 429,
 export const sharedRules = once((): readonly RefusalRule[] => {
   const money = anyOf(MONEY_PHRASES);
   const moneyCode = new RegExp(`^(?:${MONEY_CODES.join("|")})$`);
-  const busy = anyOf([...BUSY_PHRASES, BUSY_ABROAD]);
+  const busy = anyOf([...BUSY_PHRASES, BUSY_ABROAD, TRY_LATER]);
   return [
     // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
     { status: 429, page: true, then: TOO_FAST_FOR_ALL },
@@ -355,6 +365,14 @@ export const sharedRules = once((): readonly RefusalRule[] => {
       then: DEAD,
     },
 
+    // A quota that is no rate: of characters, of requests a month.
+    { status: [401, 403], code: /quota_?(?:exceeded|exhausted|reached)|exceeded_?quota/, then: LONG_WINDOW },
+    {
+      status: [401, 403, 412],
+      text: /\bquota (?:has been |is |was )?(?:exceeded|exhausted|reached|used up)\b|\bexceed\w{0,3} (?:your|the) (?:\w{1,20} ){0,2}quota\b|\busage limits?\b/i,
+      then: LONG_WINDOW,
+    },
+
     // A 403 for the day, and a 403 for something that another account may have.
     {
       status: 403,
@@ -363,7 +381,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     },
     {
       status: 403,
-      text: /\b(?:model|permissions?|access to|subscription|entitled|entitlement)\b/i,
+      text: /\b(?:model|permissions?|access to|subscription|entitled|entitlement)\b|无权|無權|权限|權限|不支持该模型/i,
       then: UNSUITED_MODEL,
     },
     { status: [401, 403], then: DOUBTED },
@@ -374,11 +392,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: 429, text: /\bconcurren(?:t|cy)\b|\bin flight\b|并发/i, then: TOO_MANY_AT_ONCE },
     { status: 429, code: MODEL_CODES, then: CAPACITY_MODEL },
     { status: 429, code: /overloaded|capacity|slow_down|server_busy/, then: CAPACITY },
-    {
-      status: 429,
-      text: anyOf(BUSY_PHRASES.map((phrase) => `\\bmodel\\b[^.\\n]{0,60}(?:${phrase})`)),
-      then: CAPACITY_MODEL,
-    },
+    { status: 429, text: anyOf(MODEL_TROUBLE), then: CAPACITY_MODEL },
     { status: 429, text: anyOf(BUSY_PHRASES), then: CAPACITY },
     // OpenAI's words: limits per model; a daily one that says "try again in" is a bucket that leaks.
     { status: 429, code: /^(?:tokens|requests)$/, namedAtLeastMs: 0, then: TOO_FAST_MODEL },

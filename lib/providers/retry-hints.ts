@@ -101,7 +101,7 @@ function retryInBodyMs(source: HintSource, clockOffset: ClockOffset, now: number
  * `retryAfterSeconds`, `wait_seconds`, `cooldown_until` (public issues, Nov 2026).
  */
 const RETRY_FIELD =
-  /^(?:quota|ratelimit|limit|window|next|time|until)?(?:(?:resets?|retry|wait|cooldown|available|unlocks?)(?:at|after|in|delay|until|on|time|timestamp|date|for)|resets?|untilreset|waittime|cooldown|wait)(?:ms|millis|milliseconds|s|sec|secs|seconds|minutes|mins|hours)?$/;
+  /^(?:quota|rate|ratelimit|limit|window|next|time)?(?:(?:resets?|retry|wait|cooldown|available|unlock(?:s|ed)?|block(?:ed)?|lock(?:ed)?|banned)(?:at|after|in|delay|until|on|time|timestamp|date|for)|resets?|waittime|cooldown|wait)(?:ms|millis|milliseconds|s|sec|secs|seconds|minutes|mins|hours)?$|^(?:seconds|secs|ms|time)?until(?:reset|retry)(?:ms|seconds)?$/;
 const LONGEST_FIELD_NAME = 40;
 
 function waitFromField(name: string, value: unknown, now: number): number | null {
@@ -174,7 +174,7 @@ function emptyBucketMs(fields: HeaderFields, now: number): number | null {
 /** What stands in the name of a reset in the place of `remaining`. */
 const RESET_NAMES = ["reset", "reset-after", "reset-after-seconds", "reset-at"] as const;
 /** `x-ratelimit-reset`, `ratelimit-reset`, `x-rate-limit-reset-after`, `x-ratelimit-reset-requests`, … */
-const RESET_HEADER = /^(?:x-)?rate-?limit-(?:[a-z-]{1,24}-)?reset/;
+const RESET_HEADER = /(?:rate-?limit|quota|throttl)[a-z-]{0,32}reset/;
 
 /** The IETF field: `"api";r=0;t=112` (draft 9, Hugging Face), `limit=9, remaining=0, reset=17` (draft 6). */
 function ietfWaitMs(value: string): number | null {

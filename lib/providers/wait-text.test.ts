@@ -79,6 +79,7 @@ describe("P13 an instant with its zone in a sentence", () => {
       44 * MINUTE + 52_750,
     ],
     ["an hour that is tomorrow's", "resets 12:10 PM UTC", DAY - 5 * MINUTE - 7250],
+    ["a time of day after a word that may introduce a wait", "Try again after 12:25 UTC", NEAR],
     ["slashes", "resets at 2026/11/20 12:25 UTC", NEAR],
     ["Chinese date signs", "请于 2026年11月20日 20:25:00 (UTC+8) 后重试", NEAR],
     ["the month's name", "try again at Nov 20th, 2026 12:25 PM UTC.", NEAR],

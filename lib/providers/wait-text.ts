@@ -134,6 +134,7 @@ function clockDuration(text: string, at: number): Read | null {
   const match = matchAt(CLOCK_DURATION, text, at);
   if (match === null) return null;
   const [whole, first, second, third] = match;
+  if (zoneAfter(text, at + whole.length) !== null) return null; // a time of day
   const [hours, minutes, seconds] = third === undefined ? [0, first, second] : [first, second, third];
   const ms = Number(hours) * HOUR_MS + Number(minutes) * MINUTE_MS + Number(seconds) * SECOND_MS;
   return { ms, end: at + whole.length };
@@ -198,7 +199,7 @@ const TIME_AFTER_DATE = new RegExp(String.raw`(?:T|,? ?at |, ?| )${IS_TIME}${TIM
 const TIME_ALONE = new RegExp(String.raw`${IS_TIME}${TIME}(?![\d%])`, "iy");
 /** So much may stand between the word that introduces an instant and the instant. */
 const LONGEST_GAP = 24;
-const ON_TIME = /(?:\bat|\bon|\bby|\buntil|\bresets?|\bagain|[:|])[ (]{0,2}$/i;
+const ON_TIME = /(?:\bat|\bon|\bby|\bafter|\buntil|\bresets?|\bagain|[:|])[ (]{0,2}$/i;
 
 function instantAfterAnchor(text: string, clockOffset: ClockOffset, now: number): number | null {
   for (const end of anchorEnds(text)) {

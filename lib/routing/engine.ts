@@ -5,6 +5,7 @@ import type { Config, ProviderConfig } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Redactor } from "../core/secret.ts";
 import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
+import type { Connections } from "../http/connections.ts";
 import type { Base, Load } from "../http/request.ts";
 import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
 import type { Metrics } from "../observability/metrics.ts";
@@ -20,6 +21,7 @@ export interface Upstream extends Reachable {
   readonly prefix: string | null;
   readonly base: Base;
   readonly pool: KeyPool;
+  readonly connections: Connections;
   /** What its answers announce of limits. */
   readonly headerSampler: HeaderSampler;
 }
@@ -59,6 +61,7 @@ export interface Engine extends Load {
   /** Keeps what is known of keys over a restart; null: nobody does. */
   readonly keeper: Keeper | null;
   readonly clocks: TimeoutTicker;
+  /** For questions about keys; requests go over the connections of their upstream. */
   readonly fetch: Bun.FetchSession["fetch"];
   readonly startedAt: number;
   /** Tells everybody who wants to know of finished requests and changes of keys. */

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../core/clock.ts";
 import { Secret } from "../core/secret.ts";
-import { canConnect } from "../http/timeouts.ts";
+import { canConnect } from "../http/connections.ts";
 import { checkKeys } from "../pool/key-health.ts";
 import { parseConfig } from "../config/config.ts";
 import { reconfigure } from "../../proxy.ts";
