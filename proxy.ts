@@ -190,7 +190,8 @@ export class Pool implements KeyPool {
     const now = this.#dependencies.clock.now();
     // Serve waiters first, so that a new request cannot jump the queue.
     this.#serveQueue(now);
-    const result = this.lease(need, now);
+    const isNext = this.#queue.size === 0; // else who waits has the first claim on what a raised limit lets through
+    const result = isNext ? this.lease(need, now) : this.#leaseIfReady(need, now, need.boundTo);
     if (result.kind === "lease") return result;
     if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
     this.#onGivenUp(result, now);
@@ -199,9 +200,15 @@ export class Pool implements KeyPool {
 
   /** The key whose turn it is; one that was not tried for this request before one that was. */
   lease(need: Need, now: number, account: string | null = need.boundTo): Lease | NoKey {
+    const result = this.#leaseIfReady(need, now, account);
+    return result.kind === "no_key" && this.#onBlocked(need, now)
+      ? this.#leaseIfReady(need, now, account)
+      : result;
+  }
+
+  #leaseIfReady(need: Need, now: number, account: string | null): Lease | NoKey {
     this.#turnDay(now);
-    let chosen = this.#choose(need, now, account);
-    if ("kind" in chosen && this.#onBlocked(need, now)) chosen = this.#choose(need, now, account);
+    const chosen = this.#choose(need, now, account);
     return "kind" in chosen ? chosen : this.#take(chosen, need, now);
   }
 
@@ -242,12 +249,10 @@ export class Pool implements KeyPool {
     return deferredAt > this.#upAgainAt && this.breaker.isQuiet && this.refusesAll.isQuiet;
   }
 
-  /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether it may have a key now. */
+  /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether one was. */
   #onBlocked(need: Need, now: number): boolean {
-    if (this.#sharedLimit.readyAt(now) <= now)
-      return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
-    this.#sharedLimit.onBlocked(now);
-    return this.#pauseFor(need, now) === null;
+    if (this.#sharedLimit.readyAt(now) > now) return this.#sharedLimit.onBlocked(now);
+    return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
   }
 
   #take(key: Key, need: Need, now: number): Lease {

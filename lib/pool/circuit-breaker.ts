@@ -150,11 +150,11 @@ export class SharedLimit {
     return readyAt > now || this.isKnown(now) ? readyAt : 0;
   }
 
-  /** A request has to wait for it. */
-  onBlocked(now: number): void {
-    if (this.#limiter === null) return;
+  /** A request has to wait for it: what has held for a while is raised. Returns whether it was. */
+  onBlocked(now: number): boolean {
+    if (this.#limiter === null) return false;
     this.#metAt = now;
-    this.#limiter.onBlocked(now);
+    return this.#limiter.onBlocked(now);
   }
 
   onSent(now: number): void {

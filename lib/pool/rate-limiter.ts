@@ -223,10 +223,15 @@ export class RateLimiter {
   onBlocked(now: number): boolean {
     const isFull = this.inFlight >= this.concurrency.value;
     if (isFull && !this.concurrency.onBlocked(now)) return false;
-    const isUsedUp = this.#rule.kind === "learnt" && this.rate.isKnown && this.#roomAt() > now;
+    const isUsedUp = this.#rule.kind === "learnt" && this.rate.isKnown && this.#isFilled(now);
     const isRateRaised = isUsedUp && this.#raiseRate(now);
     const isPaceRaised = this.#pace.isOn && this.#bucket.readyAt > now && this.#pace.onBlocked(now);
     return isFull || isRateRaised || isPaceRaised;
+  }
+
+  /** Whether the window was filled just now. A trial in one that is about to open would say nothing. */
+  #isFilled(now: number): boolean {
+    return this.#roomAt() > now && this.#sent.last(1) > now - BURST_MS;
   }
 
   #raiseRate(now: number): boolean {

@@ -106,8 +106,8 @@ export class KeySelector {
   }
 
   /**
-   * No key was ready for a request: of the learnt limits in its way, one that has held for a while is raised. Returns
-   * whether a key is ready now.
+   * No key was ready for a request: of the learnt limits in its way, the first that has held for a while is raised.
+   * Returns whether one was.
    */
   onBlocked(need: KeyNeed, now: number): boolean {
     const model = this.modelStateOf(need);
@@ -115,10 +115,9 @@ export class KeySelector {
       const key = this.#inTurn(step);
       if (keyReadyAt(key, this.dayEndsAt, need.isUncounted) > now || !isSuited(key, need, need.boundTo))
         continue;
-      const limits = model?.limits.get(key.account);
       const isRaised = key.account.onBlocked(now);
-      const isModelRaised = limits?.onBlocked(now) ?? false;
-      if ((isRaised || isModelRaised) && this.#readyAt(key, limits, need, now) <= now) return true;
+      const isModelRaised = model?.limits.get(key.account)?.onBlocked(now) ?? false;
+      if (isRaised || isModelRaised) return true;
     }
     return false;
   }
