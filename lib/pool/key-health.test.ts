@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { judge, readCheck, type CheckResult } from "./key-health.ts";
+import { judge, type CheckResult } from "./key-health.ts";
 import { Secret } from "../core/secret.ts";
 import { PROVIDERS } from "../providers/catalog.ts";
 import { DIALECTS, type Dialect, type Evidence } from "../providers/verdict.ts";
@@ -100,7 +100,7 @@ describe("what the answer says of a doubted or dead key", () => {
     sentence: string,
     dialect: Dialect,
     evidence: Evidence,
-    says: "alive" | "dead" | "unknown",
+    says: CheckResult,
     withoutKey?: Evidence,
   ][] = [
     ["a list of models is for keys", "openai", answer(200, LIST), "alive"],
@@ -118,13 +118,13 @@ describe("what the answer says of a doubted or dead key", () => {
     ["a 403 with a reason", "gemini", answer(403, { error: { message: "Your API key was reported as leaked." } }), "dead"],
     ["a region", "openai", answer(403, { error: { code: "unsupported_country_region_territory" } }), "unknown"],
     ["an edge that refuses", "openai", answer(403, "error code: 1020"), "unknown"],
-    ["a limit", "openai", answer(429, {}), "unknown"],
-    ["a failure", "openai", answer(500, ""), "unknown"],
-    ["a page that says it is busy", "openai", answer(503, "<html>"), "unknown"],
+    ["a limit", "openai", answer(429, {}), "limited"],
+    ["a failure", "openai", answer(500, ""), "unreachable"],
+    ["a page that says it is busy", "openai", answer(503, "<html>"), "unreachable"],
     ["a question it does not know", "openai", answer(404, ""), "unknown"],
     ["a way elsewhere", "openai", answer(302, "", { location: "/login" }), "unknown"],
-    ["no money is the account's trouble, not the key's", "siliconflow", answer(402, {}), "alive"],
-    ["an empty balance is not the key's either", "deepseek", answer(200, { is_available: false }), "alive"],
+    ["no money is the account's trouble, not the key's", "siliconflow", answer(402, {}), "limited"],
+    ["an empty balance is not the key's either", "deepseek", answer(200, { is_available: false }), "limited"],
     ["a key of xAI that may go on", "xai", answer(200, { api_key_blocked: false, team_blocked: false }), "alive"],
     ["a key of xAI that is blocked", "xai", answer(200, { api_key_blocked: true }), "dead"],
     ["a key of xAI that is switched off", "xai", answer(200, { api_key_disabled: true }), "dead"],
@@ -138,9 +138,7 @@ describe("what the answer says of a doubted or dead key", () => {
       [`${sentence}: ${says}`, dialect, evidence, says, withoutKey] as const,
   );
   test.each(rows)("%s", (_, dialect, evidence, says, withoutKey) => {
-    for (const ailment of ["doubted", "dead"] as const) {
-      expect(readCheck(dialect, ailment, evidence, withoutKey, NOW)).toBe(says);
-    }
+    expect(judge(dialect, evidence, SECRET, NOW, withoutKey).result).toBe(says);
   });
 
   test("is asked without a key, too, where the list may be public", () => {
@@ -159,25 +157,24 @@ describe("what the answer says of an account without money", () => {
     sentence: string,
     dialect: Dialect,
     evidence: Evidence,
-    says: "alive" | "dead" | "unknown",
+    says: CheckResult,
   ][] = [
     ["DeepSeek says that it can pay", "deepseek", answer(200, { is_available: true, balance_infos: [] }), "alive"],
-    ["DeepSeek says that it cannot", "deepseek", answer(200, { is_available: false }), "unknown"],
+    ["DeepSeek says that it cannot", "deepseek", answer(200, { is_available: false }), "limited"],
     ["OpenRouter's key has something left of its cap", "openrouter", answer(200, { data: { limit: 5, limit_remaining: 0.25 } }), "alive"],
-    ["OpenRouter's key has nothing left", "openrouter", answer(200, { data: { limit: 5, limit_remaining: 0 } }), "unknown"],
-    ["OpenRouter's key has no cap, which says nothing of the account", "openrouter", answer(200, { data: { limit: null, limit_remaining: null } }), "unknown"],
+    ["OpenRouter's key has nothing left", "openrouter", answer(200, { data: { limit: 5, limit_remaining: 0 } }), "limited"],
+    ["OpenRouter's key has no cap, which says nothing of the account", "openrouter", answer(200, { data: { limit: null, limit_remaining: null } }), "limited"],
     ["Moonshot's balance", "moonshot", answer(200, { code: 0, data: { available_balance: 12.5 } }), "alive"],
-    ["Moonshot's debt", "moonshot", answer(200, { code: 0, data: { available_balance: -0.5 } }), "unknown"],
+    ["Moonshot's debt", "moonshot", answer(200, { code: 0, data: { available_balance: -0.5 } }), "limited"],
     ["SiliconFlow's balance, which is a text", "siliconflow", answer(200, { code: 20000, data: { totalBalance: "3.10" } }), "alive"],
-    ["SiliconFlow's empty balance", "siliconflow", answer(200, { code: 20000, data: { totalBalance: "0.00" } }), "unknown"],
-    ["a list of models says nothing", "openai", answer(200, LIST), "unknown"],
-    ["an answer without the amount says nothing", "deepseek", answer(200, "{}"), "unknown"],
-    ["an answer that is no JSON says nothing", "moonshot", answer(200, "<html>"), "unknown"],
-    ["no money is no news", "deepseek", answer(402, {}), "unknown"],
+    ["SiliconFlow's empty balance", "siliconflow", answer(200, { code: 20000, data: { totalBalance: "0.00" } }), "limited"],
+    ["an answer without the amount says nothing", "deepseek", answer(200, "{}"), "limited"],
+    ["an answer that is no JSON says nothing", "moonshot", answer(200, "<html>"), "limited"],
+    ["no money is no news", "deepseek", answer(402, {}), "limited"],
     ["a dead key is", "deepseek", answer(401, { error: { message: "Authentication Fails, Your api key: ****cafe is invalid" } }), "dead"],
   ]; // prettier-ignore
   test.each(answers)("%s", (_, dialect, evidence, says) => {
-    expect(readCheck(dialect, "billing", evidence, null, NOW)).toBe(says);
+    expect(judge(dialect, evidence, SECRET, NOW).result).toBe(says);
   });
 });
 
@@ -189,7 +186,7 @@ const MODELS = httpAnswer(200, '{"object":"list","data":[]}');
 const BARE = httpAnswer(403, "{}");
 const DEAD = httpAnswer(401, '{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}');
 
-interface Ward extends Stage {
+interface CheckStage extends Stage {
   readonly clock: FalseClock;
   /** How often each key was asked after with `GET /v1/models`, by its name. */
   asked(name: string): number;
@@ -197,9 +194,9 @@ interface Ward extends Stage {
 }
 
 /** A proxy with three keys: `answer` is what a chat with key 0 gets, `proof` what a question about it gets. */
-async function ward(
+async function withKeys(
   { answer, proof }: { answer: Buffer; proof: () => Buffer },
-  body: (ward: Ward) => Promise<void>,
+  body: (stage: CheckStage) => Promise<void>,
 ): Promise<void> {
   const clock = new FalseClock();
   const isFirst = ({ key }: RawRequest) => key === "key-0-canary";
@@ -224,7 +221,7 @@ async function ward(
 
 describe("a key that was refused without a reason (P12)", () => {
   test("is asked after at once, and is dead when the provider then says so", async () => {
-    await ward({ answer: BARE, proof: () => DEAD }, async ({ url, engine, asked, states, health }) => {
+    await withKeys({ answer: BARE, proof: () => DEAD }, async ({ url, engine, asked, states, health }) => {
       expect((await chat(url)).status).toBe(200);
       await until("it is out of use", () => engine.upstreams[0].pool.keys[0]?.disabled !== null);
       expect(await states()).toEqual(["disabled", "ready", "ready"]);
@@ -234,7 +231,7 @@ describe("a key that was refused without a reason (P12)", () => {
   });
 
   test("is back at once where it proves to be alive", async () => {
-    await ward({ answer: BARE, proof: () => MODELS }, async ({ url, engine, states, logged }) => {
+    await withKeys({ answer: BARE, proof: () => MODELS }, async ({ url, engine, states, logged }) => {
       expect((await chat(url)).status).toBe(200);
       await until("it is back", () => engine.upstreams[0].pool.keys[0]?.account.cooldown === null);
       expect(await states()).toEqual(["ready", "ready", "ready"]);
@@ -245,7 +242,7 @@ describe("a key that was refused without a reason (P12)", () => {
 
   test("rests, and no more, where the question cannot be answered either", async () => {
     const busy = httpAnswer(503, "{}");
-    await ward({ answer: BARE, proof: () => busy }, async ({ url, asked, states, clock }) => {
+    await withKeys({ answer: BARE, proof: () => busy }, async ({ url, asked, states, clock }) => {
       expect((await chat(url)).status).toBe(200);
       await until("it was asked after", () => asked("key-0-canary") === 1);
       expect(await states()).toEqual(["cooling", "ready", "ready"]);
@@ -259,7 +256,7 @@ describe("a dead key (P12)", () => {
   test("is asked after again after 10 minutes, then after 20, and comes back when it lives", async () => {
     let isAlive = false;
     const proof = () => (isAlive ? MODELS : DEAD);
-    await ward({ answer: DEAD, proof }, async ({ url, asked, states, clock, engine }) => {
+    await withKeys({ answer: DEAD, proof }, async ({ url, asked, states, clock, engine }) => {
       expect((await chat(url)).status).toBe(200);
       expect(await states()).toEqual(["disabled", "ready", "ready"]);
       expect(asked("key-0-canary")).toBe(0);

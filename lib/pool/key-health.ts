@@ -15,7 +15,7 @@ import type { Secret } from "../core/secret.ts";
 import { evidenceOf, readerOf, readUpTo } from "../http/body.ts";
 import { explainError } from "../http/connection-errors.ts";
 import { authHeader, checkFor, PROVIDERS } from "../providers/catalog.ts";
-import type { CheckRequest, Proof } from "../providers/catalog.ts";
+import type { CheckRequest } from "../providers/catalog.ts";
 import { classify, readAnswer } from "../providers/classify.ts";
 import type { Dialect, Evidence } from "../providers/verdict.ts";
 import type { Key, KeyPool } from "./key.ts";
@@ -172,13 +172,12 @@ export function judge(
   const said = words === "" ? `status ${status}` : words;
   switch (verdict.kind) {
     case "served":
-      return proven(dialect, evidence, withoutKey, now);
+      return readProof(dialect, evidence, withoutKey);
     case "rate_limited":
     case "exhausted":
       return { result: "limited", detail: `${verdict.reason}: ${said}` };
     case "revoked":
-      // To the question whether it is a key, a bare 401 is an answer; a 403 may be about the question.
-      return { result: verdict.certain || status === 401 ? "dead" : "unknown", detail: said };
+      return { result: verdict.certain || isPlainRefusal(evidence) ? "dead" : "unknown", detail: said };
     case "unsuited":
       return { result: "unknown", detail: said };
     case "rejected": {
@@ -191,81 +190,23 @@ export function judge(
   }
 }
 
-/** What a good answer proves: some list their models for everybody, some tell what the account has left. */
-function proven(dialect: Dialect, evidence: Evidence, withoutKey: Evidence | null, now: number): Finding {
-  const { proof } = PROVIDERS[dialect];
-  switch (readCheck(dialect, "doubted", evidence, withoutKey, now)) {
-    case "dead":
-      return { result: "dead", detail: "the provider says that it is blocked" };
-    case "unknown":
-      return { result: "unknown", detail: "its list of models is open to everybody, so it proves no key" };
-    case "alive": {
-      const canPay =
-        proof?.proves !== "balance" || readCheck(dialect, "billing", evidence, null, now) === "alive";
-      return canPay
-        ? { result: "alive", detail: "" }
-        : { result: "limited", detail: "billing: as far as is told, its account has nothing left" };
-    }
-  }
-}
-
-/** Why a key is checked. */
-export type Doubt =
-  /** It was refused without a reason. */
-  | "doubted"
-  /** The provider said that it is dead. */
-  | "dead"
-  /** Its account cannot pay. */
-  | "billing";
-
-/**
- * What the answer to a check says of a key with this doubt. `alive`: the doubt is settled. `dead`: the provider says
- * that it is no key any more. A key is not believed dead for a refusal that gives no reason, nor alive for an answer
- * that anybody gets. `withoutKey`: what the same question came to without a key; null: it was not sent, as there is no
- * need where the answer cannot be public. Pure.
- */
-export function readCheck(
-  dialect: Dialect,
-  doubt: Doubt,
-  evidence: Evidence,
-  withoutKey: Evidence | null,
-  now: number,
-): "alive" | "dead" | "unknown" {
-  const { proof } = PROVIDERS[dialect];
-  if (proof === null || (evidence.status >= 300 && evidence.status < 400)) return "unknown";
-  const verdict = classify(dialect, evidence, now);
-  switch (verdict.kind) {
-    case "served":
-      return readProof(proof, doubt, evidence, withoutKey);
-    case "revoked":
-      return verdict.certain || isPlainRefusal(evidence) ? "dead" : "unknown";
-    case "exhausted": // alive, as it is told what its account lacks
-      return verdict.reason === "billing" && doubt !== "billing" ? "alive" : "unknown";
-    case "rejected":
-    case "rate_limited":
-    case "unsuited":
-    case "overloaded":
-      return "unknown";
-  }
-}
-
 /** To the question whether this is a key a 401 is an answer, if the API gives it; a 403 may be about the question. */
 function isPlainRefusal({ status, headers, body }: Evidence): boolean {
   return status === 401 && !readAnswer(status, headers, body).isPage;
 }
 
-function readProof(
-  proof: Proof,
-  doubt: Doubt,
-  { body }: Evidence,
-  withoutKey: Evidence | null,
-): "alive" | "dead" | "unknown" {
+/** What a good answer proves: some list their models for everybody, some tell what the account has left. */
+function readProof(dialect: Dialect, { body }: Evidence, withoutKey: Evidence | null): Finding {
+  const { proof } = PROVIDERS[dialect];
   const answer = parseJson(body);
-  const says = ([path, value]: NonNullable<Proof["deadWhere"]>[number]) =>
-    value.test(String(valueAt(answer, path)));
-  if (proof.deadWhere?.some(says)) return "dead";
-  if (doubt === "billing") return proof.left && isSome(valueAt(answer, proof.left)) ? "alive" : "unknown";
-  return proof.mayBePublic && !isRefused(withoutKey) ? "unknown" : "alive";
+  const isDead = proof?.deadWhere?.some(([path, value]) => value.test(String(valueAt(answer, path))));
+  if (isDead) return { result: "dead", detail: "the provider says that it is blocked" };
+  if (proof === null || (proof.mayBePublic && !isRefused(withoutKey)))
+    return { result: "unknown", detail: "its list of models is open to everybody, so it proves no key" };
+  const canPay = proof.proves !== "balance" || (proof.left && isSome(valueAt(answer, proof.left)));
+  return canPay
+    ? { result: "alive", detail: "" }
+    : { result: "limited", detail: "billing: as far as is told, its account has nothing left" };
 }
 
 function isRefused(evidence: Evidence | null): boolean {

@@ -57,12 +57,38 @@ export interface Cooldown {
   answeredAt: number;
 }
 
-/** What keys of one account share. */
-export class Account {
+/** What may keep an account, or a model with it, from being asked. */
+abstract class Limits {
   cooldown: Cooldown | null = null;
-  readonly limiter: RateLimiter;
   readonly slowStart = new SlowStart();
-  /** When a response last started; epoch ms. */
+  /** null: no limit is known. */
+  abstract limiter: RateLimiter | null;
+
+  /**
+   * From when on it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. `isUncounted`: for what counts
+   * against no limit that was set.
+   */
+  readyAt(now: number, isUncounted = false): number {
+    const limiterAt = this.limiter?.readyAt(now, isUncounted) ?? 0;
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
+  }
+
+  /** The same, were there no limits but those that are set or announced. */
+  readyAtIfNotLearnt(now: number): number {
+    const limiterAt = this.limiter?.readyAtIfNotLearnt(now) ?? 0;
+    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
+  }
+
+  /** A request has to wait for it: a learnt limit in its way may be raised. Returns whether one was. */
+  onBlocked(now: number): boolean {
+    return (this.cooldown?.until ?? 0) <= now && (this.limiter?.onBlocked(now) ?? false);
+  }
+}
+
+/** What keys of one account share. */
+export class Account extends Limits {
+  readonly limiter: RateLimiter;
+  /** When a response last started. */
   answeredAt = 0;
   /** Failures of the upstream in a row, which are not held against its keys. */
   faultsInRow = 0;
@@ -72,56 +98,16 @@ export class Account {
     readonly name: string | null,
     rule: RateRule,
   ) {
+    super();
     this.limiter = new RateLimiter(rule);
-  }
-
-  /**
-   * Epoch ms from which it may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. `isUncounted`: for what
-   * counts against no limit that was set.
-   */
-  readyAt(now: number, isUncounted = false): number {
-    return Math.max(
-      this.cooldown?.until ?? 0,
-      this.slowStart.readyAt,
-      this.limiter.readyAt(now, isUncounted),
-    );
-  }
-
-  /** The same, were there no limits but those that are set or announced. */
-  readyAtIfNotLearnt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter.readyAtIfNotLearnt(now));
-  }
-
-  /** A request has to wait for it: a learnt limit in its way may be raised. Returns whether one was. */
-  onBlocked(now: number): boolean {
-    return (this.cooldown?.until ?? 0) <= now && this.limiter.onBlocked(now);
   }
 }
 
 /** What holds for one model with one account. */
-export class ModelLimits {
-  cooldown: Cooldown | null = null;
-  /** null: no limit of the model itself is known. */
+export class ModelLimits extends Limits {
   limiter: RateLimiter | null = null;
-  readonly slowStart = new SlowStart();
   /** Until when it is known that the account may not use the model (P16): others are asked first. */
   deniedUntil = 0;
-
-  /** As of an account. */
-  readyAt(now: number): number {
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, this.limiter?.readyAt(now) ?? 0);
-  }
-
-  /** As of an account. */
-  readyAtIfNotLearnt(now: number): number {
-    const limiterAt = this.limiter?.readyAtIfNotLearnt(now) ?? 0;
-    return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
-  }
-
-  /** As of an account. */
-  onBlocked(now: number): boolean {
-    return (this.cooldown?.until ?? 0) <= now && (this.limiter?.onBlocked(now) ?? false);
-  }
 }
 
 /** What of a request decides which keys may serve it. */
@@ -340,7 +326,7 @@ export function reportOf(
 
 /** What keeps an account, or a model with it, from being asked for longest; null: nothing does. */
 function coolingOf(
-  { cooldown, limiter, slowStart }: Pick<ModelLimits, "cooldown" | "limiter" | "slowStart">,
+  { cooldown, limiter, slowStart }: Limits,
   spentUntil: number,
   now: number,
 ): { coolingMs: number; reason: KeyReason } | null {
