@@ -74,8 +74,8 @@ abstract class Limits {
   }
 
   /** The same, were there no limits but those that are set or announced. */
-  readyAtIfNotLearnt(now: number): number {
-    const limiterAt = this.limiter?.readyAtIfNotLearnt(now) ?? 0;
+  get readyAtIfNotLearnt(): number {
+    const limiterAt = this.limiter?.readyAtIfNotLearnt ?? 0;
     return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
   }
 

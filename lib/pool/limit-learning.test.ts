@@ -233,7 +233,7 @@ describe("a question", () => {
     learn(asked);
     learn(silent);
     for (let at = NOW; at < NOW + 60 * MINUTE; at += 20_000) {
-      void [asked.readyAt(at), asked.readyAtIfNotLearnt(at), asked.perMinute, asked.isNearLimit(at, 10)];
+      void [asked.readyAt(at), asked.readyAtIfNotLearnt, asked.perMinute, asked.isNearLimit(at, 10)];
     }
     const later = NOW + 61 * MINUTE;
     expect([asked.state(), sentAtOnce(asked, later)]).toEqual([silent.state(), sentAtOnce(silent, later)]);

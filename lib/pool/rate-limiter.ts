@@ -208,15 +208,19 @@ export class RateLimiter {
     // More at once than has held goes out by itself: a burst would be refused as a burst.
     if (this.concurrency.isOnTrial && this.inFlight >= this.concurrency.proven)
       at = Math.max(at, this.#sent.last(1) + BURST_MS);
-    if (this.#left <= 0 && this.#resetAt > now) at = Math.max(at, this.#resetAt + RESET_MARGIN_MS);
+    at = Math.max(at, this.#announcedAt);
     return this.#bucket.isOn ? Math.max(at, this.#bucket.readyAt) : at;
   }
 
   /** The same by what is set or announced alone, whatever was learnt from refusals. */
-  readyAtIfNotLearnt(now: number): number {
+  get readyAtIfNotLearnt(): number {
     const ruleAt = this.#rule.kind === "fixed" ? this.#roomAt() : 0;
-    const announcedAt = this.#left <= 0 && this.#resetAt > now ? this.#resetAt + RESET_MARGIN_MS : 0;
-    return Math.max(ruleAt, announcedAt, this.#isLeaky ? this.#bucket.readyAt : 0);
+    return Math.max(ruleAt, this.#announcedAt, this.#isLeaky ? this.#bucket.readyAt : 0);
+  }
+
+  /** When the announced window begins anew, where nothing is left of it. */
+  get #announcedAt(): number {
+    return this.#left <= 0 ? this.#resetAt + RESET_MARGIN_MS : 0;
   }
 
   /** A request has to wait for this: what was learnt, and has held for a while, is raised. Returns whether it was. */

@@ -145,8 +145,8 @@ export class KeySelector {
       if (need.tried.has(key) || account.faultsInRow >= FAILS_AFTER || !isSuited(key, need, boundTo))
         continue;
       const limits = this.limitsFor(need, account);
-      if (limits !== null && Math.max(limits.deniedUntil, limits.readyAtIfNotLearnt(now)) > now) continue;
-      if (Math.max(keyReadyAt(key, this.dayEndsAt), account.readyAtIfNotLearnt(now)) <= now) return key;
+      if (limits !== null && Math.max(limits.deniedUntil, limits.readyAtIfNotLearnt) > now) continue;
+      if (Math.max(keyReadyAt(key, this.dayEndsAt), account.readyAtIfNotLearnt) <= now) return key;
     }
     return null;
   }
