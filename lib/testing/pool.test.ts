@@ -47,6 +47,7 @@ class Stand {
       reuseAt: 0,
       unsuited: new Set(),
       boundTo: null,
+      isUncounted: false,
       ...fields,
     };
   }
