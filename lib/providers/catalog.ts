@@ -12,7 +12,7 @@
 import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import {
   asNamed,
-  untilMidnight,
+  untilDayEnds,
   namedOr,
   namedUpTo,
   namedOrEndOfMinute,
@@ -114,7 +114,7 @@ const googleRules = (): readonly RefusalRule[] => [
   {
     status: 429,
     code: /per_?day|daily/,
-    then: { kind: "exhausted", reason: "quota_day", scope: "key+model", wait: untilMidnight },
+    then: { kind: "exhausted", reason: "quota_day", scope: "key+model", wait: untilDayEnds },
   },
 ];
 
@@ -432,7 +432,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
     limitScope: "key",
     rules: () => [
       // The month is a rolling one, no date is given: ask again each day.
-      { status: 429, text: /\/ ?month\b|\bper month\b/i, then: { ...DAY, wait: untilMidnight } },
+      { status: 429, text: /\/ ?month\b|\bper month\b/i, then: { ...DAY, wait: untilDayEnds } },
       { status: 429, text: /\bAPI calls ?\/ ?minute\b/i, then: TOO_FAST_MODEL },
       GATED_MODEL,
     ],
@@ -587,7 +587,7 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
       { code: /^(?:1000|1004|111[0-2]|112[01])$/, then: DOUBTED }, // Refused; the account is locked or unknown.
       { code: /^(?:1220|1311)$/, then: UNSUITED_MODEL }, // No permission for the API; the plan lacks the model.
       { code: /^130[23]$/, then: TOO_MANY_AT_ONCE }, // Cleared in under 5 s: a cap on requests at once.
-      { code: /^1304$/, then: { ...DAY_MODEL, wait: untilMidnight } },
+      { code: /^1304$/, then: { ...DAY_MODEL, wait: untilDayEnds } },
       { code: /^(?:1305|1312)$/, then: CAPACITY },
       { code: /^(?:1308|1310)$/, then: DAY }, // 5 hours, a week or a month, with its end in the sentence.
       { code: /^(?:1211|1261|1301)$/, then: REJECTED }, // No such model, too long, moderation.

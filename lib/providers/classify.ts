@@ -29,7 +29,7 @@ export function classify(
   request: RequestWords = NO_REQUEST,
 ): Verdict {
   if (evidence.status < 400) return { kind: "served" };
-  return judge(dialect, readAnswer(evidence.status, evidence.headers, evidence.body), now, request);
+  return judgeAnswer(dialect, readAnswer(evidence.status, evidence.headers, evidence.body), now, request);
 }
 
 /** Fits every first event worth reading: most streams begin with an event that has none of these. */
@@ -52,7 +52,7 @@ export function classifyStreamError(
   const { name, data, status } = readFirstEvent(event);
   if (name !== "error" && !BARE_LINE.test(data) && !saysError(parseJson(data))) return null;
   const answer = readAnswer(0, NO_HEADERS, data);
-  return judge(dialect, { ...answer, status: status ?? impliedStatus(answer) }, now, request);
+  return judgeAnswer(dialect, { ...answer, status: status ?? impliedStatus(answer) }, now, request);
 }
 
 /** `data: [ERROR] rate limit exceeded`: no JSON, and no text that a model wrote. */
@@ -162,7 +162,7 @@ const STATUS_OF_TEXT: readonly (readonly [RegExp, number])[] = [
  * The first rule that holds decides: the provider's own, then the shared ones, then the status alone. Where words
  * decided against a key or a provider, the case is heard once more without the words that are the request's own.
  */
-function judge(dialect: Dialect, answer: Answer, now: number, request: RequestWords): Verdict {
+function judgeAnswer(dialect: Dialect, answer: Answer, now: number, request: RequestWords): Verdict {
   const provider = PROVIDERS[dialect];
   const first = ruleFor(provider, answer, now);
   if (!isHarmful(first.ruling) || !(first.isByWords || first.namedMs !== null))
@@ -206,12 +206,12 @@ function holds(rule: RefusalRule, answer: Answer, namedMs: number | null): boole
   if (page !== undefined && !answer.isPage) return false;
   if (header !== undefined && !header[1].test(answer.headers.get(header[0]) ?? "")) return false;
   if (namedAtLeastMs !== undefined && (namedMs ?? -1) < namedAtLeastMs) return false;
-  if (wanted !== undefined && !answer.layers.some((layer) => says(layer, ...wanted))) return false;
+  if (wanted !== undefined && !answer.layers.some((layer) => fieldMatches(layer, ...wanted))) return false;
   if (code !== undefined && !answer.codes.some((word) => code.test(word))) return false;
   return text === undefined || [text].flat().some((pattern) => pattern.test(answer.text));
 }
 
-function says(layer: JsonObject, name: string, value: RegExp): boolean {
+function fieldMatches(layer: JsonObject, name: string, value: RegExp): boolean {
   return value.test(fieldText(layer, name));
 }
 
@@ -348,7 +348,7 @@ export function readAnswer(status: number, headers: Headers, body: string): Answ
   const value = readBody(body);
   const layers = layersOf(value);
   const isPage = value === undefined ? PAGE.test(body) : isEdgeJson(layers[0]);
-  const fromHeaders = SENTENCE_HEADERS.map((name) => oneLine(headers.get(name) ?? ""));
+  const fromHeaders = SENTENCE_HEADERS.map((name) => singleLine(headers.get(name) ?? ""));
   const sentences = [
     ...sentencesOf(value, layers),
     ...(value === undefined ? [plainText(body)] : []),
@@ -395,14 +395,14 @@ function layersOf(root: unknown): JsonObject[] {
     if (!isObject(value)) continue;
     layers.push(value);
     const nested = NESTED_FIELDS.map((name) => field(value, name));
-    const quotes = QUOTING_FIELDS.map((name) => quoted(field(value, name)));
+    const quotes = QUOTING_FIELDS.map((name) => jsonIn(field(value, name)));
     values.push(...[...nested, ...quotes].filter((part) => typeof part === "object"));
   }
   return layers;
 }
 
 /** The JSON that a text is, if it is. */
-function quoted(value: unknown): unknown {
+function jsonIn(value: unknown): unknown {
   return typeof value === "string" ? parseJson(value) : undefined;
 }
 
@@ -411,7 +411,7 @@ function sentencesOf(root: unknown, layers: readonly JsonObject[]): string[] {
     SENTENCE_FIELDS.map((name) => field(layer, name)).filter((value) => typeof value === "string"),
   );
   if (typeof root === "string") sentences.push(root); // SiliconFlow: the whole body is a JSON string.
-  return [...new Set(sentences.filter((sentence) => !isObject(quoted(sentence))).map(oneLine))];
+  return [...new Set(sentences.filter((sentence) => !isObject(jsonIn(sentence))).map(singleLine))];
 }
 
 function codesOf(layers: readonly JsonObject[]): string[] {
@@ -421,12 +421,12 @@ function codesOf(layers: readonly JsonObject[]): string[] {
 
 /** The readable line of a body that is not JSON: an edge's line, a page's title. */
 function plainText(body: string): string {
-  if (!/^\s*</.test(body)) return oneLine(body);
-  return oneLine(/<title[^>]{0,99}>([^<]{0,300})/i.exec(body)?.[1] ?? "");
+  if (!/^\s*</.test(body)) return singleLine(body);
+  return singleLine(/<title[^>]{0,99}>([^<]{0,300})/i.exec(body)?.[1] ?? "");
 }
 
 /** White space and control characters (terminal escapes, lone surrogates) collapsed. */
-function oneLine(text: string): string {
+function singleLine(text: string): string {
   return text
     .slice(0, LONGEST_TEXT)
     .replace(/[\s\p{Cc}\p{Cf}\p{Cs}]+/gu, " ")

@@ -25,12 +25,12 @@ const encoder = new TextEncoder();
 
 /** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
 export function withoutQuotes(text: string, { model, body }: RequestWords): string {
-  const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModel(text, model);
+  const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModelName(text, model);
   return body === null || body.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, body);
 }
 
 /** Where the model stands as a word of its own. */
-function withoutModel(text: string, model: string): string {
+function withoutModelName(text: string, model: string): string {
   const [lowerText, lowerModel] = [text.toLowerCase(), model.toLowerCase()];
   if (lowerText.length !== text.length) return text;
   const parts: string[] = [];
@@ -59,7 +59,7 @@ interface Word {
 function withoutRuns(text: string, body: Uint8Array): string {
   const words = [...text.matchAll(WORD)].map((match): Word => {
     const start = match.index;
-    return { start, end: start + match[0].length, hash: hashOf(match[0]) };
+    return { start, end: start + match[0].length, hash: wordHash(match[0]) };
   });
   const marked = quotationsIn(text, words);
   /** Hashes of runs, and of words within quotation marks; those that were found are in `found`. */
@@ -111,13 +111,13 @@ function quotationsIn(text: string, words: readonly Word[]): Map<number, readonl
 const HASH_START = 0x811c9dc5;
 
 /** FNV-1a over the bytes of a word, ASCII letters in lower case. */
-function step(hash: number, byte: number): number {
+function hashStep(hash: number, byte: number): number {
   return Math.imul(hash ^ (byte >= 0x41 && byte <= 0x5a ? byte | 0x20 : byte), 0x01000193);
 }
 
-function hashOf(word: string): number {
+function wordHash(word: string): number {
   let hash = HASH_START;
-  for (const byte of encoder.encode(word)) hash = step(hash, byte);
+  for (const byte of encoder.encode(word)) hash = hashStep(hash, byte);
   return hash;
 }
 
@@ -126,12 +126,12 @@ function hashAt(words: readonly Word[], index: number): number {
 }
 
 /** Of a run of three. Never the hash of a single word but by chance. */
-function combined(first: number, second: number, third: number): number {
+function mixedRun(first: number, second: number, third: number): number {
   return Math.imul(Math.imul(first, 31) ^ second, 37) ^ third ^ 0x5bd1e995;
 }
 
 function runHash(words: readonly Word[], index: number): number {
-  return combined(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
+  return mixedRun(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
 }
 
 /** Which of the wanted hashes the body holds. One walk; escapes of JSON are undone. */
@@ -159,7 +159,7 @@ function walk(
   const end = () => {
     if (!isWithin) return;
     if (wanted.has(hash)) found.add(hash);
-    const run = combined(beforePrevious, previous, hash);
+    const run = mixedRun(beforePrevious, previous, hash);
     if (wanted.has(run)) found.add(run);
     beforePrevious = previous;
     previous = hash;
@@ -170,7 +170,7 @@ function walk(
     const byte = body[at] ?? 0;
     if (byte < 0x80) {
       if (byte === 0x5c /* \ */) {
-        const code = body[at + 1] === 0x75 /* u */ ? hexAt(body, at + 2) : -1;
+        const code = body[at + 1] === 0x75 /* u */ ? escapeAt(body, at + 2) : -1;
         at += code < 0 ? 1 : 5;
         if (code < 0x80) {
           end();
@@ -178,13 +178,13 @@ function walk(
         }
         // A sign that stands as \u4f60, as some serializers write all but ASCII.
         if (isOwnWord(code)) end();
-        for (const part of encoder.encode(String.fromCharCode(code))) hash = step(hash, part);
+        for (const part of encoder.encode(String.fromCharCode(code))) hash = hashStep(hash, part);
         isWithin = true;
         if (isOwnWord(code)) end();
         continue;
       }
       if ((byte >= 0x30 && byte <= 0x39) || ((byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a)) {
-        hash = step(hash, byte);
+        hash = hashStep(hash, byte);
         isWithin = true;
       } else end();
       continue;
@@ -198,7 +198,7 @@ function walk(
     const isPunctuation = length === 3 ? isMark(code) : length === 2 && byte === 0xc2;
     if (isPunctuation || isOwnWord(code)) end();
     if (!isPunctuation) {
-      for (let part = 0; part < length; part += 1) hash = step(hash, body[at + part] ?? 0);
+      for (let part = 0; part < length; part += 1) hash = hashStep(hash, body[at + part] ?? 0);
       isWithin = true;
       if (isOwnWord(code)) end();
     }
@@ -222,7 +222,7 @@ function isMark(code: number): boolean {
 }
 
 /** Four hexadecimal digits as a number; -1 where there are none. */
-function hexAt(bytes: Uint8Array, at: number): number {
+function escapeAt(bytes: Uint8Array, at: number): number {
   let value = 0;
   for (let index = at; index < at + 4; index += 1) {
     const byte = bytes[index] ?? 0;

@@ -36,13 +36,13 @@ export interface Budgets {
 
 /** What an answer that came at `now` announces of request limits; null: nothing that can be believed. */
 export function readBudgets(dialect: Dialect, headers: Headers, now: number): Budgets | null {
-  const { requests, tokens } = ANNOUNCED[dialect] ?? COMMON;
+  const { requests, tokens } = ANNOUNCED[dialect] ?? COMMON_LIMITS;
   let found: Budget[] | null = null;
   for (const limit of requests) {
     const left = headers.get(limit.remaining);
     if (left === null) continue;
     found ??= tokens.flatMap((bucket) => readEmptyTokens(bucket, dialect, headers, now) ?? []);
-    const budget = (limit.read ?? readLimit)(left, limit, dialect, headers, now);
+    const budget = (limit.read ?? readOneLimit)(left, limit, dialect, headers, now);
     if (budget !== null) found.push(budget);
   }
   if (found === null || found.length === 0) return null;
@@ -54,7 +54,7 @@ const PLENTY = 1000;
 
 /** Whether nothing that is announced is anywhere near its end: a cheap look at what is left, and at nothing else. */
 export function announcesPlenty(dialect: Dialect, headers: Headers): boolean {
-  const { requests, tokens } = ANNOUNCED[dialect] ?? COMMON;
+  const { requests, tokens } = ANNOUNCED[dialect] ?? COMMON_LIMITS;
   let isAnnounced = false;
   for (const { remaining } of requests) {
     const left = headers.get(remaining);
@@ -130,7 +130,7 @@ interface Limit {
   /** Without it the provider's usual one. */
   readonly scope?: Scope;
   /** Where the one field holds more than a number. */
-  readonly read?: typeof readLimit;
+  readonly read?: typeof readOneLimit;
 }
 
 /** The limits a provider announces: of requests, and those of tokens that matter when they are used up. */
@@ -146,14 +146,14 @@ const LONGEST_SHORT_MS = 10 * MINUTE_MS;
 /** An empty bucket of tokens serves an ordinary request before it is full: once this share of it is back. */
 const SERVING_SHARE = 0.25;
 
-function readLimit(
+function readOneLimit(
   left: string,
   limit: Limit,
   dialect: Dialect,
   headers: Headers,
   now: number,
 ): Budget | null {
-  const remaining = whole(left);
+  const remaining = wholeIn(left);
   const most = limit.limit === undefined ? null : firstOfList(headers.get(limit.limit));
   const resetMs = limit.resetMs(headers, now);
   const budget = budgetOf({ remaining, limit: most, resetMs, kind: limit.kind }, dialect, now);
@@ -163,8 +163,8 @@ function readLimit(
 /** A limit of tokens counts only when none are left: then no request passes, however few there were. */
 function readEmptyTokens(limit: Limit, dialect: Dialect, headers: Headers, now: number): Budget | null {
   const left = headers.get(limit.remaining);
-  if (left === null || whole(left) !== 0) return null;
-  const budget = readLimit(left, limit, dialect, headers, now);
+  if (left === null || wholeIn(left) !== 0) return null;
+  const budget = readOneLimit(left, limit, dialect, headers, now);
   if (budget === null) return null;
   const fullMs = budget.resetAt - now;
   const servesMs = budget.kind === "leaky" ? fullMs * SERVING_SHARE : fullMs;
@@ -217,13 +217,13 @@ function tightest(budgets: readonly Budget[], span: Budget["span"]): Budget | nu
 }
 
 /** A whole number that is not negative; null: anything else, also two of them, as gateways on the way may add theirs. */
-function whole(text: string | null): number | null {
+function wholeIn(text: string | null): number | null {
   return text !== null && /^\d{1,15}$/.test(text.trim()) ? Number(text) : null;
 }
 
 /** The limit may be followed by its policies: `20, 20;w=60`. */
 function firstOfList(text: string | null): number | null {
-  return whole(text?.split(",", 1)[0] ?? null);
+  return wholeIn(text?.split(",", 1)[0] ?? null);
 }
 
 // ------------------------------------------------------------------ resets
@@ -248,7 +248,7 @@ const toldOrPeriod =
   (headers, now) => {
     const resetMs = resetIn(headers.get(reset), headers, now);
     if (resetMs !== null && resetMs > 0) return resetMs;
-    const seconds = whole(headers.get(period));
+    const seconds = wholeIn(headers.get(period));
     return seconds === null ? null : seconds * SECOND_MS;
   };
 
@@ -315,7 +315,7 @@ function azureLimit(unit: string): Limit {
 }
 
 /** What any server may send. */
-const COMMON: Announced = {
+const COMMON_LIMITS: Announced = {
   requests: [limitNamed("requests", "window"), WITHOUT_UNIT, IETF],
   tokens: [limitNamed("tokens", "window")],
 };

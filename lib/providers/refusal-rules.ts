@@ -63,13 +63,13 @@ export const forMs = (ms: number): Pause => ({ kind: "for", ms });
 export const asNamed: Wait = (namedMs) => (namedMs === null ? { kind: "unknown" } : forMs(namedMs));
 
 /** To the end of the provider's day, whatever the answer says. */
-export const untilMidnight: Wait = (_namedMs, _now, resetZone) => ({
+export const untilDayEnds: Wait = (_namedMs, _now, resetZone) => ({
   kind: "until_midnight",
   zone: resetZone,
 });
 
 export const namedOrMidnight: Wait = (namedMs, now, resetZone) =>
-  namedMs === null ? untilMidnight(null, now, resetZone) : forMs(namedMs);
+  namedMs === null ? untilDayEnds(null, now, resetZone) : forMs(namedMs);
 
 export const namedOr =
   (elseMs: number): Wait =>
@@ -254,7 +254,7 @@ const REQUEST_CODES = /^(?:cors_|origin_not_allowed|api_?key_(?:http_referrer|an
 
 const anyOf = (phrases: readonly string[]) => new RegExp(phrases.join("|"), "i");
 /** At the beginning of a sentence, before anything that may be a quotation: for statuses that speak of the request. */
-const firstOf = (phrases: readonly string[]) =>
+const atBeginning = (phrases: readonly string[]) =>
   new RegExp(String.raw`^[^"'\`“「:{[\n]{0,60}?(?:${phrases.join("|")})`, "im");
 
 /** Patterns are made when the first refusal comes, and kept. */
@@ -304,7 +304,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { field: ["status_code", /^2056$/], then: HOURS_WINDOW },
     { field: ["status_code", /^1004$/], then: DOUBTED },
     { field: ["status_code", /^2049$/], then: DEAD },
-    { field: ["status_code", /^(?:1026|1027|1039|2013)$/], then: REJECTED },
+    { field: ["status_code", /^(?:1026|1027|2013)$/], then: REJECTED },
 
     // Windows of days and more come before money: "daily spending limit" ends by itself.
     { status: 429, text: /额度(?:已经|已)?(?:用尽|用完|耗尽)/, namedAtLeastMs: 0, then: DAY },
@@ -318,7 +318,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: 402, then: NO_MONEY },
     { code: moneyCode, then: NO_MONEY },
     { status: TELLING, text: money, then: NO_MONEY },
-    { status: CLIENT_FAULTS, text: firstOf(MONEY_PHRASES), then: NO_MONEY },
+    { status: CLIENT_FAULTS, text: atBeginning(MONEY_PHRASES), then: NO_MONEY },
 
     // A subscription's window, also as a fault of the server: "usage limit exceeded, 5-hour usage limit reached".
     { status: SERVER_FAULTS, text: /\busage limit (?:exceeded|reached)\b/i, then: HOURS_WINDOW },

@@ -34,10 +34,10 @@ export function namedWaitMs(source: HintSource, clockOffset: ClockOffset, now: n
   const copies = source.layers.flatMap(copiedHeaders);
   const namedMs =
     retryHeaderMs(source.headers, at) ??
-    firstOf(copies, (fields) => retryHeaderMs(fields, at)) ??
+    firstFound(copies, (fields) => retryHeaderMs(fields, at)) ??
     retryInBodyMs(source, clockOffset, at) ??
     emptyBucketMs(source.headers, at) ??
-    firstOf(copies, (fields) => emptyBucketMs(fields, at));
+    firstFound(copies, (fields) => emptyBucketMs(fields, at));
   return namedMs === null ? null : Math.ceil(namedMs); // Never too early.
 }
 
@@ -54,7 +54,7 @@ const SANE_UNTIL = Date.UTC(2100, 0);
 export function writtenAt(headers: HeaderFields, now: number): number {
   const date = headers.get("date");
   if (date == null || date.length > LONGEST_VALUE || !DATE_SHAPE.test(date)) return now;
-  const ageSec = decimal(headers.get("age")) ?? 0; // It may come from a cache.
+  const ageSec = decimalIn(headers.get("age")) ?? 0; // It may come from a cache.
   const at = Date.parse(inUtc(date)) + ageSec * SECOND_MS;
   const isSane = at >= SANE_FROM && at < SANE_UNTIL && Math.abs(at - now) > SAME_CLOCK_MS;
   return isSane ? at : now;
@@ -63,7 +63,7 @@ export function writtenAt(headers: HeaderFields, now: number): number {
 /** `retry-after-ms` (Azure, OpenAI), `retry-after` (0 is valid and means now), their kin, GitHub's seconds left. */
 function retryHeaderMs(fields: HeaderFields, now: number): number | null {
   const named =
-    decimal(fields.get("retry-after-ms")) ??
+    decimalIn(fields.get("retry-after-ms")) ??
     largestWaitMs(fields.get("retry-after"), now) ??
     waitUntilMs(fields.get("x-ratelimit-timeremaining"), now);
   if (named !== null) return named;
@@ -114,7 +114,7 @@ function waitFromField(name: string, value: unknown, now: number): number | null
 /** A value whose unit the name tells (`…_ms`, `…Minutes`); else by its magnitude. */
 function waitByName(name: string, value: string, now: number): number | null {
   const unitMs = UNIT_OF_NAME.find(([unit]) => unit.test(name))?.[1];
-  const number = unitMs === undefined ? null : decimal(value);
+  const number = unitMs === undefined ? null : decimalIn(value);
   return number === null || unitMs === undefined
     ? waitUntilMs(value, now)
     : notPastInstant(number, unitMs, now);
@@ -155,7 +155,7 @@ function emptyBucketMs(fields: HeaderFields, now: number): number | null {
     if (name === "ratelimit") waits.push(ietfWaitMs(value));
     if (name.includes("remaining")) {
       isTold = true;
-      if (decimal(value) === 0) waits.push(resetOf(name, /remaining/) ?? null);
+      if (decimalIn(value) === 0) waits.push(resetOf(name, /remaining/) ?? null);
     } else if (name.endsWith("-status")) {
       // Anthropic subscription keys: `anthropic-ratelimit-unified-status: rejected`.
       isTold ||= name.includes("ratelimit");
@@ -163,7 +163,7 @@ function emptyBucketMs(fields: HeaderFields, now: number): number | null {
     } else if (name.endsWith("-used-percent")) {
       // OpenAI subscription keys: `x-codex-primary-used-percent: 100`.
       isTold = true;
-      if ((decimal(value) ?? 0) >= 100) waits.push(resetOf(name, /used-percent$/) ?? null);
+      if ((decimalIn(value) ?? 0) >= 100) waits.push(resetOf(name, /used-percent$/) ?? null);
     } else if (RESET_HEADER.test(name)) resets.push(waitByName(name, value, now));
   }
   // A bucket that is empty and resets in 0 s contradicts itself: nothing said.
@@ -195,7 +195,7 @@ const LONGEST_VALUE = 512;
  */
 export function waitUntilMs(value: string | null | undefined, now: number): number | null {
   const text = value == null || value.length > LONGEST_VALUE ? "" : value.trim();
-  const number = decimal(text);
+  const number = decimalIn(text);
   if (number !== null) {
     if (number >= EPOCH_MS_FROM) return notPast(number - now);
     if (number >= EPOCH_SEC_FROM) return notPast(number * SECOND_MS - now);
@@ -218,7 +218,7 @@ function inUtc(date: string): string {
 }
 
 /** A plain decimal number, or null: no sign, no exponent, no hexadecimal, no blank. */
-function decimal(text: string | null | undefined): number | null {
+function decimalIn(text: string | null | undefined): number | null {
   if (text == null || !/^\s*\d+(?:\.\d+)?\s*$/.test(text)) return null;
   return finite(Number(text));
 }
@@ -242,7 +242,7 @@ function shortest(waits: readonly (number | null)[]): number | null {
   return named.length === 0 ? null : Math.min(...named);
 }
 
-function firstOf<Item>(items: readonly Item[], read: (item: Item) => number | null): number | null {
+function firstFound<Item>(items: readonly Item[], read: (item: Item) => number | null): number | null {
   for (const item of items) {
     const ms = read(item);
     if (ms !== null) return ms;
