@@ -271,7 +271,7 @@ class PlainFollower implements StreamFollower {
   /** The beginning of a last event that is too long to be kept whole. */
   #longEventHead: Uint8Array | null = null;
   #atEdge = true;
-  /** The last bytes that came. */
+  /** Ends with the last four bytes that came. */
   #last: Uint8Array = NO_BYTES;
   #held: Gathering | null = null;
   /** What went out of the event that is looked at, before it was seen that it may be an error. */
@@ -298,12 +298,13 @@ class PlainFollower implements StreamFollower {
     const beganEvent = this.#atEdge;
     const previous = this.#last;
     this.#atEdge = this.#endsEvent(previous, chunk);
-    this.#last = chunk.length > 4 ? chunk.subarray(-4) : tail(previous, chunk);
+    // A view of a chunk would cost more than all the rest; a large one has to be let go.
+    if (chunk.length < 4) this.#last = tail(previous, chunk);
+    else this.#last = chunk.length > SMALL_CHUNK_BYTES ? chunk.slice(-4) : chunk;
     const mayFail =
       this.#held === null && (holdsError(chunk) || (!beganEvent && holdsError(seam(previous, chunk))));
     if (mayFail) this.#begun = beganEvent ? "" : this.#lastEventSoFar();
     this.#keep(chunk, beganEvent, previous);
-    if (chunk.length > SMALL_CHUNK_BYTES) this.#last = this.#last.slice(); // the chunk can go
     if (this.#held !== null) {
       this.#held.push(chunk);
       // Searched again only where an event has come to its end: many small pieces must not cost their square.
@@ -358,7 +359,7 @@ class PlainFollower implements StreamFollower {
   }
 
   #keep(chunk: Bytes, beganEvent: boolean, previous: Uint8Array): void {
-    const isSmall = chunk.length <= SMALL_CHUNK_BYTES && chunk.buffer.byteLength <= 2 * SMALL_CHUNK_BYTES;
+    const isSmall = chunk.length <= SMALL_CHUNK_BYTES;
     // The end of an event at the chunk's end is none within it.
     const inner =
       beganEvent && isSmall ? 0 : this.#lastEdge(chunk.subarray(0, chunk.length - (this.#atEdge ? 1 : 0)));
@@ -428,8 +429,9 @@ class PlainFollower implements StreamFollower {
   /** Whether an event ends with the first bytes of a chunk. */
   #edgeInSeam(previous: Uint8Array, chunk: Bytes): boolean {
     if (this.#isLines) return false; // a line break is one byte
-    const bytes = Buffer.concat([previous, chunk.subarray(0, 3)]);
-    return EDGES.some((edge) => endOfLast(bytes, edge) > previous.length);
+    const before = previous.slice(-3);
+    const bytes = Buffer.concat([before, chunk.slice(0, 3)]);
+    return EDGES.some((edge) => endOfLast(bytes, edge) > before.length);
   }
 
   end(): StreamEnd {
@@ -455,11 +457,14 @@ class PlainFollower implements StreamFollower {
     if (!this.#keptFromLine) lines.shift();
     let mark: Mark | null = null;
     const openFrom = this.#atEdge ? lines.length : lines.lastIndexOf("", lines.length - 2);
-    for (const [index, line] of lines.entries()) {
+    // The last word counts, and failures before it were seen as they went by.
+    for (let index = lines.length - 1; index >= 0 && mark === null; index -= 1) {
+      const line = lines[index]!;
       if (index > openFrom && line.startsWith("event:")) continue; // of an event that has not come to its end
-      mark = laterMark(mark, markOfLine(line, this.dialect));
-      if (this.dialect === "other") this.dialect = dialectOfLine(line) ?? "other";
+      mark = markOfLine(line, this.dialect);
     }
+    for (let index = lines.length - 1; index >= 0 && mark === null && this.dialect === "other"; index -= 1)
+      this.dialect = dialectOfLine(lines[index]!) ?? "other";
     if (this.#longEventHead !== null && this.#atEdge) {
       const head = new TextDecoder().decode(this.#longEventHead);
       mark = laterMark(mark, LONG_LAST_EVENT.test(head) ? "over" : null);
@@ -477,12 +482,12 @@ function holdsError(bytes: Uint8Array): boolean {
 
 /** The bytes around the place where two chunks meet, in which a word may have been split. */
 function seam(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous, chunk.subarray(0, ERROR_WORD.length - 1)]);
+  return Buffer.concat([previous.slice(-4), chunk.slice(0, ERROR_WORD.length - 1)]);
 }
 
 /** The last four bytes of what has come. */
 function tail(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous, chunk]).subarray(-4);
+  return Buffer.concat([previous.slice(-4), chunk]).subarray(-4);
 }
 
 function latin1(bytes: Uint8Array): string {

@@ -583,21 +583,16 @@ function describeAnew(headers: Headers): void {
 
 /** Takes keys out of the fields of any answer, in place: `location`, a cookie, or a field of a gateway may hold one. */
 export function cleanFields(headers: Headers, redactor: Redactor): void {
-  let found: [name: string, value: string][] | null = null;
-  headers.forEach((value, name) => {
-    if (value.length < redactor.shortest || KNOWN_FIELDS.has(name)) return;
-    const clean = redactor.redact(value);
-    if (clean !== value) (found ??= []).push([name, clean]);
-  });
-  for (const [name, clean] of found ?? NO_FIELDS) if (name !== "set-cookie") headers.set(name, clean);
-  if (!headers.has("set-cookie")) return;
-  const cookies = headers.getSetCookie();
-  const clean = cookies.map((cookie) => redactor.redact(cookie));
-  if (clean.every((cookie, index) => cookie === cookies[index])) return;
-  headers.delete("set-cookie");
-  for (const cookie of clean) headers.append("set-cookie", cookie);
+  for (const value of headers.values()) {
+    if (redactor.redactField(value) !== value) return cleanEachField(headers, redactor);
+  }
 }
 
-const NO_FIELDS: readonly [name: string, value: string][] = [];
-/** Fields of every answer whose values are dates and names. */
-const KNOWN_FIELDS: ReadonlySet<string> = new Set(["date", "content-type", "cache-control", "last-modified"]);
+function cleanEachField(headers: Headers, redactor: Redactor): void {
+  const cookies = headers.getSetCookie();
+  for (const [name, value] of [...headers]) {
+    if (name !== "set-cookie") headers.set(name, redactor.redactField(value));
+  }
+  headers.delete("set-cookie");
+  for (const cookie of cookies) headers.append("set-cookie", redactor.redactField(cookie));
+}
