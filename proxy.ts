@@ -12,9 +12,9 @@ import {
   banner,
   demoBanner,
   givenEnvironment,
-  renewProcess,
   openOutputs,
   placesOf,
+  renewProcess,
   untilSignalled,
   urlOf,
   whyNotListening,
@@ -27,13 +27,11 @@ import type { ProviderConfig } from "./lib/config/provider-settings.ts";
 import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
-import { toAll } from "./lib/core/events.ts";
-import type { KeyEvent, Log, Observer } from "./lib/core/events.ts";
-import { Redactor } from "./lib/core/secret.ts";
-import type { Secret } from "./lib/core/secret.ts";
+import type { KeyEvent } from "./lib/core/events.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
+import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   INTERNAL_ERROR,
   UNREADABLE_TARGET,
@@ -44,7 +42,6 @@ import {
 } from "./lib/http/error-responses.ts";
 import type { ProxyError } from "./lib/http/error-responses.ts";
 import {
-  baseOf,
   joinBase,
   keepEndToEnd,
   keepForwarded,
@@ -57,10 +54,8 @@ import {
 } from "./lib/http/request.ts";
 import { EventScanner, followerOf, tokensOfAnswer } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
-import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
-import { canConnect, Connections } from "./lib/http/connections.ts";
 import { errorEvent } from "./lib/http/stream-dialect.ts";
-import { AttemptTimeouts, TimeoutTicker, cutByDrain } from "./lib/http/timeouts.ts";
+import { AttemptTimeouts, cutByDrain } from "./lib/http/timeouts.ts";
 import {
   cleanFields,
   failed,
@@ -72,8 +67,6 @@ import {
   readOpening,
 } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
-import { logObserver } from "./lib/observability/log.ts";
-import { Metrics } from "./lib/observability/metrics.ts";
 import {
   CircuitBreaker,
   DISTINCT_KEYS,
@@ -81,7 +74,6 @@ import {
   REFUSES_ALL,
   SharedLimit,
 } from "./lib/pool/circuit-breaker.ts";
-import { KeyChecker } from "./lib/pool/key-health.ts";
 import {
   Account,
   accountName,
@@ -92,39 +84,39 @@ import {
   reportOf,
   stateOf,
 } from "./lib/pool/key.ts";
-import type { Keeper, Key, KeyPool, KeyReport, KeyState, Lease, Need } from "./lib/pool/key.ts";
-import { isCounted, Penalties, saidBy } from "./lib/pool/penalties.ts";
+import type {
+  Keeper,
+  Key,
+  KeyPool,
+  KeyReport,
+  KeyState,
+  Lease,
+  Need,
+  PoolDependencies,
+} from "./lib/pool/key.ts";
+import { Penalties, isCounted, saidBy } from "./lib/pool/penalties.ts";
 import type { PenaltyRules } from "./lib/pool/penalties.ts";
-import { isHopeless, Queue } from "./lib/pool/queue.ts";
+import { Queue, isHopeless } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
 import { AFTER_AN_EVENT } from "./lib/pool/rate-limiter.ts";
 import type { RateRule } from "./lib/pool/rate-limiter.ts";
-import { decide, RetryBudget } from "./lib/pool/retry-policy.ts";
+import { RetryBudget, decide } from "./lib/pool/retry-policy.ts";
 import { KeySelector } from "./lib/pool/selection.ts";
 import { authHeader, resetZone } from "./lib/providers/catalog.ts";
-import { HeaderSampler } from "./lib/providers/rate-limit-headers.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
-import type { AdminApi, Engine, Upstream } from "./lib/routing/engine.ts";
+import { createEngine, reconfigure } from "./lib/routing/engine.ts";
+import type { AdminApi, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
-import { ResourceOwners } from "./lib/routing/resource-owners.ts";
-import type { OwnedId, OwnerKeeper } from "./lib/routing/resource-owners.ts";
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
 import type { Hop, Route } from "./lib/routing/route.ts";
 import packageFile from "./package.json";
 
-// ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
+export { reconfigure };
 
-export interface PoolDependencies {
-  readonly clock: Clock;
-  /** From 0 up to 1. */
-  readonly random: () => number;
-  readonly observer: Observer;
-  /** null: nothing outlives the program. */
-  readonly keeper: Keeper | null;
-}
+// ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A request that several keys refused waits so long for others to find out whether everybody is refused. */
 const OTHERS_FIRST_MS = 3000;
@@ -1101,100 +1093,6 @@ const CUT_SHORT = new Error("the answer was cut short");
 
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────
 
-/** What the engine needs from outside, so that a test can hold it. */
-export interface Dependencies {
-  readonly clock: Clock;
-  /** From 0 up to 1. */
-  readonly random: () => number;
-  readonly log: Log;
-  /** Told of every finished request and every change of a key. */
-  readonly observers?: readonly Observer[];
-  readonly keeper?: Keeper | null;
-  /** Where it outlives the program which account owns which resources. */
-  readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
-}
-
-export function createEngine(config: Config, dependencies: Dependencies): Engine {
-  const { clock, random, log, observers = [], keeper = null } = dependencies;
-  const metrics = new Metrics();
-  const owners = new ResourceOwners(dependencies.resources ?? null);
-  owners.restore(dependencies.resources?.resources() ?? []);
-  const { fetch } = new Bun.FetchSession({ proxy: false });
-  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch, clock });
-  const own = [logObserver(log), metrics, keyChecker];
-  const all = [...own, ...observers];
-  const observer = toAll(all);
-  const engine: Engine = {
-    version: VERSION,
-    clock,
-    random,
-    log,
-    config,
-    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper }),
-    keeper,
-    clocks: new TimeoutTicker(config, clock),
-    fetch,
-    startedAt: clock.now(),
-    observer,
-    metrics,
-    owners,
-    keyChecker,
-    openAdmin: null,
-    underWay: new Set(),
-    observe: (another) => all.push(another),
-    onDrain: () => {},
-    arrivals: 0,
-    inFlight: 0,
-    bufferedBytes: 0,
-    draining: false,
-    redactor: new Redactor(secretsOf(config)),
-  };
-  keyChecker.start();
-  return engine;
-}
-
-/** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
-export function reconfigure(engine: Engine, config: Config): void {
-  engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
-  engine.clocks.follow(config);
-  engine.log.setLevel(config.logLevel);
-  engine.redactor = new Redactor([...secretsOf(config), ...secretsOf(engine.config)]);
-  engine.config = config;
-}
-
-function secretsOf({ providers }: Config): Secret[] {
-  return providers.flatMap(({ keys }) => keys.map(({ secret }) => secret));
-}
-
-/** The providers of a configuration; those that were there before go on with their pools. */
-function upstreamsOf(
-  config: Config,
-  before: readonly Upstream[],
-  { clock, random, observer, keeper }: PoolDependencies,
-): readonly [Upstream, ...Upstream[]] {
-  const upstreamOf = (provider: ProviderConfig): Upstream => {
-    const old = before.find(({ config }) => config.name === provider.name);
-    const pool = old?.pool ?? new Pool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
-    if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
-    const connections = old?.connections ?? new Connections();
-    return {
-      config: provider,
-      connections,
-      prefix: provider.name === "default" ? null : `/${provider.name}`,
-      base: baseOf(provider.baseUrl, provider.dialect),
-      pool,
-      headerSampler: old?.headerSampler ?? new HeaderSampler(),
-      host: provider.baseUrl.host,
-      proxy: provider.upstreamProxy,
-      heardAt: 0,
-      canConnect: () => canConnect(provider.baseUrl, clock, provider.upstreamProxy),
-      connectionBroke: () => connections.dropIdle(),
-    };
-  };
-  const [first, ...others] = config.providers;
-  return [upstreamOf(first), ...others.map(upstreamOf)];
-}
-
 type Server = Bun.Server<undefined>;
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
@@ -1254,12 +1152,14 @@ export interface Proxy {
   stop(): Promise<void>;
 }
 
+const newPool: PoolMaker = (...given) => new Pool(...given);
+
 /** How long the last words of cut streams may take to go out. */
 const CUT_GRACE_MS = 100;
 
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
-  const engine = createEngine(config, dependencies);
+  const engine = createEngine(config, VERSION, newPool, dependencies);
   const { listen } = config;
   const options = {
     idleTimeout: IDLE_SEC,

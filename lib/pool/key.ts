@@ -6,8 +6,9 @@
  * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
  * and the day's count belong to the key.
  */
+import type { Clock } from "../core/clock.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
-import type { KeyReason } from "../core/events.ts";
+import type { KeyReason, Observer } from "../core/events.ts";
 import { isObject } from "../core/json.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Budgets } from "../providers/rate-limit-headers.ts";
@@ -158,6 +159,16 @@ export interface Lease {
   /** The answer is a 404, which counts against no daily cap and no `RPM=n` either. */
   isNotFound: boolean;
   settled: boolean;
+}
+
+/** What a pool needs from outside. */
+export interface PoolDependencies {
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly observer: Observer;
+  /** null: nothing outlives the program. */
+  readonly keeper: Keeper | null;
 }
 
 /** The keys of one provider, as the rest of the program knows them. `Pool` is the one there is. */

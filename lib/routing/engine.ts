@@ -1,18 +1,24 @@
 /**
- * What all requests share, as types: the upstreams, and the engine with everything that runs. `proxy.ts` makes them.
+ * What all requests share: the upstreams, and the engine with everything that runs.
  */
-import type { Config, ProviderConfig } from "../config/config.ts";
+import type { Config } from "../config/config.ts";
+import type { ProviderConfig } from "../config/provider-settings.ts";
 import type { Clock } from "../core/clock.ts";
-import type { Redactor } from "../core/secret.ts";
+import { toAll } from "../core/events.ts";
 import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
-import type { Connections } from "../http/connections.ts";
+import { Redactor, Secret } from "../core/secret.ts";
+import { Connections, canConnect } from "../http/connections.ts";
+import { baseOf } from "../http/request.ts";
 import type { Base, Load } from "../http/request.ts";
-import type { Reachable, TimeoutTicker } from "../http/timeouts.ts";
-import type { Metrics } from "../observability/metrics.ts";
-import type { Keeper, KeyPool } from "../pool/key.ts";
-import type { KeyChecker } from "../pool/key-health.ts";
-import type { HeaderSampler } from "../providers/rate-limit-headers.ts";
-import type { ResourceOwners } from "./resource-owners.ts";
+import { TimeoutTicker } from "../http/timeouts.ts";
+import type { Reachable } from "../http/timeouts.ts";
+import { logObserver } from "../observability/log.ts";
+import { Metrics } from "../observability/metrics.ts";
+import { KeyChecker } from "../pool/key-health.ts";
+import type { Keeper, KeyPool, PoolDependencies } from "../pool/key.ts";
+import { HeaderSampler } from "../providers/rate-limit-headers.ts";
+import { ResourceOwners } from "./resource-owners.ts";
+import type { OwnedId, OwnerKeeper } from "./resource-owners.ts";
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
 export interface Upstream extends Reachable {
@@ -47,6 +53,13 @@ export interface AdminApi {
   isOperator(headers: Headers, peer: string | null): boolean;
 }
 
+/** Makes the pool of a provider. */
+export type PoolMaker = (
+  config: ProviderConfig,
+  maxCooldownMs: number,
+  dependencies: PoolDependencies,
+) => KeyPool;
+
 /** Everything that runs, and nothing of it global. */
 export interface Engine extends Load {
   readonly version: string;
@@ -58,6 +71,7 @@ export interface Engine extends Load {
   config: Config;
   /** The default one first. */
   upstreams: readonly [Upstream, ...Upstream[]];
+  readonly newPool: PoolMaker;
   /** Keeps what is known of keys over a restart; null: nobody does. */
   readonly keeper: Keeper | null;
   readonly clocks: TimeoutTicker;
@@ -83,4 +97,105 @@ export interface Engine extends Load {
   draining: boolean;
   /** Takes the keys of all providers out of what upstream says, also those of the configuration before. */
   redactor: Redactor;
+}
+
+/** What the engine needs from outside, so that a test can hold it. */
+export interface Dependencies {
+  readonly clock: Clock;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  readonly log: Log;
+  /** Told of every finished request and every change of a key. */
+  readonly observers?: readonly Observer[];
+  readonly keeper?: Keeper | null;
+  /** Where it outlives the program which account owns which resources. */
+  readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
+}
+
+/** An engine of this configuration. `newPool`: makes the pool of a provider. */
+export function createEngine(
+  config: Config,
+  version: string,
+  newPool: PoolMaker,
+  dependencies: Dependencies,
+): Engine {
+  const { clock, random, log, observers = [], keeper = null } = dependencies;
+  const metrics = new Metrics();
+  const owners = new ResourceOwners(dependencies.resources ?? null);
+  owners.restore(dependencies.resources?.resources() ?? []);
+  const { fetch } = new Bun.FetchSession({ proxy: false });
+  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch, clock });
+  const own = [logObserver(log), metrics, keyChecker];
+  const all = [...own, ...observers];
+  const observer = toAll(all);
+  const engine: Engine = {
+    version,
+    clock,
+    random,
+    log,
+    config,
+    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper, newPool }),
+    keeper,
+    newPool,
+    clocks: new TimeoutTicker(config, clock),
+    fetch,
+    startedAt: clock.now(),
+    observer,
+    metrics,
+    owners,
+    keyChecker,
+    openAdmin: null,
+    underWay: new Set(),
+    observe: (another) => all.push(another),
+    onDrain: () => {},
+    arrivals: 0,
+    inFlight: 0,
+    bufferedBytes: 0,
+    draining: false,
+    redactor: new Redactor(secretsOf(config)),
+  };
+  keyChecker.start();
+  return engine;
+}
+
+/** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
+export function reconfigure(engine: Engine, config: Config): void {
+  engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
+  engine.clocks.follow(config);
+  engine.log.setLevel(config.logLevel);
+  engine.redactor = new Redactor([...secretsOf(config), ...secretsOf(engine.config)]);
+  engine.config = config;
+}
+
+function secretsOf({ providers }: Config): Secret[] {
+  return providers.flatMap(({ keys }) => keys.map(({ secret }) => secret));
+}
+
+/** The providers of a configuration; those that were there before go on with their pools. */
+function upstreamsOf(
+  config: Config,
+  before: readonly Upstream[],
+  { newPool, clock, random, observer, keeper }: PoolDependencies & { readonly newPool: PoolMaker },
+): readonly [Upstream, ...Upstream[]] {
+  const upstreamOf = (provider: ProviderConfig): Upstream => {
+    const old = before.find(({ config }) => config.name === provider.name);
+    const pool = old?.pool ?? newPool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
+    if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
+    const connections = old?.connections ?? new Connections();
+    return {
+      config: provider,
+      connections,
+      prefix: provider.name === "default" ? null : `/${provider.name}`,
+      base: baseOf(provider.baseUrl, provider.dialect),
+      pool,
+      headerSampler: old?.headerSampler ?? new HeaderSampler(),
+      host: provider.baseUrl.host,
+      proxy: provider.upstreamProxy,
+      heardAt: 0,
+      canConnect: () => canConnect(provider.baseUrl, clock, provider.upstreamProxy),
+      connectionBroke: () => connections.dropIdle(),
+    };
+  };
+  const [first, ...others] = config.providers;
+  return [upstreamOf(first), ...others.map(upstreamOf)];
 }
