@@ -80,6 +80,9 @@ const words: WordsModule = await import(join(FOLDER, "words.js"));
 
 const tools: ToolsModule = await import(join(FOLDER, "snippets.js"));
 
+/** A number and its unit stay on one line. */
+const plain = (text: string) => text.replaceAll("\u00a0", " ");
+
 const ready = { id: "aaaa", state: "ready", reason: null, in_flight: 0, models: {} };
 const cooling = (reason: string) => ({ ...ready, state: "cooling", reason });
 const dead = (reason: string) => ({ ...ready, state: "disabled", reason });
@@ -118,7 +121,7 @@ describe("what a key does now", () => {
       cooling("rate_limit"),
       41_000,
       "cooling",
-      "Cooling, back in 41 s: too many requests for the provider",
+      "Cooling, back in 41 s: too many requests",
     ],
     [
       "its time is over and nobody has asked yet",
@@ -126,18 +129,11 @@ describe("what a key does now", () => {
       cooling("rate_limit"),
       0,
       "cooling",
-      "Cooling, back at any moment: too many requests for the provider",
+      "Cooling, back at any moment: too many requests",
     ],
-    [
-      "it has no money for a while",
-      up,
-      cooling("billing"),
-      1.8e7,
-      "money",
-      "Out of money, tried again in 5 h",
-    ],
+    ["it has no money for a while", up, cooling("billing"), 1.8e7, "money", "Out of money, next try in 5 h"],
     ["it has no money at all", up, dead("billing"), 0, "money", "Out of money"],
-    ["it is dead", up, dead("invalid_key"), 0, "out", "Out of use: the provider does not accept it"],
+    ["it is dead", up, dead("invalid_key"), 0, "out", "Out of use: the provider refuses it"],
     [
       "the operator paused it",
       up,
@@ -148,11 +144,14 @@ describe("what a key does now", () => {
     ],
     [
       "its provider does not answer",
-      away("upstream_faults", "connection refused"),
+      away(
+        "upstream_faults",
+        "The provider cannot be reached at api.example: it refuses connections (X): look.",
+      ),
       ready,
       12_000,
       "unreachable",
-      "Provider unreachable: connection refused, tried again in 12 s",
+      "Provider unreachable: it refuses connections, next try in 12 s",
     ],
     [
       "its provider refuses all",
@@ -160,7 +159,7 @@ describe("what a key does now", () => {
       ready,
       30_000,
       "unreachable",
-      "Provider refuses every key alike, tried again in 30 s",
+      "Provider refuses every key alike, next try in 30 s",
     ],
     [
       "it is dead, and its provider is down",
@@ -168,7 +167,7 @@ describe("what a key does now", () => {
       dead("invalid_key"),
       9,
       "out",
-      "Out of use: the provider does not accept it",
+      "Out of use: the provider refuses it",
     ],
     [
       "its provider is switched off",
@@ -180,7 +179,8 @@ describe("what a key does now", () => {
     ],
   ];
   test.each(rows)("where %s", (_, provider, key, leftMs, kind, said) => {
-    expect(status.standingOf(provider, key, leftMs)).toEqual({ kind, words: said });
+    const standing = status.standingOf(provider, key, leftMs);
+    expect([standing.kind, plain(standing.words)]).toEqual([kind, said]);
   });
 });
 
@@ -265,7 +265,7 @@ describe("the headline", () => {
       [{ ...away("upstream_faults", "connection refused"), keys: [ready] }],
       4000,
       "waiting",
-      "The next request waits about 4 s, because the provider cannot be reached: connection refused",
+      "The next request waits about 4 s, because the provider cannot be reached",
     ],
     [
       "the provider refuses all",
@@ -281,7 +281,7 @@ describe("the headline", () => {
       pool(dead("invalid_key"), dead("billing")),
       null,
       "down",
-      "The next request is refused, because all 2 keys are out of use (the provider does not accept it; no money left)",
+      "The next request is refused, because all 2 keys are out of use (the provider refuses it; no money left)",
     ],
     [
       "there is no key",
@@ -302,7 +302,7 @@ describe("the headline", () => {
   ];
   test.each(rows)("where %s", (_, facts, providers, waitMs, tone, text) => {
     const said = status.headlineOf({ headline: facts, providers }, waitMs);
-    expect([said.tone, said.text]).toEqual([tone, text]);
+    expect([said.tone, plain(said.text)]).toEqual([tone, text]);
   });
 
   test("is spoken without numbers that run", () => {
@@ -319,10 +319,7 @@ describe("the headline", () => {
     expect(status.headlineOf({ headline: headline("served", "ready"), providers }, 0).more).toBe(
       "1 of 5 keys ready · 2 full · 1 out of money · 1 provider unreachable",
     );
-    expect(status.otherTroubles(providers)).toEqual([
-      "groq: provider unreachable: timed out",
-      "paid: no key is ready",
-    ]);
+    expect(status.otherTroubles(providers)).toEqual(["groq: unreachable", "paid: no key is ready"]);
   });
 });
 
@@ -335,13 +332,13 @@ describe("words for the page", () => {
     [3_600_000, "1 h"],
     [15_300_000, "4 h 15 min"],
     [266_400_000, "3 d 2 h"],
-  ])("%p ms last %s", (ms, said) => expect(words.duration(ms)).toBe(said));
+  ])("%p ms last %s", (ms, said) => expect(plain(words.duration(ms))).toBe(said));
 
   test.each([
     [85.4, "85 ms"],
     [1800, "1.8 s"],
     [125_000, "2 min 5 s"],
-  ])("%p ms were %s", (ms, said) => expect(words.spent(ms)).toBe(said));
+  ])("%p ms were %s", (ms, said) => expect(plain(words.spent(ms))).toBe(said));
 
   test.each([
     [".".repeat(30), "Not asked in the last hour"],

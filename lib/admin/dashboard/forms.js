@@ -38,7 +38,7 @@ export function fieldView(label, remark, input) {
 
 const KEYS_REMARK =
   "Any number: one a line, or with commas between them. account@key names its account, key:500 limits its day. " +
-  "Each is checked before it is saved, and never shown again.";
+  "No key is ever shown again.";
 
 function keysField() {
   const secret = {
@@ -128,6 +128,7 @@ export function addProviderView({ providers }) {
       place,
       add,
       [
+        keysField(),
         fieldView(
           "Name",
           "As in its path: groq is served under /groq/v1. Left empty, the keys tell whose they are, where they can.",
@@ -137,7 +138,6 @@ export function addProviderView({ providers }) {
             pattern: "[A-Za-z][A-Za-z0-9_]*",
             autocomplete: "off",
             autocapitalize: "off",
-            autofocus: true,
           }),
         ),
         fieldView(
@@ -150,10 +150,9 @@ export function addProviderView({ providers }) {
             autocomplete: "off",
           }),
         ),
-        keysField(),
       ],
       [
-        h("button.button.primary", { type: "submit" }, "Check and save"),
+        h("button.button.primary", { type: "submit" }, "Save"),
         h("button.button", { onclick: () => toggle(place) }, "Close"),
       ],
       h("datalist", { id: "provider-names" }, ...choices),

@@ -23,11 +23,13 @@ function titleOf({ name, dialect }) {
 
 /** @param {import("./state.js").Provider} provider */
 function providerView(provider, providers, now) {
-  const { name, state, base_url, in_flight, keys } = provider;
+  const { name, state, pause_said, base_url, in_flight, keys } = provider;
   const isOpen = (what) => ui.open.has(`${what} ${name}`);
   const words = {
     disabled: "Switched off: no request goes there.",
-    paused: `${troubleOf(provider)}. Tried again in ${duration(restLeft(name, now))}.`,
+    paused: [`${troubleOf(provider)}.`, pause_said, `Next try in ${duration(restLeft(name, now))}.`]
+      .filter(Boolean)
+      .join(" "),
     up: "",
   };
   const path = name === "default" ? "/v1" : `/${name}/v1`;

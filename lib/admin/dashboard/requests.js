@@ -5,6 +5,8 @@ import { keyTitle, toggle } from "./keys.js";
 import { clock, count, grouped, spent, verdictWords } from "./words.js";
 
 const FIRST_SHOWN = 15;
+/** Of those under way, where all kinds are shown. */
+const MOST_RUNNING = 8;
 const READING_MS = 60_000;
 
 const KINDS = {
@@ -78,14 +80,14 @@ function isWantedRequest(record) {
 }
 
 function isOfKind(record) {
-  const { isRunning = false, wait_ms, status, truncated, attempts } = record;
+  const { isRunning = false, wait_ms, status, truncated } = record;
   switch (ui.requestKind) {
     case "running":
       return isRunning;
     case "waited":
       return wait_ms >= 100;
     case "hidden":
-      return !isRunning && status < 500 && attempts.some((attempt) => attempt.status === 429);
+      return !isRunning && hiddenOf(record) > 0;
     case "failed":
       return !isRunning && (status >= 400 || truncated);
     default:
@@ -119,8 +121,20 @@ function listViews(running, ended) {
     ];
   }
   const scale = scaleOf([...running, ...shown]);
+  const most = ui.requestKind === "running" ? Infinity : MOST_RUNNING;
+  const hidden = Math.max(0, running.length - most);
+  const showRunning = () => {
+    ui.requestKind = "running";
+    page.draw();
+  };
   const rows = [
-    ...running.map((record) => requestView(record, scale)),
+    ...running.slice(0, most).map((record) => requestView(record, scale)),
+    hidden > 0 &&
+      h(
+        "li.hidden-rows",
+        { key: "hidden" },
+        h("button.button", { onclick: showRunning }, `${hidden} more under way`),
+      ),
     ...shown.map((record) => endedView(record, scale)),
   ];
   const showMore = () => {
@@ -166,6 +180,8 @@ const PHASES = {
 
 function requestView(record, scale) {
   const { isRunning = false, model, path, client, total_ms, phase } = record;
+  const hidden = isRunning ? 0 : hiddenOf(record);
+  const when = isRunning ? "now" : clock(endOf(record));
   const place = `request ${isRunning ? `running ${record.id}` : nameOf(record)}`;
   const { kind, words } = isRunning ? { kind: phase, words: PHASES[phase] ?? phase } : resultOf(record);
   const open = {
@@ -183,7 +199,7 @@ function requestView(record, scale) {
       h("p.soft", client ?? keyOf(record.key_id) ?? ""),
     ),
     barView(record, scale),
-    h("p.result", words, h("small", isRunning ? "now" : clock(endOf(record)))),
+    h("p.result", words, h("small", hidden > 0 ? `${hidden} × 429 · ${when}` : when)),
     h("p.total", spent(total_ms)),
     h("button.icon.open", open, sign("M6 8l4 4 4-4")),
     ui.open.has(place) && detailsView(record),
@@ -202,13 +218,18 @@ function barView({ wait_ms, provider_ms, stream_ms, total_ms }, scale) {
   return h("div.phases", { title, "aria-hidden": "true", "data-long": total_ms > scale }, ...parts);
 }
 
-function resultOf({ status, truncated, attempts }) {
+/** How many 429 of the provider the agent did not see. */
+function hiddenOf({ status, attempts }) {
+  if (status >= 500 || status === 429) return 0;
+  return attempts.filter((attempt) => attempt.status === 429).length;
+}
+
+function resultOf({ status, truncated }) {
   if (truncated) return { kind: "fault", words: "cut short" };
   if (status === 499) return { kind: "left", words: "client left" };
   if (status >= 500) return { kind: "fault", words: `failed, ${status}` };
   if (status >= 400) return { kind: "refused", words: `refused, ${status}` };
-  const hidden = attempts.filter((attempt) => attempt.status === 429).length;
-  return { kind: "served", words: hidden > 0 ? `answered, ${hidden} × 429 not seen` : "answered" };
+  return { kind: "served", words: "answered" };
 }
 
 function detailsView(record) {

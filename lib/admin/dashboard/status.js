@@ -28,24 +28,31 @@ export function standingOf(provider, key, leftMs) {
   if (state === "disabled" && reason === "billing") return { kind: "money", words: "Out of money" };
   if (state === "disabled") return { kind: "out", words: `Out of use: ${wordsOf(reason)}` };
   if (state === "paused") return { kind: "paused", words: "Paused by hand" };
-  if (provider.state === "paused")
-    return { kind: "unreachable", words: `${troubleOf(provider)}, tried again in ${duration(leftMs)}` };
+  if (provider.state === "paused") {
+    const why = shortened(provider.pause_said);
+    const words = `${troubleOf(provider)}${why && `: ${why}`}, next try in ${duration(leftMs)}`;
+    return { kind: "unreachable", words };
+  }
   if (state === "ready")
     return { kind: "ready", words: in_flight > 0 ? `Ready, ${in_flight} under way` : "Ready" };
   if (reason === "pacing")
     return { kind: "full", words: leftMs > 0 ? `Full, ${back}` : "Full, back when a request ends" };
-  if (reason === "billing")
-    return { kind: "money", words: `Out of money, tried again in ${duration(leftMs)}` };
+  if (reason === "billing") return { kind: "money", words: `Out of money, next try in ${duration(leftMs)}` };
   if (reason === "quota_day") return { kind: "full", words: `Full for today, ${back}` };
   return { kind: "cooling", words: `Cooling, ${back}: ${wordsOf(reason)}` };
 }
 
 /** What is wrong with a provider that is left alone. */
-export function troubleOf({ pause_reason, pause_said }) {
-  const said = pause_said ? `: ${pause_said}` : "";
-  return pause_reason === "common_cause"
-    ? `Provider refuses every key alike${said}`
-    : `Provider unreachable${said}`;
+export function troubleOf({ pause_reason }) {
+  return pause_reason === "common_cause" ? "Provider refuses every key alike" : "Provider unreachable";
+}
+
+/** The cause in a few words: what was said up to its first bracket, colon or full stop, without who said it. */
+export function shortened(said) {
+  const [first = ""] = (said ?? "")
+    .replace(/^The provider cannot be reached(?: at \S+)?: /, "")
+    .split(/ \(|: |\. |\.$/);
+  return first.length > 60 ? `${first.slice(0, 59)}…` : first;
 }
 
 /**
@@ -56,7 +63,8 @@ export function headlineOf(overview, waitMs) {
   const { headline, providers } = overview;
   const [provider] = providers;
   const about = waitMs === null ? "" : ` about ${duration(waitMs)}`;
-  const more = summaryOf(providers);
+  const isAway = headline.why === "provider_paused" && provider.pause_said !== null;
+  const more = [summaryOf(providers), isAway && provider.pause_said].filter(Boolean).join(". ");
   const say = (tone, words, because = "", wait = "") => ({
     tone,
     words: words + because,
@@ -92,10 +100,10 @@ function noKeyIn({ keys }) {
 
 function causeOf(why, provider) {
   const { keys, waiting } = provider;
-  if (why === "provider_paused") {
-    const trouble = troubleOf(provider);
-    return `the p${trouble.slice(1)}`.replace("provider unreachable", "provider cannot be reached");
-  }
+  if (why === "provider_paused")
+    return provider.pause_reason === "common_cause"
+      ? "the provider refuses every key alike"
+      : "the provider cannot be reached";
   if (why === "queue") return waiting === 1 ? "one waits before it" : `${waiting} wait before it`;
   const used = keys.filter(({ state }) => state === "cooling");
   const kinds = [...new Set(used.map((key) => standingOf(provider, key, 1).kind))];
@@ -129,7 +137,10 @@ export function otherTroubles(providers) {
     .slice(1)
     .filter(({ state, keys }) => state !== "disabled" && keys.length > 0)
     .map((provider) => {
-      if (provider.state === "paused") return `${provider.name}: ${troubleOf(provider).toLowerCase()}`;
+      if (provider.state === "paused")
+        return `${provider.name}: ${troubleOf(provider)
+          .toLowerCase()
+          .replace(/^provider /, "")}`;
       const isReady = provider.keys.some((key) => standingOf(provider, key, 1).kind === "ready");
       return isReady ? "" : `${provider.name}: no key is ready`;
     })

@@ -1,9 +1,12 @@
 /** How times, numbers and reasons are said. Pure. */
 
+/** Between a number and its unit: they stay on one line. */
+const GAP = "\u00a0";
+
 /** `41 s`, `3 min 20 s`, `4 h 15 min`, `3 d 2 h`. */
 export function duration(ms) {
   const seconds = Math.ceil(ms / 1000);
-  if (seconds < 100) return `${seconds} s`;
+  if (seconds < 100) return `${seconds}${GAP}s`;
   const parts = [
     [Math.floor(seconds / 86_400), "d"],
     [Math.floor(seconds / 3600) % 24, "h"],
@@ -12,13 +15,13 @@ export function duration(ms) {
   ];
   const first = parts.findIndex(([many]) => Number(many) > 0);
   const two = parts.slice(first, first + 2).filter(([many]) => Number(many) > 0);
-  return two.map((part) => part.join(" ")).join(" ");
+  return two.map((part) => part.join(GAP)).join(" ");
 }
 
 /** `85 ms`, `1.8 s`, `2 min 5 s`. */
 export function spent(ms) {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  return ms < 100_000 ? `${(ms / 1000).toFixed(1)} s` : duration(ms);
+  if (ms < 1000) return `${Math.round(ms)}${GAP}ms`;
+  return ms < 100_000 ? `${(ms / 1000).toFixed(1)}${GAP}s` : duration(ms);
 }
 
 /** `21:54:07`, here. */
@@ -41,13 +44,13 @@ export function listed(parts) {
 }
 
 const REASONS = {
-  rate_limit: "too many requests for the provider",
+  rate_limit: "too many requests",
   pacing: "its requests of this minute are used up",
   concurrency: "too many requests at once",
   quota_day: "its day is used up",
   billing: "no money left",
   unconfirmed: "refused, and it is not clear why",
-  invalid_key: "the provider does not accept it",
+  invalid_key: "the provider refuses it",
   no_access: "it may not use this model",
   manual: "paused by hand",
 };
