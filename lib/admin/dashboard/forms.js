@@ -2,7 +2,7 @@
 import { h } from "./dom.js";
 import { known, ui, page } from "./state.js";
 import { answer, answerView, ask, change, pathOf } from "./server.js";
-import { toggle, toggleView } from "./keys.js";
+import { focusIfLost, toggle, toggleView } from "./keys.js";
 import { count } from "./words.js";
 
 /** A form that opens at `place`. Nothing is ever posted by the browser itself. */
@@ -26,8 +26,7 @@ function closeInto(shownAt, place) {
   ui.answers.delete(place);
   answer(shownAt, kind, words);
   page.draw();
-  document.querySelector(`[aria-expanded]:is(:focus)`) ??
-    document.getElementById("main")?.focus({ preventScroll: true });
+  focusIfLost(place);
 }
 
 export function fieldView(label, remark, input) {

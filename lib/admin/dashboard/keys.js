@@ -94,7 +94,12 @@ function removeProviderView({ name, keys }, providers) {
 export function toggleView(place, words) {
   return h(
     "button.button",
-    { key: place, "aria-expanded": String(ui.open.has(place)), onclick: () => toggle(place) },
+    {
+      key: place,
+      "data-place": place,
+      "aria-expanded": String(ui.open.has(place)),
+      onclick: () => toggle(place),
+    },
     words,
   );
 }
@@ -103,6 +108,15 @@ export function toggle(place) {
   if (!ui.open.delete(place)) ui.open.add(place);
   ui.answers.delete(place);
   page.draw();
+  focusIfLost(place);
+}
+
+/** Where what had the focus is gone, the button that opens `place` gets it, or else the page's content. */
+export function focusIfLost(place) {
+  if (document.activeElement !== document.body) return;
+  const buttons = [...document.querySelectorAll("[data-place]")];
+  const button = buttons.find((other) => other.dataset.place === place) ?? byId("main");
+  button.focus({ preventScroll: true });
 }
 
 // Many keys
@@ -277,8 +291,8 @@ function rpmWords(limit, setting) {
 function panelView(provider, key, place) {
   const { id, state, locked, source, last_used } = key;
   const path = (...more) => pathOf(provider.name, "keys", id, ...more);
-  const act = (words, what) =>
-    h("button.button", { key: what, onclick: () => change(place, "POST", path(what)) }, words);
+  const act = (words, what, name = what) =>
+    h("button.button", { key: name, onclick: () => change(place, "POST", path(what)) }, words);
   const isFixed = locked !== null || provider.keys.length < 2;
   const move = (words, to) =>
     h("button.button", { disabled: isFixed, onclick: () => moveTo(provider, id, to, place) }, words);
@@ -303,7 +317,7 @@ function panelView(provider, key, place) {
     h(
       "div.actions",
       act("Check it", "check"),
-      state === "paused" ? act("Use it again", "resume") : act("Pause it", "pause"),
+      state === "paused" ? act("Use it again", "resume", "pause") : act("Pause it", "pause"),
       act("Use it now, whatever it waits for", "reset"),
     ),
     h(

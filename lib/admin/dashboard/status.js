@@ -123,7 +123,7 @@ export function summaryOf(providers) {
   const many = (kind) => kinds.filter((other) => other === kind).length;
   const ready =
     many("ready") === kinds.length && kinds.length > 1
-      ? `all ${kinds.length} keys ready`
+      ? `All ${kinds.length} keys ready`
       : `${many("ready")} of ${count(kinds.length, "key")} ready`;
   const others = Object.entries(STANDINGS)
     .filter(([kind]) => kind !== "ready" && many(kind) > 0)
