@@ -13,27 +13,35 @@ export type Command =
   | { kind: "serve"; envFile: string | null }
   /** The proxy in front of a fake provider. */
   | { kind: "demo"; envFile: string | null }
+  | InitCommand
   | OperatorCommand
   | { kind: "help" }
   | { kind: "version" }
   /** Nothing that can be done: print `message` to stderr and exit with `EXIT_USAGE`. */
   | { kind: "usage"; message: string };
 
+/** Asks for the settings and writes them. `yes`: also where a file is there already. */
+export interface InitCommand {
+  kind: "init";
+  /** For the installed service: /etc/keywheel/.env. */
+  system: boolean;
+  yes: boolean;
+  envFile: string | null;
+}
+
 /** What looks at a proxy or changes its keys, and ends. `provider` null: not named. `json`: for scripts. */
 export type OperatorCommand =
-  | { kind: "check"; provider: string | null; json: boolean; envFile: string | null }
-  | { kind: "status"; json: boolean; envFile: string | null }
+  /** `model`: asked for one token where no free question tells; null: it is not. */
+  | { kind: "check"; provider: string | null; model: string | null; json: boolean; envFile: string | null }
+  | { kind: "status"; json: boolean; watch: boolean; envFile: string | null }
   | { kind: "keys"; action: "list"; provider: string | null; json: boolean; envFile: string | null }
-  /** `key` null: it has yet to be asked for. */
-  | { kind: "keys"; action: "add"; provider: string | null; key: Secret | null; envFile: string | null }
-  /** `key` null: all keys of the provider. */
-  | { kind: "keys"; action: KeyAction; provider: string | null; key: KeyName | null; envFile: string | null };
+  /** `keys` empty: they have yet to be asked for. */
+  | { kind: "keys"; action: "add"; provider: string | null; keys: readonly Secret[]; envFile: string | null }
+  /** `names`: words that name keys, perhaps a provider before them. `yes`: without a question. */
+  | { kind: "keys"; action: KeyAction; names: readonly string[]; yes: boolean; envFile: string | null };
 
 /** What is done to a key that is there. */
 export type KeyAction = "remove" | "pause" | "resume" | "reset";
-
-/** A key as a person names it: its place in the configuration from 0 up, or its id. */
-export type KeyName = { kind: "index"; index: number } | { kind: "id"; id: string };
 
 /** Done, or stopped in good order. */
 export const EXIT_FINE = 0;
@@ -47,71 +55,91 @@ export const USAGE = `keywheel: one address in front of your LLM provider, which
 and hides their rate limits.
 
   keywheel --demo      try it without a key, in front of a fake provider
+  keywheel init        ask for your keys and write the settings; --system: of the
+                       service, in /etc/keywheel/.env
   keywheel [serve]     run the proxy
-  keywheel check       ask each provider whether each key works
-  keywheel status      what the running proxy and its keys are doing
-  keywheel keys list   also add, remove, pause, resume and reset, followed by
-                       [PROVIDER] [KEY], its number or id; add asks for the key
-  --env-file PATH      read the settings from PATH
-  --json               with check, status and keys list: for scripts
-  -h, --help, -V, --version
+  keywheel check       ask each provider whether each key works; --model M: where
+                       no free question tells, for one token of M
+  keywheel status      what the running proxy is doing; --watch goes on
+  keywheel keys list   also add, remove, pause, resume, reset [PROVIDER] KEY...
+                       KEY: its number, id, account or last four characters;
+                       add asks for keys, or takes them from a pipe, one a line
+  --env-file PATH, --json (check, status, keys list), --yes (init, keys remove)
+  help, version        or -h, --help, -V, --version
 
-Settings come from the environment, else from an env file: --env-file PATH, else
-./.env, else .env beside the executable, else /etc/keywheel/.env. To begin with:
-
-  API_KEYS=first-key,second-key
-
-Give your client http://127.0.0.1:3000/v1 as its base URL, and any text as its
-API key. .env.example explains every setting: provider, port, who gets in, ...
-
-Changed settings apply at once. SIGTERM stops when running answers are done.
-Exit codes: 0 fine, 1 failed, 2 wrong usageError or configuration.
+Settings come from the environment, else from --env-file PATH, ./.env, .env
+beside the executable, or /etc/keywheel/.env. API_KEYS=key1,key2 is enough.
+Changed settings apply at once. Give your client http://127.0.0.1:3000/v1 as its
+base URL. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.
 `;
 
-const COMMANDS = ["serve", "check", "status", "keys"];
+const COMMANDS = ["serve", "init", "check", "status", "keys", "help", "version"];
 const KEY_ACTIONS = ["remove", "pause", "resume", "reset"] as const satisfies KeyAction[];
 const ACTIONS = ["list", "add", ...KEY_ACTIONS];
-const OPTIONS = ["--demo", "--env-file", "--json", "--help", "--version", "-h", "-V"];
+const OPTIONS = [
+  "--demo",
+  "--env-file",
+  "--json",
+  "--help",
+  "--model",
+  "--system",
+  "--version",
+  "--watch",
+  "--yes",
+  "-h",
+  "-V",
+];
 
 /** What the words after the program's name ask for. */
 export function parseCommand(words: readonly string[]): Command {
   // Help is given whatever else is wrong with the line.
-  if (words.some((word) => word === "--help" || word === "-h")) return { kind: "help" };
+  if (words[0] === "help" || words.some((word) => word === "--help" || word === "-h"))
+    return { kind: "help" };
   if (words.some((word) => word === "--version" || word === "-V")) return { kind: "version" };
   const line = splitLine(words);
   if (typeof line === "string") return usageError(line);
   const [name = "serve", ...rest] = line.words;
-  const command = line.isDemo ? demoCommand(line, line.words) : commandOf(name, rest, line);
+  const command = line.flags.has("--demo") ? demoCommand(line) : commandOf(name, rest, line);
   if (typeof command === "string") return usageError(command);
-  const takesJson = "json" in command;
-  if (line.json && !takesJson) return usageError("--json goes with check, status and keys list.");
-  return command;
+  const fault = misplacedFlag(command, line);
+  return fault === null ? command : usageError(fault);
 }
 
 /** The options, and the words that are none, in their order. */
 interface ParsedLine {
   words: string[];
   envFile: string | null;
-  isDemo: boolean;
-  json: boolean;
+  model: string | null;
+  flags: Set<string>;
 }
+
+/** Options that stand alone, and where each goes. */
+const FLAGS: Readonly<Record<string, string>> = {
+  "--demo": "",
+  "--json": "--json goes with check, status and keys list.",
+  "--watch": "--watch goes with status.",
+  "--system": "--system goes with init.",
+  "--yes": "--yes goes with init and keys remove.",
+};
+
+/** Options with a word of their own, and what it is called. */
+const VALUED = { "--env-file": "PATH", "--model": "MODEL" } as const;
 
 /** The parts of the line, or what is wrong with it. */
 function splitLine(words: readonly string[]): ParsedLine | string {
-  const line: ParsedLine = { words: [], envFile: null, isDemo: false, json: false };
+  const line: ParsedLine = { words: [], envFile: null, model: null, flags: new Set() };
   const rest = [...words];
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
-    const [option, value = null] = word.startsWith("--env-file=") ? splitOption(word) : [word];
-    if (option === "--env-file") {
-      const path: string | null = value ?? rest.shift() ?? null;
-      if (path === null || path === "" || path.startsWith("--")) return "--env-file needs a PATH after it.";
-      if (line.envFile !== null) return "--env-file is given twice. Give it once.";
-      line.envFile = path;
-    } else if (word === "--demo") {
-      line.isDemo = true;
-    } else if (word === "--json") {
-      line.json = true;
-    } else if (word.startsWith("-")) {
+    const option = valuedOption(word);
+    if (option !== null) {
+      const value = word.includes("=") ? word.slice(word.indexOf("=") + 1) : (rest.shift() ?? "");
+      if (value === "" || value.startsWith("--")) return `${option} needs a ${VALUED[option]} after it.`;
+      const field = option === "--env-file" ? "envFile" : "model";
+      if (line[field] !== null) return `${option} is given twice. Give it once.`;
+      line[field] = value;
+    } else if (Object.hasOwn(FLAGS, word)) {
+      line.flags.add(word);
+    } else if (word.startsWith("-") && word !== "-") {
       return unknownOption(word);
     } else {
       line.words.push(word);
@@ -120,30 +148,56 @@ function splitLine(words: readonly string[]): ParsedLine | string {
   return line;
 }
 
-function splitOption(word: string): [option: string, value: string] {
-  const equals = word.indexOf("=");
-  return [word.slice(0, equals), word.slice(equals + 1)];
+function valuedOption(word: string): keyof typeof VALUED | null {
+  const [name] = word.split("=", 1);
+  return name === "--env-file" || name === "--model" ? name : null;
 }
 
-function demoCommand({ envFile }: ParsedLine, words: readonly string[]): Command | string {
+/** Why an option does not go with the command; null: all do. */
+function misplacedFlag(command: Command, { flags, model }: ParsedLine): string | null {
+  const isInit = command.kind === "init";
+  const allowed: Record<string, boolean> = {
+    "--demo": command.kind === "demo",
+    "--json": "json" in command,
+    "--watch": "watch" in command,
+    "--system": isInit,
+    "--yes": isInit || (command.kind === "keys" && command.action === "remove"),
+  };
+  for (const flag of flags) if (allowed[flag] !== true) return FLAGS[flag] ?? "";
+  if (model !== null && command.kind !== "check") return "--model goes with check.";
+  if (flags.has("--json") && flags.has("--watch")) return "--json and --watch do not go together.";
+  return null;
+}
+
+function demoCommand({ envFile, words }: ParsedLine): Command | string {
   const [word] = words.filter((word) => word !== "serve");
   return word === undefined ? { kind: "demo", envFile } : unknownCommand(word);
 }
 
 /** The command, or what is wrong with it. */
-function commandOf(name: string, rest: readonly string[], { json, envFile }: ParsedLine): Command | string {
+function commandOf(name: string, rest: readonly string[], line: ParsedLine): Command | string {
+  const { envFile, flags, model } = line;
   const [first = null, second] = rest;
+  const json = flags.has("--json");
   switch (name) {
     case "serve":
       return first === null ? { kind: "serve", envFile } : unknownCommand(first);
+    case "version":
+      return first === null ? { kind: "version" } : oneTooMany(first);
+    case "init":
+      if (first !== null) return oneTooMany(first);
+      if (flags.has("--system") && envFile !== null) return "--system and --env-file do not go together.";
+      return { kind: "init", system: flags.has("--system"), yes: flags.has("--yes"), envFile };
     case "status":
-      return first === null ? { kind: "status", json, envFile } : oneTooMany(first);
+      return first === null
+        ? { kind: "status", json, watch: flags.has("--watch"), envFile }
+        : oneTooMany(first);
     case "check":
       if (second !== undefined) return oneTooMany(second);
       if (first !== null && !isProviderName(first)) return notAProvider(first);
-      return { kind: "check", provider: first, json, envFile };
+      return { kind: "check", provider: first, model, json, envFile };
     case "keys":
-      return keysCommand(first ?? "list", rest.slice(1), json, envFile);
+      return keysCommand(first ?? "list", rest.slice(1), line);
     default:
       return unknownCommand(name);
   }
@@ -152,63 +206,56 @@ function commandOf(name: string, rest: readonly string[], { json, envFile }: Par
 function keysCommand(
   word: string,
   rest: readonly string[],
-  json: boolean,
-  envFile: string | null,
+  { flags, envFile }: ParsedLine,
 ): Command | string {
   if (word === "list") {
     const [provider = null, tooMany] = rest;
     if (tooMany !== undefined) return oneTooMany(tooMany);
     if (provider !== null && !isProviderName(provider)) return notAProvider(provider);
-    return { kind: "keys", action: "list", provider, json, envFile };
+    return { kind: "keys", action: "list", provider, json: flags.has("--json"), envFile };
   }
   if (word === "add") return addCommand(rest, envFile);
   const action = KEY_ACTIONS.find((action) => action === word);
-  if (action !== undefined) return changeCommand(action, rest, envFile);
+  if (action !== undefined) return changeCommand(action, rest, flags.has("--yes"), envFile);
   const meant = nearest(word, vocabularyOf(ACTIONS), slips);
   return `keywheel keys has no ${shown(word)}: there are ${ACTIONS.slice(0, -1).join(", ")} and ${ACTIONS.at(-1)}.${didYouMean(meant)}`;
 }
 
-/** `add [PROVIDER] [KEY]`. A single word is the key if it can be no provider. */
+/** `add [PROVIDER] [KEY...]`. The first word is a key if it can be no provider. */
 function addCommand(rest: readonly string[], envFile: string | null): Command | string {
-  const [first, second, tooMany] = rest;
-  if (tooMany !== undefined) return oneTooMany(tooMany);
-  const [provider = null, key] =
-    second === undefined && first !== undefined && !isProviderName(first) ? [null, first] : [first, second];
-  if (provider !== null && !isProviderName(provider)) return notAProvider(provider);
+  const [first = null, ...others] = rest;
+  const isProvider = first !== null && isProviderName(first);
+  if (first !== null && !isProvider && first.length < SHORTEST_LONE_KEY && others.length > 0) {
+    return notAProvider(first);
+  }
   return {
     kind: "keys",
     action: "add",
-    provider,
-    key: key === undefined ? null : new Secret(key),
+    provider: isProvider ? first : null,
+    keys: (isProvider ? others : rest).map((word) => new Secret(word)),
     envFile,
   };
 }
 
-/** `pause [PROVIDER] [KEY]`, or a key as answers name it: `groq/1`. */
-function changeCommand(action: KeyAction, rest: readonly string[], envFile: string | null): Command | string {
-  const words = rest.flatMap((word) => (/^\w+\/\w+$/.test(word) ? word.split("/") : [word]));
-  const [first, second, tooMany] = words;
-  if (tooMany !== undefined) return oneTooMany(tooMany);
-  const [provider = null, key] =
-    second === undefined && first !== undefined && keyNameOf(first) !== null
-      ? [null, first]
-      : [first, second];
-  if (provider !== null && !isProviderName(provider)) return notAProvider(provider);
-  const name = key === undefined ? null : keyNameOf(key);
-  if (key !== undefined && name === null) {
-    return `${shown(key)} names no key. Use its number or its id, as keywheel keys list shows them.`;
-  }
-  // What is removed is gone: that has to be said of each key.
-  if (name === null && (action === "remove" || provider === null)) {
-    return `keywheel keys ${action} needs a KEY: its number or its id, as keywheel keys list shows them.`;
-  }
-  return { kind: "keys", action, provider, key: name, envFile };
+/** A shorter first word is rather a provider's name that was misspelt. */
+const SHORTEST_LONE_KEY = 16;
+
+/** `pause [PROVIDER] KEY...`: which word names what is known only where the keys are. */
+function changeCommand(
+  action: KeyAction,
+  names: readonly string[],
+  yes: boolean,
+  envFile: string | null,
+): Command | string {
+  const strange = names.find((name) => looksLikeKey(name) || !/^[\x21-\x7e]{1,200}$/.test(name));
+  if (strange !== undefined) return `${shown(strange)} names no key. ${HOW_TO_NAME}`;
+  if (names.length === 0) return `keywheel keys ${action} needs a KEY. ${HOW_TO_NAME}`;
+  return { kind: "keys", action, names, yes, envFile };
 }
 
-function keyNameOf(word: string): KeyName | null {
-  if (/^\d{1,4}$/.test(word)) return { kind: "index", index: Number(word) };
-  return /^[0-9a-f]{8}$/i.test(word) ? { kind: "id", id: word.toLowerCase() } : null;
-}
+/** How a key is named on the command line. */
+export const HOW_TO_NAME =
+  "Use its number, id, account or last four characters, as keywheel keys list shows them.";
 
 /** What can be the name of a provider: the lower-case form of a variable's prefix, and nothing that may be a key. */
 function isProviderName(word: string): boolean {
