@@ -9,9 +9,11 @@
  */
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import {
+  NO_SETTINGS,
   banner,
   demoBanner,
   givenEnvironment,
+  localAddresses,
   openOutputs,
   placesOf,
   renewProcess,
@@ -23,6 +25,7 @@ import type { Outputs } from "./lib/cli/startup.ts";
 import { certificateFiles, loadConfig, parseConfig } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
 import type { ConfiguredKey } from "./lib/config/keys.ts";
+import { NO_KEYS } from "./lib/config/provider-settings.ts";
 import type { ProviderConfig } from "./lib/config/provider-settings.ts";
 import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
@@ -1207,6 +1210,7 @@ export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION :
 const USER_AGENT = `keywheel/${VERSION}`;
 /** Time and chance as they are; a test brings its own. */
 const WORLD = { clock: systemClock, random: Math.random };
+const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
@@ -1223,9 +1227,10 @@ async function main(): Promise<number> {
     case "usage":
       console.error(command.message);
       return EXIT_USAGE;
+    case "init":
     case "status":
     case "keys":
-      return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment));
+      return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment, newToken));
     case "check":
     case "demo":
     case "serve": {
@@ -1233,7 +1238,7 @@ async function main(): Promise<number> {
       const refusal = renewProcess(started, certificates, { isServer: command.kind !== "check" });
       if (refusal !== null) return refusal;
       if (command.kind === "check")
-        return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment));
+        return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment, newToken));
       return command.kind === "demo" ? demo(environment) : serve(environment, command.envFile);
     }
   }
@@ -1244,7 +1249,10 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const places = placesOf(environment, envFile);
   const loaded = await loadConfig(places);
   for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
-  if (!loaded.ok) return refuseSettings(loaded.problems);
+  if (!loaded.ok) {
+    const isUnconfigured = loaded.envFile === null && loaded.problems.join() === NO_KEYS;
+    return refuseSettings(isUnconfigured ? [NO_SETTINGS.trimEnd()] : loaded.problems);
+  }
   const { config } = loaded;
   const outputs = await openOutputs(config, WORLD);
   const proxy = startOrExplain(config, outputs);
@@ -1252,13 +1260,13 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const { engine, url } = proxy;
   const { clock, log } = engine;
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
-  const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
   const adminOptions = { engine, reloader, places, usage: outputs.usage, version: VERSION, url, newToken };
   let opening: Promise<AdminApi> | null = null;
   engine.openAdmin = () =>
     (opening ??= import("./lib/admin/api.ts").then(({ openAdmin }) => openAdmin(adminOptions)));
   const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
-  console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile }));
+  const addresses = await localAddresses();
+  console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile, addresses }));
   return signalled;
 }
 

@@ -7,7 +7,7 @@
  */
 import { codeOf } from "../core/json.ts";
 import { type Assignment, LINE_END, parseEnvFile, type Quote, statementsOf } from "../config/env-file.ts";
-import { readPoolKeys } from "../config/keys.ts";
+import { type ConfiguredKey, readPoolKeys } from "../config/keys.ts";
 
 /** The new text, or why there is none: a sentence with what to do. */
 export type Edited = { ok: true; text: string } | { ok: false; reason: string };
@@ -219,6 +219,20 @@ export function reorderList(list: string, ids: readonly string[]): Edited {
   return { ok: true, text };
 }
 
+/** Keys as they stand in a setting. */
+export function keyListText(keys: readonly ConfiguredKey[]): string {
+  return keys.map(writtenForm).join(",");
+}
+
+/** A key as it stands in a setting. */
+export function writtenForm({ secret, account, dailyLimit }: ConfiguredKey): string {
+  const [before, behind] = [
+    account === null ? "" : `${account}@`,
+    dailyLimit === null ? "" : `:${dailyLimit}`,
+  ];
+  return before + secret.reveal() + behind;
+}
+
 function notThere(id: string): string {
   return `There is no key ${id} in this list. Keys of an API_KEYS_FILE, or of the environment, are changed there.`;
 }
@@ -252,6 +266,18 @@ export async function readWhole(path: string): Promise<Edited> {
   }
 }
 
+/** The text of a file, to the byte; null: there is none. */
+export async function readIfThere(
+  path: string,
+): Promise<{ ok: true; text: string | null } | { ok: false; reason: string }> {
+  const { stat } = await files();
+  const problem = await stat(path).then(
+    () => "",
+    (error: unknown) => failureCode(error),
+  );
+  return problem === "ENOENT" || problem === "ENOTDIR" ? { ok: true, text: null } : readWhole(path);
+}
+
 /** Whether a file was written; `reason` is a sentence with what to do. */
 export type Written = { ok: true } | { ok: false; reason: string };
 
@@ -260,8 +286,17 @@ export type Written = { ok: true } | { ok: false; reason: string };
  * replaced. `expected`: what the file held when it was read, null where there was none; what somebody else has
  * written since is not overwritten. Mode and owner stay; a new file is for its owner only, because it holds keys.
  */
-export async function writeAtomically(path: string, text: string, expected: string | null): Promise<Written> {
+export async function writeAtomically(
+  path: string,
+  text: string,
+  expected: string | null,
+  { makesDirectory = false } = {},
+): Promise<Written> {
   try {
+    if (makesDirectory) {
+      const { mkdir } = await files();
+      await mkdir(path.replace(/[^/]*$/, ""), { recursive: true, mode: 0o750 });
+    }
     const target = await resolveLinks(path);
     return (await replaceFile(target, text, expected)) ? { ok: true } : notEdited(`${path} ${CHANGED}`);
   } catch (error) {
@@ -287,6 +322,27 @@ async function replaceFile(target: string, text: string, expected: string | null
   }
   await syncDirectory(target);
   return true;
+}
+
+/** Gives a file, and the directory it is in, to a user of this machine. Answers with what went wrong, or null. */
+export async function giveTo(user: string, path: string): Promise<string | null> {
+  const { chown, readFile } = await files();
+  const directory = path.replace(/\/[^/]*$/, "");
+  const accounts = await readFile("/etc/passwd", "utf8").catch(() => "");
+  const [, , uid, gid] =
+    accounts
+      .split("\n")
+      .find((line) => line.startsWith(`${user}:`))
+      ?.split(":") ?? [];
+  if (uid === undefined || gid === undefined) {
+    return `${path} was written, but there is no user ${user} to own it. Install the service first, or: chown -R ${user}: ${directory}.`;
+  }
+  try {
+    for (const each of [path, directory]) await chown(each, Number(uid), Number(gid));
+    return null;
+  } catch (error) {
+    return `${path} was written, but could not be given to the user ${user} (${failureCode(error)}).`;
+  }
 }
 
 /** The file itself, behind all links. */

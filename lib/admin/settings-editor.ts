@@ -14,6 +14,7 @@ import { PROVIDER_SETTINGS, SETTINGS, providerPrefix, whyNotPrefix } from "../co
 import { shown } from "../config/key-shapes.ts";
 import {
   addToList,
+  keyListText,
   readWhole,
   removeFromList,
   reorderList,
@@ -22,6 +23,7 @@ import {
   withKeysInOrder,
   withoutKeys,
   writeAtomically,
+  writtenForm,
 } from "./env-edit.ts";
 import type { Edited } from "./env-edit.ts";
 import type { Editable, ChangeOutcome, ChangeRefused, SettingChanges, SettingView, Why } from "./views.ts";
@@ -93,7 +95,7 @@ export function planAddProvider(sources: Sources, { name, baseUrl, dialect, keys
   const ids = keys.map(({ secret }) => secret.id);
   const prefix = prefixOf(name);
   const variables: [name: string, value: string | null][] = [
-    [`${prefix}API_KEYS`, keys.map(writtenForm).join(",")],
+    [`${prefix}API_KEYS`, keyListText(keys)],
     [`${prefix}BASE_URL`, baseUrl],
     [`${prefix}PROVIDER`, dialect],
   ];
@@ -316,15 +318,6 @@ function idsOf(items: readonly string[]): string[] {
 /** Null: it is no key. */
 function idOfWritten(written: string): string | null {
   return readPoolKeys(splitKeys("", written)).keys[0]?.secret.id ?? null;
-}
-
-/** As it stands in a setting. */
-function writtenForm({ secret, account, dailyLimit }: ConfiguredKey): string {
-  const [before, behind] = [
-    account === null ? "" : `${account}@`,
-    dailyLimit === null ? "" : `:${dailyLimit}`,
-  ];
-  return before + secret.reveal() + behind;
 }
 
 // Where settings are written

@@ -113,7 +113,7 @@ export function shownOverview(overview: AdminOverview, now: number): object {
     now: instantText(now),
     uptime_sec: Math.floor(overview.uptimeMs / 1000),
     status: poolStatus(overview.providers[0].keys),
-    headline: shownHeadline(headlineOf(overview)),
+    headline: shownHeadline(headlineOf({ ...overview, provider: overview.providers[0] })),
     hidden_429: overview.hidden429,
     draining: overview.isDraining,
     in_flight: overview.inFlight,
@@ -307,7 +307,17 @@ export interface Headline {
   waitMs: number;
 }
 
-export function headlineOf({ providers: [provider], isDraining, maxWaitMs }: AdminOverview): Headline {
+/** What the headline is made of. */
+export interface HeadlineFacts extends Pick<AdminOverview, "isDraining" | "maxWaitMs"> {
+  /** The default provider. */
+  provider: QueueFacts & Pick<ProviderView, "pauseReason" | "pauseSaid">;
+}
+
+interface QueueFacts extends Pick<ProviderReport, "pausedMs" | "waiting"> {
+  keys: readonly (Pick<KeyReport, "state" | "coolingMs" | "rpmLimit"> & { readonly reason: string | null })[];
+}
+
+export function headlineOf({ provider, isDraining, maxWaitMs }: HeadlineFacts): Headline {
   const { keys, waiting, pausedMs, pauseSaid } = provider;
   if (isDraining) {
     const text = "New requests are refused: the proxy is shutting down, and lets those under way finish.";
@@ -347,7 +357,7 @@ export function headlineOf({ providers: [provider], isDraining, maxWaitMs }: Adm
 }
 
 /** Why no key is ready, by the one that is back first. */
-function coolingCause(usable: readonly KeyReport[]): string {
+function coolingCause(usable: QueueFacts["keys"]): string {
   const [first] = usable.toSorted((a, b) => a.coolingMs - b.coolingMs);
   switch (first?.reason) {
     case "pacing":
@@ -369,7 +379,7 @@ function shownHeadline({ outcome, why, text, waitMs }: Headline): object {
 }
 
 /** When the first key may be used; Infinity: none comes back by itself. */
-function nextKeyMs({ keys, pausedMs }: ProviderReport): number {
+function nextKeyMs({ keys, pausedMs }: QueueFacts): number {
   const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
   return Math.max(pausedMs, Math.min(...usable.map(({ coolingMs }) => coolingMs)));
 }
@@ -378,7 +388,7 @@ function nextKeyMs({ keys, pausedMs }: ProviderReport): number {
  * How long a request that comes now waits behind those that wait already: from when on each key may be used, and how
  * often in a minute as far as that is known. Without any limit a key serves all who wait at once.
  */
-export function queueMs({ keys, pausedMs, waiting }: ProviderReport): number {
+export function queueMs({ keys, pausedMs, waiting }: QueueFacts): number {
   const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
   if (usable.length === 0) return Infinity;
   const servedWithin = (ms: number) =>

@@ -5,8 +5,9 @@
  * ADMIN_PASSWORD. The password is sent only to what has answered as a keywheel, and to nobody else.
  */
 import type { Clock } from "../core/clock.ts";
-import type { Listen } from "../config/config.ts";
+import type { Config, Listen, Places } from "../config/config.ts";
 import type { Secret } from "../core/secret.ts";
+import { oneLine, say, type Terminal } from "./terminal.ts";
 import { field, fieldText, isObject, type JsonObject, parseJson } from "../core/json.ts";
 
 /** A provider as the running proxy shows it. */
@@ -17,6 +18,9 @@ export interface ShownProvider {
   /** `up`, `paused`, `disabled`. */
   state: string;
   pausedSec: number;
+  /** `upstream_faults`, `common_cause`; null: it is not paused, or it is not told. */
+  pauseReason: string | null;
+  pauseSaid: string;
   waiting: number;
   keys: ShownKey[];
 }
@@ -26,6 +30,8 @@ export interface ShownKey {
   index: number;
   id: string;
   account: string | null;
+  /** null: not told, or too short to show any of it. */
+  lastFour: string | null;
   /** `ready`, `cooling`, `disabled`, `paused`. */
   state: string;
   reason: string | null;
@@ -62,8 +68,8 @@ export type FoundProxy =
   /** Something answers, and it is no keywheel. */
   | { kind: "stranger" };
 
-/** What came of a change. `message` is a sentence for people. */
-export type Change = { isDone: boolean; message: string };
+/** What came of a change. `message` is a sentence for people; `json` is the answer as it came. */
+export type Change = { isDone: boolean; message: string; json?: unknown };
 
 export type Fetch = (url: string, init?: BunFetchRequestInit) => Promise<Response>;
 
@@ -77,7 +83,7 @@ export interface AdminClientOptions {
 
 /** A busy proxy still answers at once; a change may ask upstream first. */
 const LOOK_TIMEOUT_MS = 5000;
-const CHANGE_TIMEOUT_MS = 60_000;
+const CHANGE_TIMEOUT_MS = 300_000;
 
 export class AdminClient {
   /** Where the proxy should be: `http://127.0.0.1:3000`, or `unix:/path`. */
@@ -123,7 +129,7 @@ export class AdminClient {
       const message = `${this.address} did not answer within ${CHANGE_TIMEOUT_MS / 1000} s. Whether it was done, keywheel keys list tells.`;
       return { isDone: false, message };
     }
-    return { isDone: answer.status < 300, message: messageOf(answer) };
+    return { isDone: answer.status < 300, message: messageOf(answer), json: answer.json };
   }
 
   /** One request; null where nobody answers in time. */
@@ -202,6 +208,8 @@ function readShownProvider(json: JsonObject): ShownProvider {
     baseUrl: fieldText(json, "base_url"),
     state: fieldText(json, "state"),
     pausedSec: numberOf(json, "paused_sec"),
+    pauseReason: fieldText(json, "pause_reason") || null,
+    pauseSaid: fieldText(json, "pause_said"),
     waiting: numberOf(json, "waiting"),
     keys: Array.isArray(keys) ? keys.filter(isObject).map(readKey) : [],
   };
@@ -214,6 +222,7 @@ function readKey(json: JsonObject): ShownKey {
     index: numberOf(json, "index"),
     id: fieldText(json, "id"),
     account: fieldText(json, "account") || null,
+    lastFour: fieldText(json, "last_four") || null,
     state: fieldText(json, "state"),
     reason: fieldText(json, "reason") || null,
     cooldownSec: numberOf(json, "cooldown_sec"),
@@ -233,4 +242,44 @@ function readKey(json: JsonObject): ShownKey {
 function numberOf(json: JsonObject, name: string): number {
   const value = field(json, name);
   return typeof value === "number" && Number.isFinite(value) ? value : 0;
+}
+
+// ── What a command goes by ────────────────────────────────────────────────────────────────────────────────────────
+
+/** What a command needs from outside. */
+export interface CommandContext {
+  readonly terminal: Terminal;
+  readonly clock: Clock;
+  /** Must obey no proxy of the environment: it carries keys, and the operator's password. */
+  readonly fetch: Fetch;
+  /** Text from 32 random bytes: for a client key or a password that is made up. */
+  newToken(): string;
+  /** Where the configuration is looked for; `envFile`: the PATH of `--env-file`. */
+  placesOf(envFile: string | null): Places;
+  /** Ends `status --watch`; without it only the process's end does. */
+  readonly signal?: AbortSignal;
+}
+
+export function clientOf({ listen, adminPassword }: Config, { fetch, clock }: CommandContext): AdminClient {
+  return new AdminClient({ listen, password: adminPassword, fetch, clock });
+}
+
+/** What the running proxy shows; null, and the reason is said, where there is none. */
+export async function overviewOrSay(client: AdminClient, terminal: Terminal): Promise<Overview | null> {
+  const found = await client.find();
+  switch (found.kind) {
+    case "not_running":
+      say(`No keywheel answers at ${client.address}. Start it, or correct HOST and PORT.`, terminal);
+      return null;
+    case "stranger":
+      say(`What answers at ${client.address} is no keywheel. Check HOST and PORT.`, terminal);
+      return null;
+    case "running": {
+      if (!client.hasPassword) return found.overview;
+      const overview = await client.overview();
+      if (!("isDone" in overview)) return overview;
+      say(`warning: ${oneLine(overview.message)}`, terminal);
+      return found.overview;
+    }
+  }
 }

@@ -55,11 +55,11 @@ export const USAGE = `keywheel: one address in front of your LLM provider, which
 and hides their rate limits.
 
   keywheel --demo      try it without a key, in front of a fake provider
-  keywheel init        ask for your keys and write the settings; --system: of the
-                       service, in /etc/keywheel/.env
+  keywheel init        ask for your keys and write the settings; --system: those
+                       of the service, in /etc/keywheel/.env
   keywheel [serve]     run the proxy
-  keywheel check       ask each provider whether each key works; --model M: where
-                       no free question tells, for one token of M
+  keywheel check       ask each provider whether each key works; --model M asks
+                       for one token of M where no free question tells
   keywheel status      what the running proxy is doing; --watch goes on
   keywheel keys list   also add, remove, pause, resume, reset [PROVIDER] KEY...
                        KEY: its number, id, account or last four characters;
@@ -247,7 +247,7 @@ function changeCommand(
   yes: boolean,
   envFile: string | null,
 ): Command | string {
-  const strange = names.find((name) => looksLikeKey(name) || !/^[\x21-\x7e]{1,200}$/.test(name));
+  const strange = names.find((name) => looksLikeKey(name) || !/^…?[\x21-\x7e]{1,200}$/.test(name));
   if (strange !== undefined) return `${shown(strange)} names no key. ${HOW_TO_NAME}`;
   if (names.length === 0) return `keywheel keys ${action} needs a KEY. ${HOW_TO_NAME}`;
   return { kind: "keys", action, names, yes, envFile };

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type OperatorCommand, parseCommand } from "./args.ts";
+import { type InitCommand, type OperatorCommand, parseCommand } from "./args.ts";
 import { runCommand } from "./commands.ts";
 import { FalseClock, stage } from "../testing/fixture.ts";
 import { Secret } from "../core/secret.ts";
@@ -39,16 +39,23 @@ async function freePort(): Promise<string> {
 interface Options {
   /** The environment; there is no file but those below. */
   settings?: Record<string, string>;
-  /** What is typed when a secret is asked for. */
+  /** What is typed, or comes through a pipe: its lines. */
   typed?: string | null;
   isTerminal?: boolean;
+  /** Somebody can be asked: what is typed comes from a terminal. */
+  canAsk?: boolean;
+  columns?: number;
+  hasColours?: boolean;
+  clock?: FalseClock;
+  signal?: AbortSignal;
   /** The working directory; a new one where none is given. */
   directory?: string;
 }
 
 /** Runs a command line, and keeps what it says. */
 async function run(line: string, options: Options) {
-  const { settings = {}, typed = null, isTerminal = false } = options;
+  const { settings = {}, typed = null, isTerminal = false, canAsk = false, hasColours = false } = options;
+  const lines = typed?.split("\n") ?? [];
   const directory = options.directory ?? join(ROOT, String(runs++));
   let out = "";
   let err = "";
@@ -59,13 +66,17 @@ async function run(line: string, options: Options) {
       writeError: (text) => void (err += text),
       isTerminal,
       showsProgress: isTerminal,
-      columns: Infinity,
-      readSecret(question) {
+      columns: options.columns ?? Infinity,
+      hasColours,
+      canAsk,
+      readLine(question) {
         asked.push(question);
-        return Promise.resolve(typed);
+        return Promise.resolve(lines.shift() ?? null);
       },
     },
-    clock: new FalseClock(NOON),
+    newToken: () => "made-up-token-Ab3dEf6hIjKlMnOpQrStU",
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    clock: options.clock ?? new FalseClock(NOON),
     fetch: new Bun.FetchSession({ proxy: false }).fetch,
     placesOf: (envFile) => ({
       environment: { HOST: "127.0.0.1", ...settings },
@@ -88,10 +99,17 @@ function directoryWith(envText: string): string {
 
 const envOf = (directory: string) => readFileSync(join(directory, ".env"), "utf8");
 
-function commandOf(line: string): OperatorCommand {
+function commandOf(line: string): OperatorCommand | InitCommand {
   const command = parseCommand(line.split(" "));
-  if (command.kind === "check" || command.kind === "status" || command.kind === "keys") return command;
-  throw new Error(`${line} is ${JSON.stringify(command)}`);
+  switch (command.kind) {
+    case "check":
+    case "status":
+    case "keys":
+    case "init":
+      return command;
+    default:
+      throw new Error(`${line} is ${JSON.stringify(command)}`);
+  }
 }
 
 /** An upstream that knows only the second key, and refuses the third for a while. */
@@ -206,7 +224,8 @@ describe("keywheel status", () => {
     const settings = { API_KEYS: "sk-any-0123", PORT: new URL(proxy.url).port };
     const { code, out } = await run("status", { settings });
     expect(code).toBe(0);
-    const [head, provider, , titles, first] = out.split("\n");
+    const [head, headline, provider, , titles, first] = out.split("\n");
+    expect(headline).toBe("The next request is sent at once: 3 of 3 keys are ready.");
     expect(head).toMatch(/^keywheel \S+ at http:\/\/127\.0\.0\.1:\d+: ok, up \d+m?s$/);
     expect(provider).toBe("  default (openai) http://127.0.0.1:9/v1: up");
     expect(titles).toBe("KEY  ID        STATE  TODAY  REQUESTS  REFUSED  ERRORS");
@@ -306,10 +325,10 @@ describe("keywheel keys", () => {
     expect(code).toBe(0);
     expect(out).toBe(
       [
-        "PROVIDER  KEY  ID        STATE                   TODAY  A DAY  REQUESTS  REFUSED  ERRORS  LAST USED",
-        `default     0  ${IDS[0]}  ready                      12     50        12        1       0  2m ago`,
-        `default     1  ${IDS[1]}  disabled (invalid_key)     12     50        12        1       0  2m ago`,
-        `groq        0  ${IDS[2]}  ready, but for 1 model     12     50        12        1       0  2m ago`,
+        "PROVIDER  KEY  ID        STATE                     TODAY  A DAY  REQUESTS  REFUSED  ERRORS  LAST USED",
+        `default     0  ${IDS[0]}  ready                        12     50        12        1       0  2m ago`,
+        `default     1  ${IDS[1]}  out of use (invalid_key)     12     50        12        1       0  2m ago`,
+        `groq        0  ${IDS[2]}  ready, but for 1 model       12     50        12        1       0  2m ago`,
         "upstream said of key default/1: Incorrect API key",
         "",
       ].join("\n"),
@@ -333,7 +352,7 @@ describe("keywheel keys", () => {
     ["keys resume groq 0", [`POST /admin/api/providers/groq/keys/${IDS[2]}/resume {}`]],
     ["keys reset groq/0", [`POST /admin/api/providers/groq/keys/${IDS[2]}/reset {}`]],
     [`keys reset ${IDS[2]}`, [`POST /admin/api/providers/groq/keys/${IDS[2]}/reset {}`]],
-    [`keys remove ${IDS[1]}`, [`DELETE /admin/api/providers/default/keys/${IDS[1]} {}`]],
+    [`keys remove ${IDS[1]} --yes`, [`DELETE /admin/api/providers/default/keys/${IDS[1]} {}`]],
     [
       "keys pause default",
       [0, 1].map((index) => `POST /admin/api/providers/default/keys/${IDS[index]}/pause {}`),
@@ -349,7 +368,7 @@ describe("keywheel keys", () => {
   test("shows the proxy's own words where it refuses", async () => {
     const error = { type: "conflict", message: "This is the only key of default." };
     const { settings } = adminProxy(() => Response.json({ type: "error", error }, { status: 409 }));
-    const { code, err } = await run("keys remove 0", { settings });
+    const { code, err } = await run("keys remove 0 --yes", { settings });
     expect([code, err]).toEqual([1, "This is the only key of default.\n"]);
   });
 
@@ -376,7 +395,7 @@ describe("keywheel keys", () => {
     const { code, err } = await run("keys pause 0", { settings });
     expect([code, err]).toEqual([
       1,
-      "keys pause is asked of the running proxy, as its operator. Set ADMIN_PASSWORD, and try again.\n",
+      "keys pause is asked of the running proxy, as its operator. Set ADMIN_PASSWORD in its settings, and try again.\n",
     ]);
     const { err: withPassword } = await run("keys pause 0", {
       settings: { ...settings, ADMIN_PASSWORD: "operator-canary" },
@@ -386,7 +405,7 @@ describe("keywheel keys", () => {
 
   test("removes from the file where no proxy can be asked", async () => {
     const directory = directoryWith(`# ours\nAPI_KEYS=${KEYS.join(",")}\nPORT=${await freePort()}\n`);
-    const { code, out } = await run("keys remove 1", { directory });
+    const { code, out } = await run("keys remove 1 --yes", { directory });
     expect(code).toBe(0);
     expect(out).toContain(`The key ${IDS[1]} was removed from API_KEYS`);
     expect(envOf(directory)).toStartWith(`# ours\nAPI_KEYS=${KEYS[0]},${KEYS[2]}\n`);
@@ -395,7 +414,7 @@ describe("keywheel keys", () => {
   test("leaves the only key where it is", async () => {
     const envText = `API_KEYS=${KEYS[0]}\nPORT=${await freePort()}\n`;
     const directory = directoryWith(envText);
-    const { code, err } = await run("keys remove 0", { directory });
+    const { code, err } = await run("keys remove 0 --yes", { directory });
     expect(code).toBe(1);
     expect(err).toContain("the only one");
     expect(envOf(directory)).toBe(envText);
@@ -406,7 +425,7 @@ describe("keywheel keys add", () => {
   test("asks for the key without showing it, and writes it to the file where no proxy can be asked", async () => {
     const directory = directoryWith(`API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`);
     const { code, out, asked } = await run("keys add", { directory, typed: `ann@${KEYS[0]}:50` });
-    expect(asked).toEqual(["Key for the default provider (it is not shown): "]);
+    expect(asked[0]).toStartWith("Keys for the default provider, one or more a line (they are not shown)");
     expect(code).toBe(0);
     expect(out).toContain(`The key ${IDS[0]} was added to API_KEYS`);
     expect(envOf(directory)).toStartWith(`API_KEYS=sk-any-0123,ann@${KEYS[0]}:50\n`);
@@ -440,25 +459,74 @@ describe("keywheel keys add", () => {
     const directory = directoryWith(`API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`);
     const { out } = await run("keys add", { directory, typed: KEYS.join(", ") });
     expect(envOf(directory)).toStartWith(`API_KEYS=sk-any-0123,${KEYS.join(",")}\n`);
-    expect(out.match(/was added/g)?.length).toBe(3);
+    expect(out.match(/: added$/gm)?.length).toBe(3);
+    expect(out).toEndWith("3 of 3 keys were added to default.\n");
   });
 
-  test("adds none of several when one of them is no key", async () => {
+  test("says of each what became of it, and adds those that are keys", async () => {
+    const directory = directoryWith(`API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`);
+    const typed = `# from the office\n${KEYS[0]}\n\nme@${KEYS[1]}:9, "quoted"\nsk-any-0123\n${KEYS[0]}`;
+    const { code, out, err } = await run("keys add", { directory, typed });
+    expect(code).toBe(1);
+    expect(out.split("\n")).toEqual([
+      `line 2: ${IDS[0]}: added`,
+      `key 1 in line 4: me@${IDS[1]}: added`,
+      "2 of 5 keys were added to default.",
+      "",
+    ]);
+    expect(err).toContain("key 2 in line 4: no key: It begins or ends with a quotation mark.");
+    expect(err).toContain("It is in use already.");
+    expect(err).toContain("line 6: no key: It is there twice");
+    expect(envOf(directory)).toStartWith(`API_KEYS=sk-any-0123,${KEYS[0]},me@${KEYS[1]}:9\n`);
+  });
+
+  test("fails where none is a key, and leaves the file as it is", async () => {
     const envText = `API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`;
     const directory = directoryWith(envText);
-    const { code, err } = await run("keys add", { directory, typed: `${KEYS[0]} "quoted"` });
+    const { code, err } = await run("keys add", { directory, typed: '"quoted"' });
     expect(code).toBe(2);
-    expect(err).toStartWith("The line: key 2 begins or ends with a quotation mark.");
+    expect(err).toStartWith("The key: It begins or ends with a quotation mark. Remove it:");
     expect(envOf(directory)).toBe(envText);
   });
 
-  test("gives it to the running proxy where that can be asked", async () => {
-    const { settings, asked } = adminProxy(() =>
-      Response.json({ message: "It was added." }, { status: 201 }),
-    );
-    const { code, out } = await run("keys add groq", { settings, typed: KEYS[0] ?? "" });
-    expect(asked).toEqual([`POST /admin/api/providers/groq/keys {"key":"${KEYS[0]}"}`]);
-    expect([code, out]).toEqual([0, "It was added.\n"]);
+  test("takes a hundred through a pipe", async () => {
+    const directory = directoryWith(`API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`);
+    const keys = Array.from({ length: 100 }, (_, index) => `sk-canary-${"y".repeat(30)}-${index}`);
+    const { code, out } = await run("keys add", { directory, typed: `${keys.join("\n")}\n` });
+    expect(code).toBe(0);
+    expect(out).toEndWith("100 of 100 keys were added to default.\n");
+    expect(out.split("\n")[0]).toMatch(/^line 1: [0-9a-f]{8} …yy-0: added$/);
+    expect(envOf(directory)).toContain(keys.join(","));
+  });
+
+  test("asks a person until an empty line", async () => {
+    const directory = directoryWith(`API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`);
+    const typed = `${KEYS[0]}\n${KEYS[1]}\n\nleft`;
+    const { asked } = await run("keys add", { directory, typed, canAsk: true });
+    expect(asked.slice(1)).toEqual(["1 line so far: ", "2 lines so far: "]);
+    expect(envOf(directory)).toStartWith(`API_KEYS=sk-any-0123,${KEYS[0]},${KEYS[1]}\n`);
+  });
+
+  test("gives them to the running proxy where that can be asked, and says what it says of each", async () => {
+    const added = { place: "line 1", id: IDS[0], account: null, last_four: null, outcome: "added" };
+    const dead = { place: "line 2", id: IDS[1], account: "me", last_four: "wxyz", outcome: "refused" };
+    const keys = [
+      { ...added, message: "It was added." },
+      { ...dead, message: "It is dead." },
+    ];
+    const { settings, asked } = adminProxy(() => Response.json({ message: "1 of 2", keys }, { status: 201 }));
+    const typed = `${KEYS[0]}\n${KEYS[1]}`;
+    const { code, out, err } = await run("keys add groq", { settings, typed });
+    expect(asked).toEqual([`POST /admin/api/providers/groq/keys ${JSON.stringify({ keys: typed })}`]);
+    expect([code, out]).toEqual([1, `line 1: ${IDS[0]}: added\n1 of 2 keys were added to groq.\n`]);
+    expect(err).toBe(`line 2: me@${IDS[1]} …wxyz: It is dead.\n`);
+  });
+
+  test("shows the proxy's own words where it takes none", async () => {
+    const error = { type: "not_found", message: "There is no provider groq." };
+    const { settings } = adminProxy(() => Response.json({ type: "error", error }, { status: 404 }));
+    const { code, err } = await run("keys add groq", { settings, typed: KEYS[0] ?? "" });
+    expect([code, err]).toEqual([1, "There is no provider groq.\n"]);
   });
 
   test("warns of a key that is typed for all to see", async () => {
@@ -472,7 +540,312 @@ describe("keywheel keys add", () => {
     const envText = `API_KEYS=sk-any-0123\nPORT=${await freePort()}\n`;
     const directory = directoryWith(envText);
     const { code, err } = await run("keys add", { directory, typed: null });
-    expect([code, err]).toEqual([2, "No key was given. Type or paste it, or pipe it in.\n"]);
+    expect([code, err]).toEqual([
+      2,
+      "No key was given. Type or paste it, or pipe it in: one or more a line.\n",
+    ]);
     expect(envOf(directory)).toBe(envText);
+  });
+});
+
+describe("a key on the command line", () => {
+  const settings = {
+    API_KEYS: "me@sk-canary-aaaa-0000-0001,sk-canary-bbbb-0000-0002,me2@sk-canary-cccc-0000-2222",
+    PROVIDER: "openai",
+    GROQ_API_KEYS: "me@gsk_canary_dddd_0000_9999",
+  };
+  const idOf = (key: string) => new Secret(key).id;
+  const rows: [names: string, code: number, says: string][] = [
+    ["1", 0, `key 1, ${idOf("sk-canary-bbbb-0000-0002")} …0002 of default`],
+    ["…2222", 0, `me2@${idOf("sk-canary-cccc-0000-2222")} …2222 of default`],
+    ["2222", 0, `me2@${idOf("sk-canary-cccc-0000-2222")} …2222 of default`],
+    ["me2", 0, "me2@"],
+    [idOf("gsk_canary_dddd_0000_9999"), 0, "of groq"],
+    ["groq/0", 0, "of groq"],
+    ["groq/9999", 0, "of groq"],
+    ["groq me", 0, "of groq"],
+    ["default 0 2", 0, "key 2, me2@"],
+    ["9999 0", 0, "of groq"],
+    ["me", 1, "me names 2 keys: key 0, me@"],
+    ["nobody", 1, "There is no key nobody. Nor is there such a provider: there is default, groq."],
+    ["12", 1, "There is no key 12."],
+    ["groq 1", 1, "There is no key 1."],
+    ["groq", 1, "Say which key of groq to remove."],
+  ];
+  test.each(rows)("may be named so: %s", async (names, code, says) => {
+    const { err } = await run(`keys remove ${names}`, { settings: { ...settings, PORT: await freePort() } });
+    expect(err).toContain(says);
+    expect(err.includes("Add --yes to remove")).toBe(code === 0);
+  });
+
+  test("is shown, and asked about, before it is removed", async () => {
+    const directory = directoryWith(`API_KEYS=${KEYS.join(",")}\nPORT=${await freePort()}\n`);
+    const answered = (typed: string | null) => run("keys remove 1", { directory, typed, canAsk: true });
+    for (const typed of ["n", "", null, "perhaps"]) {
+      const { code, err, asked } = await answered(typed);
+      expect([code, asked]).toEqual([1, ["Remove this key? [y/N] "]]);
+      expect(err).toContain(`key 1, ${IDS[1]} of default`);
+      expect(envOf(directory)).toContain(KEYS[1] ?? "");
+    }
+    expect((await answered("y")).code).toBe(0);
+    expect(envOf(directory)).not.toContain(KEYS[1] ?? "");
+  });
+});
+
+describe("what keywheel status says", () => {
+  const settingsOf = (url: string) => ({ API_KEYS: KEYS.join(","), PORT: new URL(url).port });
+  const proxyOf = (keys: object[], changes: object = {}) =>
+    serve((_, path) => {
+      const provider = {
+        name: "default",
+        dialect: "openai",
+        base_url: "https://api.openai.com/v1",
+        state: "up",
+        paused_sec: 0,
+        waiting: 0,
+        keys,
+        ...changes,
+      };
+      const health = { status: "degraded", version: "1.2.3", uptime_sec: 5, providers: [provider] };
+      return path === "/health" ? Response.json(health) : new Response(null, { status: 404 });
+    });
+  const key = (changes: object) => ({
+    index: 0,
+    id: IDS[0],
+    account: null,
+    state: "ready",
+    reason: null,
+    cooldown_sec: 0,
+    models: {},
+    requests: 0,
+    rate_limited: 0,
+    errors: 0,
+    today: 0,
+    daily_limit: null,
+    rpm_limit: null,
+    last_used: null,
+    ...changes,
+  });
+  const cooling = (reason: string, cooldown_sec: number, rpm_limit: number | null = null) =>
+    key({ state: "cooling", reason, cooldown_sec, rpm_limit });
+
+  const FULL = "every key has used up its requests of this minute";
+  const rows: [says: string, keys: object[], provider: object, line: string, state: string][] = [
+    [
+      "a full key",
+      [cooling("pacing", 3, 20)],
+      {},
+      `The next request waits about 3s: ${FULL}.`,
+      "full, back in 3s",
+    ],
+    [
+      "an honest queue",
+      [cooling("pacing", 3, 20)],
+      { waiting: 5 },
+      `The next request waits about 18s: ${FULL}. 5 requests wait already.`,
+      "full, back in 3s",
+    ],
+    [
+      "a key without money",
+      [cooling("billing", 18_000)],
+      {},
+      "The next request is refused: no key has money left",
+      "out of money, asked again in 5h00m",
+    ],
+    [
+      "a dead key",
+      [key({ state: "disabled", reason: "invalid_key" })],
+      {},
+      "Requests are refused: no key is in use (invalid_key).",
+      "out of use (invalid_key)",
+    ],
+    [
+      "a provider that is down",
+      [key({})],
+      { state: "paused", paused_sec: 4 },
+      "The provider is left alone for 4s: its last answers were failures.",
+      "ready",
+    ],
+    [
+      "a refusal",
+      [cooling("rate_limit", 42)],
+      {},
+      "every key rests after a refusal",
+      "cooling 42s (rate_limit)",
+    ],
+  ];
+  test.each(rows)("is the truth about %s", async (_, keys, provider, line, state) => {
+    const { out } = await run("status", { settings: settingsOf(proxyOf(keys, provider)) });
+    expect(out).toContain(line);
+    expect(out).toContain(state);
+  });
+
+  test("fits 80 columns, whatever there is to tell", async () => {
+    const account = "a-very-long-account-name@a-company-with-a-long-name.example";
+    const counts = { requests: 123_456, today: 99_999, daily_limit: 100_000, rpm_limit: 40 };
+    const busy = { ...counts, state: "cooling", reason: "rate_limit", cooldown_sec: 4242 };
+    const keys = [0, 1, 2].map((index) =>
+      key({ index, account, ...busy, last_used: "2026-11-20T11:58:00Z" }),
+    );
+    const base_url = "https://gateway.a-company-with-a-long-name.example/very/long/path/to/the/api/v1";
+    const url = proxyOf(keys, { base_url, waiting: 12 });
+    const settings = settingsOf(url);
+    const target = { TARGET_BASE_URL: `http://127.0.0.1:${await freePort()}`, PROVIDER: "openai" };
+    const said = [
+      await run("status", { settings, columns: 80 }),
+      await run("keys list", { settings, columns: 80 }),
+      await run("check", { settings: { ...settings, ...target }, columns: 80 }),
+    ];
+    for (const { out, err } of said) {
+      for (const line of `${out}${err}`.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
+    }
+    expect(said[2]?.out).toContain("(ECONNREFUSED)"); // nothing is cut
+  });
+
+  test("is coloured only where colours are wanted", async () => {
+    const settings = settingsOf(proxyOf([key({})]));
+    expect((await run("status", { settings, hasColours: true })).out).toContain("\u001b[32mready");
+    expect((await run("status", { settings })).out).not.toContain("\u001b");
+  });
+
+  test("names what needs the password", async () => {
+    const settings = settingsOf(proxyOf([key({})]));
+    expect((await run("status", { settings })).err).toContain("With ADMIN_PASSWORD set");
+  });
+
+  test("is said again every two seconds while it is watched", async () => {
+    const clock = new FalseClock(NOON);
+    const aborter = new AbortController();
+    const settings = settingsOf(proxyOf([key({})]));
+    const watching = run("status --watch", { settings, clock, signal: aborter.signal });
+    for (let round = 0; round < 4; round++) {
+      await Bun.sleep(30);
+      await clock.advance(2000);
+    }
+    aborter.abort();
+    const { code, out } = await watching;
+    expect(code).toBe(0);
+    expect(out.match(/^keywheel 1\.2\.3/gm)?.length).toBeGreaterThanOrEqual(3);
+  });
+});
+
+describe("keywheel check --model", () => {
+  test("asks for one token where no free question tells", async () => {
+    const bodies: unknown[] = [];
+    const base = serve(async (request, path) => {
+      if (path !== "/v1/chat/completions") return new Response("{}", { status: 404 });
+      bodies.push(await request.json());
+      return request.headers.get("authorization") === `Bearer ${KEYS[0]}`
+        ? Response.json({ choices: [{ message: { content: "H" }, finish_reason: "length" }] })
+        : Response.json({ error: { message: "Unauthorized", code: "invalid_api_key" } }, { status: 401 });
+    });
+    const settings = {
+      API_KEYS: KEYS.slice(0, 2).join(","),
+      TARGET_BASE_URL: `${base}/v1`,
+      PROVIDER: "nvidia",
+    };
+    const { code, out } = await run("check --model llama --json", { settings });
+    expect(code).toBe(1);
+    expect(JSON.parse(out).keys).toMatchObject([{ result: "works" }, { result: "dead" }]);
+    const messages = [{ role: "user", content: "Hi" }];
+    expect(bodies[0]).toEqual({ model: "llama", max_tokens: 1, messages });
+    expect((await run("check", { settings })).err).toContain("--model MODEL asks that model for one token");
+  });
+});
+
+describe("keywheel init", () => {
+  const folder = () => {
+    const directory = join(ROOT, String(runs++));
+    mkdirSync(directory);
+    return directory;
+  };
+  const MADE_UP = "ADMIN_PASSWORD=made-up-token-Ab3dEf";
+
+  test("asks for everything, writes it for its owner only, and says how to start", async () => {
+    const directory = folder();
+    const keys = `${KEYS[0]}\ngsk_canary_0123456789abcdef, me@gsk_canary_fedcba9876543210:50\n`;
+    const typed = `${keys}\nopenai\n3210\n2\na good password\n`;
+    const { code, out, err, asked } = await run("init", { directory, typed, canAsk: true });
+    expect(code).toBe(0);
+    expect(asked.length).toBe(7);
+    expect(err).toContain("2 keys of groq, by how they begin");
+    expect(envOf(directory).split("\n").slice(1)).toEqual([
+      `API_KEYS=${KEYS[0]}`,
+      "PROVIDER=openai",
+      "GROQ_API_KEYS=gsk_canary_0123456789abcdef,me@gsk_canary_fedcba9876543210:50",
+      "PORT=3210",
+      "PROXY_API_KEY=kw-made-up-token-Ab3dEf6hIjKlMnOpQrStU",
+      "ADMIN_PASSWORD=a good password",
+      "",
+    ]);
+    expect(statSync(join(directory, ".env")).mode & 0o777).toBe(0o600);
+    expect(out).toContain("http://127.0.0.1:3210/v1");
+    expect(out).toContain("kw-made-up-token");
+    expect(out).toContain("/admin");
+    expect(out).not.toContain("a good password");
+  });
+
+  const pipes: [says: string, typed: string, lines: string[]][] = [
+    ["one key", "nvapi-canary-0123", ["API_KEYS=nvapi-canary-0123", "PORT=3000", MADE_UP]],
+    [
+      "several keys",
+      "gsk_canary_1\ngsk_canary_2\n",
+      ["API_KEYS=gsk_canary_1,gsk_canary_2", "PORT=3000", MADE_UP],
+    ],
+    ["no dashboard", "gsk_canary_1\n\n\n\n-", ["API_KEYS=gsk_canary_1", "PORT=3000"]],
+    ["everybody", "gsk_canary_1\n\n8080\n3\n-", ["API_KEYS=gsk_canary_1", "PORT=8080", "PROXY_API_KEY=off"]],
+    [
+      "a base URL",
+      "abc-canary\n\nhttps://llm.example/v1\n\n\n-",
+      ["API_KEYS=abc-canary", "TARGET_BASE_URL=https://llm.example/v1", "PORT=3000"],
+    ],
+    [
+      "keys of nobody's shape",
+      "abc-canary\n\n\n\n\n-",
+      ["API_KEYS=abc-canary", "PROVIDER=nvidia", "PORT=3000"],
+    ],
+  ];
+  test.each(pipes)("works through a pipe: %s", async (_, typed, lines) => {
+    const directory = folder();
+    expect((await run("init", { directory, typed })).code).toBe(0);
+    expect(envOf(directory).split("\n").slice(1)).toEqual([...lines, ""]);
+  });
+
+  const wrong: [says: string, typed: string | null, message: string][] = [
+    ["nothing", null, "No key was given"],
+    ["only what is no key", "NAME=value", "No key was given"],
+    ["a port that is none", "gsk_canary_1\n\nport", "A port is a number"],
+    ["a short password", "gsk_canary_1\n\n\n\nabc", "shorter than 8"],
+    ["an answer that is none", "gsk_canary_1\n\n\n7", "Answer 1, 2 or 3."],
+    ["a provider that is none", "abc\n\nnobody-knows", "neither a base URL"],
+  ];
+  test.each(wrong)("writes nothing for %s", async (_, typed, message) => {
+    const directory = folder();
+    const { code, err } = await run("init", { directory, typed });
+    expect([code, err.includes(message)]).toEqual([2, true]);
+    expect(existsSync(join(directory, ".env"))).toBe(false);
+  });
+
+  test("overwrites nothing without asking, and keeps what it replaces", async () => {
+    const directory = directoryWith("API_KEYS=old-canary\n");
+    const through = (line: string, typed: string, canAsk: boolean) => run(line, { directory, typed, canAsk });
+    expect((await through("init", "gsk_canary_1", false)).err).toContain("Add --yes");
+    expect((await through("init", "n\ngsk_canary_1", true)).code).toBe(1);
+    expect(envOf(directory)).toBe("API_KEYS=old-canary\n");
+    expect((await through("init --yes", "gsk_canary_1", false)).code).toBe(0);
+    expect(envOf(directory)).toContain("gsk_canary_1");
+    const old = () => readFileSync(join(directory, ".env.old"), "utf8");
+    expect(old()).toBe("API_KEYS=old-canary\n");
+    expect((await through("init", "y\ngsk_canary_2\n\n\n\n-", true)).code).toBe(0);
+    expect(old()).toContain("gsk_canary_1");
+  });
+
+  test("asks again where an answer is not understood", async () => {
+    const directory = folder();
+    const typed = "gsk_canary_1\n\nx\n99999\n81\n1\n-";
+    const { code, err } = await run("init", { directory, typed, canAsk: true });
+    expect(code).toBe(0);
+    expect(err.match(/A port is a number/g)?.length).toBe(2);
+    expect(envOf(directory)).toContain("PORT=81\n");
   });
 });

@@ -23,17 +23,90 @@ export interface Running {
 /** The first lines of a run. `envFile`: the file the settings came from, null where there was none. */
 export function banner(
   config: Config,
-  { version, url, envFile }: Running & { envFile: string | null },
+  { version, url, envFile, addresses }: Running & { envFile: string | null; addresses: readonly string[] },
 ): string {
+  const reached = reachableUrls(config, url, addresses);
   return [
     `keywheel ${version}`,
     ...config.providers.map((provider, index) => providerLine(provider, index === 0)),
     ...chainLines(config),
     `  settings   ${envFile ?? "from the environment"}`,
     `  open to    ${whoMayConnect(config)}`,
+    `  dashboard  ${config.adminPassword === null ? "off (set ADMIN_PASSWORD)" : dashboardUrl(reached)}`,
     `  give this base URL to your agent:  ${baseUrl(url)}${agentKey(config)}`,
+    ...reached.slice(1).map((other) => `  from another machine:              ${baseUrl(other)}`),
   ].join("\n");
 }
+
+/** Where it is reached: here, and from other machines where they may connect. `addresses`: of this machine. */
+function reachableUrls({ access, listen }: Config, url: string, addresses: readonly string[]): string[] {
+  const isForOthers =
+    listen.kind === "tcp" && access.mode !== "protected" && hostOf(listen.hostname) !== listen.hostname;
+  if (!isForOthers || listen.hostname.includes(":")) return [url];
+  const { port } = new URL(url);
+  return [url, ...addresses.map((address) => `http://${address}:${port}`)];
+}
+
+/** Whoever sits elsewhere needs the address that others use. */
+function dashboardUrl([here = "", other]: readonly string[]): string {
+  if (here.startsWith("unix:")) return `/admin at ${here}`;
+  return other === undefined ? `${here}/admin` : `${here}/admin or ${other}/admin`;
+}
+
+/** More are not shown: bridges of containers have addresses too. */
+const MOST_ADDRESSES = 2;
+
+/** The IPv4 addresses by which other machines reach this one, best first. */
+export async function localAddresses(): Promise<string[]> {
+  const read = (path: string) =>
+    Bun.file(path)
+      .text()
+      .catch(() => ""); // no Linux, or no /proc
+  return addressesIn(await read("/proc/net/fib_trie"), await read("/proc/net/route"));
+}
+
+/**
+ * This machine's addresses in what the kernel tells of its networks; those of the network that leads out come first.
+ * (`node:os` has this too, for 1 MB of memory.) Pure.
+ */
+export function addressesIn(fibTrie: string, routes: string): string[] {
+  const own = [...fibTrie.matchAll(/\|-- (\d+\.\d+\.\d+\.\d+)\n\s*\/32 host LOCAL/g)].map(
+    ([, address = ""]) => address,
+  );
+  const table = routes.split("\n").map((line) => line.split(/\s+/));
+  const [outward = ""] = table.find(([, destination]) => destination === "00000000") ?? [];
+  const isOutward = (address: string) =>
+    table.some(([name, destination = "", , , , , , mask = ""]) => {
+      const bits = Number.parseInt(mask, 16);
+      return (
+        name === outward &&
+        bits !== 0 &&
+        (littleEndian(address) & bits) >>> 0 === Number.parseInt(destination, 16)
+      );
+    });
+  const addresses = [...new Set(own)].filter((address) => !address.startsWith("127."));
+  return addresses.toSorted((a, b) => Number(isOutward(b)) - Number(isOutward(a))).slice(0, MOST_ADDRESSES);
+}
+
+/** An address as `/proc/net/route` has it. */
+function littleEndian(address: string): number {
+  return address.split(".").reduce((sum, part, at) => (sum | (Number(part) << (8 * at))) >>> 0, 0);
+}
+
+/** Nothing is configured: what to do, on one screen. */
+export const NO_SETTINGS = `There are no API keys yet, so there is nothing to serve. One of these:
+
+  keywheel init      asks for your keys and writes the settings
+                     (keywheel init --system: of the installed service)
+  keywheel --demo    shows what it does, without any key
+
+Or write them yourself, into .env here or into the environment:
+
+  API_KEYS=first-key,second-key
+
+Then start keywheel again, and give your tools http://127.0.0.1:3000/v1 as their
+base URL. keywheel help shows the rest.
+`;
 
 /** The first lines of `--demo`: what it is, and a command that works when pasted. */
 export function demoBanner(config: Config, { version, url }: Running): string {

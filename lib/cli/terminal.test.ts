@@ -26,6 +26,18 @@ describe("a line that is not shown", () => {
     expect(outcomes.at(-1)).toBe(outcome as "more");
     expect(line.text).toBe(text);
   });
+
+  test("keeps what was pasted behind it for the next lines", () => {
+    const lines = ["sk-1\r\nsk-2\nsk-3\r"];
+    const typed: string[] = [];
+    for (let rest = lines.join(""); rest !== "";) {
+      const line = new SecretLine();
+      expect(line.type(rest)).toBe("entered");
+      typed.push(line.text);
+      rest = line.rest;
+    }
+    expect(typed).toEqual(["sk-1", "sk-2", "sk-3"]);
+  });
 });
 
 interface Fruit {
@@ -55,12 +67,39 @@ describe("a table", () => {
   });
 
   test("leaves out what it can do without where the terminal is narrow", () => {
-    expect(table(COLUMNS, ROWS, 19)).toBe("NAME   COUNT\napple      5\npear      12");
-    expect(table(COLUMNS, ROWS, 10)).toBe("NAME\napple\npear");
+    expect(table(COLUMNS, ROWS, { width: 19 })).toBe("NAME   COUNT\napple      5\npear      12");
+    expect(table(COLUMNS, ROWS, { width: 10 })).toBe("NAME\napple\npear");
   });
 
   test("cuts what is still too long", () => {
-    expect(table(COLUMNS, ROWS, 4)).toBe("NAME\napp…\npear");
+    expect(table(COLUMNS, ROWS, { width: 4 })).toBe("NAME\napp…\npear");
+  });
+
+  const WRAPPED: Column<Fruit>[] = [
+    { title: "NAME", of: ({ name }) => name, colour: ({ count }) => (count > 9 ? "red" : null) },
+    { title: "WHY", of: ({ remark }) => remark, wraps: true },
+  ];
+
+  test("goes on in further lines with what is long", () => {
+    const rows = [
+      { name: "apple", count: 1, remark: "sour, and it lay in the grass for long" },
+      { name: "fig", count: 1, remark: "averyverylongwordthatfitsnowhere" },
+    ];
+    const lines = table(WRAPPED, rows, { width: 24 }).split("\n");
+    expect(lines).toEqual([
+      "NAME   WHY",
+      "apple  sour, and it lay",
+      "       in the grass for",
+      "       long",
+      "fig    averyverylongword",
+      "       thatfitsnowhere",
+    ]);
+  });
+
+  test("is coloured where there are colours, and as wide as without", () => {
+    const rows = [{ name: "pear", count: 12, remark: "ripe" }];
+    expect(table(WRAPPED, rows)).toBe("NAME  WHY\npear  ripe");
+    expect(table(WRAPPED, rows, { hasColours: true })).toBe("NAME  WHY\n\u001b[31mpear\u001b[0m  ripe");
   });
 
   test("counts the columns that a character takes up", () => {
@@ -71,5 +110,6 @@ describe("a table", () => {
 
   test("stays one line a row, whatever a cell holds", () => {
     expect(oneLine(" a\r\nb\u001b[2J\u009b ")).toBe("a b [2J");
+    expect(oneLine("x\u202ey\u2028z\u2066")).toBe("x y z");
   });
 });

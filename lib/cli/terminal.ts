@@ -335,3 +335,10 @@ export function cutTo(line: string, width: number): string {
   }
   return `${cut}…`;
 }
+
+/** Says something beside what was asked for, in lines as wide as the terminal. */
+export function say(message: string, terminal: Terminal): void {
+  for (const line of message.split("\n")) {
+    terminal.writeError(`${wrap(oneLine(line), terminal.columns).join("\n")}\n`);
+  }
+}

@@ -251,10 +251,20 @@ describe("without TARGET_BASE_URL and PROVIDER, the provider", () => {
 
   test("is said in the banner, and why", () => {
     const config = configOf({ API_KEYS: "gsk_0001" });
-    const lines = banner(config, { version: "1", url: "http://127.0.0.1:3000", envFile: null });
+    const lines = banner(config, {
+      version: "1",
+      url: "http://127.0.0.1:3000",
+      envFile: null,
+      addresses: [],
+    });
     expect(lines).toContain("groq, as the keys begin with gsk_");
     expect(
-      banner(configOf({ API_KEYS: "gsk_0001", PROVIDER: "groq" }), { version: "1", url: "x", envFile: null }),
+      banner(configOf({ API_KEYS: "gsk_0001", PROVIDER: "groq" }), {
+        version: "1",
+        url: "x",
+        envFile: null,
+        addresses: [],
+      }),
     ).not.toContain("begin with");
   });
 
@@ -597,7 +607,7 @@ describe("ROUTES and FALLBACK", () => {
       ADMIN_PASSWORD: "canary-password",
       WEBHOOK_URL: "https://hooks.example/canary",
     });
-    const text = banner(config, { version: "1", url: "http://127.0.0.1:3000", envFile: null });
+    const text = banner(config, { version: "1", url: "http://127.0.0.1:3000", envFile: null, addresses: [] });
     expect(text).toContain("\n  routes     fast, smart\n  fallback   groq/z > groq\n");
     expect(text).not.toContain("canary");
   });

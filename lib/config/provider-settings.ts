@@ -74,6 +74,10 @@ export interface Providers {
   known: KnownProvider[];
 }
 
+/** The problem of a configuration without any key. */
+export const NO_KEYS =
+  "There are no API keys. keywheel init asks for them; or set API_KEYS=key1,key2 in the environment or in .env (see .env.example), or try keywheel --demo, which needs none.";
+
 /** The default provider, then the named ones in the order of environment and file. */
 export function readProviders(reader: SettingsReader, listen: Listen, fileOf: FileOf): Providers {
   const prefixes = new Set<string>();
@@ -88,9 +92,7 @@ export function readProviders(reader: SettingsReader, listen: Listen, fileOf: Fi
   if (reader.has("API_KEYS") || reader.has("API_KEYS_FILE")) {
     all.unshift(null);
   } else if (prefixes.size === 0) {
-    reader.problems.add(
-      "There are no API keys. Set API_KEYS=key1,key2 in the environment or in .env (see .env.example), or try keywheel --demo, which needs none.",
-    );
+    reader.problems.add(NO_KEYS);
     all.push(null); // For the problems in its other settings.
   } else {
     for (const name of ["TARGET_BASE_URL", "PROVIDER"].filter((name) => reader.has(name))) {

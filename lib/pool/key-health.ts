@@ -14,6 +14,8 @@ import { redact, unmask } from "../core/secret.ts";
 import type { Secret } from "../core/secret.ts";
 import { evidenceOf, readerOf, readUpTo } from "../http/body.ts";
 import { explainError } from "../http/connection-errors.ts";
+import { baseOf, joinBase } from "../http/request.ts";
+import type { ClientApi } from "../http/request.ts";
 import { authHeader, checkFor, PROVIDERS } from "../providers/catalog.ts";
 import type { CheckRequest } from "../providers/catalog.ts";
 import { classify, readAnswer } from "../providers/classify.ts";
@@ -120,6 +122,71 @@ async function checkKey(
   }
 }
 
+/** Asks for one token of a model: for providers of which no free request tells whether a key works. */
+export async function checkByModel(
+  provider: ProviderConfig,
+  { secret }: Pick<ConfiguredKey, "secret">,
+  model: string,
+  { fetch, clock }: Pick<CheckOptions, "fetch" | "clock">,
+): Promise<Finding> {
+  const { dialect, baseUrl } = provider;
+  const { path, api, fields, body } = oneTokenOf(dialect, model);
+  const url = new URL(joinBase(baseOf(baseUrl, dialect), path, api), baseUrl);
+  const aborter = new AbortController();
+  const cancel = clock.after(TIMEOUT_MS, () => aborter.abort());
+  try {
+    const credential = authHeader(dialect, url.pathname, secret.reveal());
+    const headers = { ...fields, "content-type": "application/json" };
+    const via = { fetch, signal: aborter.signal, proxy: provider.upstreamProxy };
+    const evidence = await send(
+      { url, method: "POST", headers, body: JSON.stringify(body) },
+      credential,
+      via,
+    );
+    const verdict = classify(dialect, evidence, clock.wall());
+    if (verdict.kind === "served") return { result: "alive", detail: "" };
+    return judge(dialect, evidence, secret, clock.wall());
+  } catch (error) {
+    const detail = aborter.signal.aborted
+      ? `no answer within ${TIMEOUT_MS / 1000} s`
+      : explainError(error, { host: url.host, proxy: provider.upstreamProxy }).message;
+    return { result: "unreachable", detail };
+  } finally {
+    cancel();
+  }
+}
+
+/** The request for one token in a dialect's own form. */
+function oneTokenOf(
+  dialect: Dialect,
+  model: string,
+): { path: string; api: ClientApi; fields: Record<string, string>; body: object } {
+  const messages = [{ role: "user", content: "Hi" }];
+  switch (dialect) {
+    case "anthropic": {
+      const fields = { "anthropic-version": "2023-06-01" };
+      return { path: "/v1/messages", api: "anthropic", fields, body: { model, max_tokens: 1, messages } };
+    }
+    case "gemini": {
+      const path = `/v1beta/models/${encodeURIComponent(model)}:generateContent`;
+      const contents = [{ role: "user", parts: [{ text: "Hi" }] }];
+      return {
+        path,
+        api: "google",
+        fields: {},
+        body: { contents, generationConfig: { maxOutputTokens: 1 } },
+      };
+    }
+    default:
+      return {
+        path: "/v1/chat/completions",
+        api: "openai",
+        fields: {},
+        body: { model, max_tokens: 1, messages },
+      };
+  }
+}
+
 /** How a check gets to the provider. */
 interface Via {
   readonly fetch: CheckOptions["fetch"];
@@ -127,9 +194,14 @@ interface Via {
   readonly proxy: ProviderConfig["upstreamProxy"];
 }
 
+interface SentCheck extends Pick<CheckRequest, "url" | "headers"> {
+  method: string;
+  body?: string;
+}
+
 /** Sends the check, with a key's field or without. */
 async function send(
-  { url, method, headers: fields }: CheckRequest,
+  { url, method, headers: fields, body }: SentCheck,
   credential: readonly [field: string, value: string] | null,
   { fetch, signal, proxy }: Via,
 ): Promise<Evidence> {
@@ -139,6 +211,7 @@ async function send(
   const response = await fetch(url.href, {
     method,
     headers: asked,
+    body: body ?? null,
     redirect: "manual",
     proxy: proxy?.address.reveal(),
     signal,
