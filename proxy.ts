@@ -609,12 +609,12 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
   context.expectBody();
   const received = await receive(context.request, context.headers, engine, engine.config);
   keepForwarded(context.headers, USER_AGENT, engine.config.access);
-  if (received.kind === "refused") {
-    context.reason = received.message;
-    return context.finish(received.status, received.type, refused(received, context.origin, engine));
-  }
+  if (received.kind === "refused") return refuse(received, context, engine);
   context.setBody(received);
   try {
+    const reserved = engine.clientLimiter.admit(context);
+    if ("kind" in reserved) return refuse(reserved, context, engine);
+    context.reservation = reserved;
     const hops = hopsOf(context, route, engine.config, engine.upstreams);
     const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);
     context.listsModels =
@@ -631,6 +631,12 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     context.reason = "a bug of keywheel's own: the line before says which";
     return context.finish(500, "internal_error", bugResponse(error, engine));
   }
+}
+
+/** The client's answer before anybody was asked. */
+function refuse(refusal: ProxyError, context: RequestContext, engine: Engine): Response {
+  context.reason = refusal.message;
+  return context.finish(refusal.status, refusal.type, refused(refusal, context.origin, engine));
 }
 
 /** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
@@ -674,6 +680,7 @@ async function tryKeys(
       context.deferredAt = 0;
       const attempted = await attempt(context, upstream, lease, engine);
       const { result, limits } = attempted;
+      context.wentOut ||= mayHaveArrived(result);
       const missing = context.missingResourceIn(result, lease);
       if (missing !== null) {
         pool.settle(lease, RESOURCE_MISSING, clock.now(), limits);
@@ -718,6 +725,11 @@ async function tryKeys(
         return giveUp(setback, context, upstream, engine);
     }
   }
+}
+
+/** Whether upstream may have got the request. */
+function mayHaveArrived(result: Attempted): boolean {
+  return result.kind !== "failed" || result.setback.kind !== "unreachable" || result.setback.maybeBilled;
 }
 
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
@@ -1119,7 +1131,8 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   if (admission.kind === "refused") return refused(admissionError(admission), headers.get("origin"), engine);
   const route = planRoute(request, target, engine);
   if (route.kind === "refused") return refused(route, headers.get("origin"), engine);
-  const context = new RequestContext(request, server, engine, route, admission.client);
+  const { client, keyId = null } = admission;
+  const context = new RequestContext(request, server, engine, route, client, keyId);
   return relay(context, route, engine);
 }
 

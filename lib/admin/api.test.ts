@@ -1,3 +1,4 @@
+import type { ClientReport } from "../pool/client-limits.ts";
 import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { type Admin, createAdmin, type Operator } from "./api.ts";
@@ -27,6 +28,15 @@ const BEARER = { authorization: `Bearer ${PASSWORD}` };
 const JSON_TYPE = { "content-type": "application/json" };
 
 /** An engine that does nothing but remember what it was asked to do. */
+const LIMITED: ClientReport = {
+  client: "ann",
+  clientKeyId: null,
+  perMinute: null,
+  perDay: { limit: 20, used: 5, left: 15, resetMs: 59_001 },
+  tokensPerDay: null,
+  models: ["llama-*"],
+};
+
 class RememberingOperator implements Operator {
   /** One line a change. */
   readonly asked: string[] = [];
@@ -68,6 +78,7 @@ class RememberingOperator implements Operator {
       envFile: "/etc/keywheel.env",
       warnings: [],
       problems: [],
+      clients: [LIMITED],
       providers: [
         { name: "default", ...provider, ...address, keys: IDS.map(keyView) },
         { name: "groq", ...provider, ...address, keys: [] },
@@ -681,6 +692,16 @@ describe("what the operator sees", () => {
     const settings = { rpm: { value: "auto", origin: "default", locked: null } };
     expect(seen).toMatchObject({
       providers: [{ name: "default", state: "up", settings, keys: [key, {}] }, {}],
+      clients: [
+        {
+          name: "ann",
+          key_id: null,
+          requests_per_minute: null,
+          requests_per_day: { limit: 20, used: 5, left: 15, reset_sec: 60 },
+          tokens_per_day: null,
+          models: ["llama-*"],
+        },
+      ],
     });
   });
 

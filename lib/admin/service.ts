@@ -113,6 +113,7 @@ export class AdminService implements Observer {
       envFile: reloader.envFile,
       warnings: reloader.warnings,
       problems: reloader.problems,
+      clients: engine.clientLimiter.report(),
       providers: [first, ...others],
     };
   }

@@ -4,10 +4,11 @@
  * A key's text never comes out here: everything that is shown names a key by its id.
  */
 import { DAY_MS, formatDuration, instantText, MINUTE_MS } from "../core/clock.ts";
-import { keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
+import { clientJson, keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
 import type { Traffic, TrafficRange, UsageRow } from "../observability/usage.ts";
 import { keyName } from "../core/events.ts";
 import type { KeyEvent, RequestProgress, RequestRecord } from "../core/events.ts";
+import type { ClientReport } from "../pool/client-limits.ts";
 import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
 /** What became of a change. `message`: what was done, or why not and what to do; for people, without a key. */
@@ -102,6 +103,8 @@ export interface AdminOverview {
   warnings: readonly string[];
   /** Why the files as they are now are not in use; empty: they are. */
   problems: readonly string[];
+  /** What clients are limited to and have left: those that have a line, then of the others those that used something. */
+  clients: readonly ClientReport[];
   /** The default one first. */
   providers: readonly [ProviderView, ...ProviderView[]];
 }
@@ -124,6 +127,7 @@ export function shownOverview(overview: AdminOverview, now: number): object {
     env_file: overview.envFile,
     warnings: overview.warnings,
     problems: overview.problems,
+    clients: overview.clients.map(clientJson),
     providers: overview.providers.map(shownProvider),
   };
 }

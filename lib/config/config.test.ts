@@ -60,6 +60,8 @@ describe("without any setting but a key, the configuration", () => {
       routes: [],
       fallback: [],
       fallbackAfterMs: 2000,
+      clientLimits: [],
+      clientZone: "UTC",
       statePath: "keywheel.db",
       certificateFiles: [],
       adminPassword: null,

@@ -10,6 +10,7 @@ import { Secret } from "../core/secret.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { shownPath } from "./key-shapes.ts";
 import { usableMemoryBytes } from "./memory.ts";
+import { type ClientLimit, parseClientLimits } from "./client-limits.ts";
 import { type ClientKey, faultOfPassword, readClientKeys } from "./keys.ts";
 import {
   DIRECTORY_PATH,
@@ -19,6 +20,7 @@ import {
   ORIGINS,
   SECONDS,
   STATE,
+  TIMEZONE,
   WEB_ADDRESS,
   wholeNumber,
 } from "./parsers.ts";
@@ -83,6 +85,10 @@ export interface Config {
   fallback: RouteTarget[];
   /** How long a request waits for a key where another target stands behind. */
   fallbackAfterMs: number;
+  /** What clients may use; empty: whatever they like. */
+  clientLimits: ClientLimit[];
+  /** IANA zone whose midnight ends the day of clients' limits. */
+  clientZone: string;
   /** The file that outlives a restart; null: off. A relative one begins at the working directory. */
   statePath: string | null;
   /** Files with certificates of CAs that are trusted too, as they are written. */
@@ -111,9 +117,10 @@ export function parseConfig(
   const listen = readListen(reader);
   const { providers, known } = readProviders(reader, listen, fileOf);
   const [first, ...others] = providers;
+  const access = readAccess(reader);
   const settings = {
     listen,
-    access: readAccess(reader),
+    access,
     corsOrigins: reader.readOptional("CORS_ORIGINS", ORIGINS) ?? [],
     maxCooldownMs: reader.read("MAX_COOLDOWN_SEC", SECONDS),
     maxAttempts: reader.readOptional("MAX_ATTEMPTS", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
@@ -131,6 +138,8 @@ export function parseConfig(
     logRetentionDays: reader.read("LOG_RETENTION_DAYS", wholeNumber(1, 36_500)),
     ...readRoutes(reader, known),
     fallbackAfterMs: reader.read("FALLBACK_AFTER_SEC", SECONDS),
+    clientLimits: readClientLimits(reader, access),
+    clientZone: reader.readOptional("TIMEZONE", TIMEZONE) ?? "UTC",
     statePath: readStatePath(reader, environment.STATE_DIRECTORY),
     certificateFiles: CERTIFICATE_SETTINGS.flatMap((name) => reader.text(name) ?? []),
     adminPassword: readAdminPassword(reader),
@@ -387,6 +396,15 @@ function readRoutes(
     for (const warning of list?.warnings ?? []) reader.warnings.add(warning);
   }
   return { routes: routeList?.routes ?? [], fallback: targetList?.targets ?? [] };
+}
+
+function readClientLimits(reader: SettingsReader, access: Access): ClientLimit[] {
+  const text = reader.text("CLIENT_LIMITS");
+  if (text === null) return [];
+  const clients = access.mode === "keys" ? access.clients.map(({ name }) => name) : [];
+  const list = parseClientLimits(text, new Set(clients.filter((name) => name !== null)));
+  for (const problem of list.problems) reader.problems.add(problem);
+  return list.limits;
 }
 
 /** `directories`: what systemd says in `STATE_DIRECTORY`, several separated by `:`. */

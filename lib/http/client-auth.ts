@@ -17,8 +17,8 @@ export interface ClientIdentity {
 }
 
 export type Admission =
-  /** `client`: the name of its key, null where keys are unnamed or not asked for. */
-  | { kind: "admitted"; client: string | null }
+  /** `client`: the name of its key, null where keys are unnamed or not asked for. `keyId`: `Secret.id` of its key. */
+  | { kind: "admitted"; client: string | null; keyId?: string }
   | {
       kind: "refused";
       status: 401 | 403;
@@ -55,7 +55,7 @@ function authorizeByKey(
       if (equalInConstantTime(credential, client.secret.reveal())) found = client;
     }
   }
-  if (found) return { kind: "admitted", client: found.name };
+  if (found) return { kind: "admitted", client: found.name, keyId: found.secret.id };
   const problem = presented.length === 0 ? "This proxy needs a key" : "This key is not one of this proxy's";
   return {
     kind: "refused",

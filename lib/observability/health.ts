@@ -3,6 +3,7 @@
  */
 import type { ProviderConfig } from "../config/config.ts";
 import { instantText, retryAfterSec } from "../core/clock.ts";
+import type { ClientReport, LimitReport } from "../pool/client-limits.ts";
 import type { KeyPool, KeyReport, ProviderReport } from "../pool/key.ts";
 
 /** A provider as it is now. */
@@ -24,10 +25,18 @@ export interface HealthReport {
   providers: readonly [ProviderReport, ...ProviderReport[]];
   /** Whether the peer may see more than the default provider's summary. */
   isKnownClient: boolean;
+  /** What the client that asks has left; null: it is not limited, or not known. */
+  client: ClientReport | null;
 }
 
 /** 200 while a key of the default provider can serve now or after a cooldown, else 503. */
-export function healthResponse({ version, uptimeMs, providers, isKnownClient }: HealthReport): Response {
+export function healthResponse({
+  version,
+  uptimeMs,
+  providers,
+  isKnownClient,
+  client,
+}: HealthReport): Response {
   const { keys } = providers[0];
   const status = poolStatus(keys);
   const body = {
@@ -36,6 +45,7 @@ export function healthResponse({ version, uptimeMs, providers, isKnownClient }: 
     uptime_sec: Math.floor(uptimeMs / 1000),
     keys: keys.length,
     pool: keys.map(poolWord).join(" "),
+    ...(client === null ? {} : { client: clientJson(client) }),
     ...(isKnownClient ? { providers: providers.map(providerJson) } : {}),
   };
   const headers = { "cache-control": "no-store" };
@@ -90,6 +100,22 @@ export function keyJson(key: KeyReport) {
     in_flight: key.inFlight,
     last_used: key.lastUsedAt === 0 ? null : `${instantText(key.lastUsedAt).slice(0, 19)}Z`,
   };
+}
+
+/** What a client may use and has left, in JSON: the one shape for `/health` and the admin API. */
+export function clientJson({ client, clientKeyId, perMinute, perDay, tokensPerDay, models }: ClientReport) {
+  return {
+    name: client,
+    key_id: clientKeyId,
+    requests_per_minute: perMinute && limitJson(perMinute),
+    requests_per_day: perDay && limitJson(perDay),
+    tokens_per_day: tokensPerDay && limitJson(tokensPerDay),
+    models,
+  };
+}
+
+function limitJson({ limit, used, left, resetMs }: LimitReport) {
+  return { limit, used, left, reset_sec: secondsLeft(resetMs) };
 }
 
 /** Whole seconds, rounded up: what is still on is never shown as over. */

@@ -218,7 +218,7 @@ describe("a stored key state", () => {
       waiting: 0,
       keys: [report],
     };
-    const health = { version: "", uptimeMs: 0, isKnownClient: true };
+    const health = { version: "", uptimeMs: 0, isKnownClient: true, client: null };
     expect(healthResponse({ ...health, providers: [provider] }).status).toBe(200);
   });
 

@@ -14,6 +14,7 @@ import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import { logObserver } from "../observability/log.ts";
 import { Metrics } from "../observability/metrics.ts";
+import { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { Keeper, KeyPool, PoolDependencies } from "../pool/key.ts";
 import { HeaderSampler } from "../providers/rate-limit-headers.ts";
@@ -84,6 +85,8 @@ export interface Engine extends Load {
   /** Which account owns which files, threads and stored answers (P35). */
   readonly owners: ResourceOwners;
   readonly keyChecker: KeyChecker;
+  /** What clients may use, and what they have left. */
+  readonly clientLimiter: ClientLimiter;
   /** Loads the admin API when it is first asked for; null: there is none. */
   openAdmin: (() => Promise<AdminApi>) | null;
   /** Adds an observer while the proxy runs. */
@@ -144,6 +147,7 @@ export function createEngine(
     metrics,
     owners,
     keyChecker,
+    clientLimiter: new ClientLimiter(clock, keeper),
     openAdmin: null,
     underWay: new Set(),
     observe: (another) => all.push(another),
@@ -155,6 +159,7 @@ export function createEngine(
     redactor: new Redactor(secretsOf(config)),
   };
   keyChecker.start();
+  engine.clientLimiter.follow(config.clientLimits, config.clientZone);
   return engine;
 }
 
@@ -162,6 +167,7 @@ export function createEngine(
 export function reconfigure(engine: Engine, config: Config): void {
   engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
   engine.clocks.follow(config);
+  engine.clientLimiter.follow(config.clientLimits, config.clientZone);
   engine.log.setLevel(config.logLevel);
   engine.redactor = new Redactor([...secretsOf(config), ...secretsOf(engine.config)]);
   engine.config = config;

@@ -13,6 +13,7 @@ import { admissionError, errorResponse, proxyError } from "../http/error-respons
 import type { RequestTarget } from "../http/request.ts";
 import { healthResponse, reportOfProvider } from "../observability/health.ts";
 import { METRICS_TYPE, readVitals } from "../observability/metrics.ts";
+import type { ClientReport } from "../pool/client-limits.ts";
 import type { ProviderReport } from "../pool/key.ts";
 import type { Engine } from "./engine.ts";
 
@@ -99,9 +100,17 @@ async function health(identity: ClientIdentity, admission: Admission, engine: En
   const { version, clock, startedAt, upstreams, config } = engine;
   const now = clock.now();
   const providers = reportsOf(upstreams, now);
-  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownClient });
+  const client = clientOf(admission, engine);
+  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownClient, client });
   addCors(response.headers, identity.headers.get("origin"), config.corsOrigins);
   return response;
+}
+
+/** What the client that asks has left. Whoever may ask without a key is one client. */
+function clientOf(admission: Admission, { clientLimiter }: Engine): ClientReport | null {
+  if (admission.kind === "refused") return null;
+  const { client, keyId = null } = admission;
+  return clientLimiter.reportOf({ client, clientKeyId: keyId });
 }
 
 async function metrics(identity: ClientIdentity, admission: Admission, engine: Engine): Promise<Response> {

@@ -13,7 +13,9 @@ async function timeoutsOf(method: string, play: (context: RequestContext) => voi
   if (route.kind === "refused") throw new Error(route.message);
   const timeouts: number[] = [];
   const server = { timeout: (_: Request, seconds: number) => timeouts.push(seconds) };
-  play(new RequestContext(request, server as unknown as Bun.Server<undefined>, proxy.engine, route, null));
+  play(
+    new RequestContext(request, server as unknown as Bun.Server<undefined>, proxy.engine, route, null, null),
+  );
   return timeouts;
 }
 

@@ -21,8 +21,9 @@ import type { Failure } from "../providers/verdict.ts";
 import { conversationOf } from "./affinity.ts";
 import type { Engine, Upstream } from "./engine.ts";
 import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
+import type { LimitedRequest, Reservation } from "../pool/client-limits.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
-import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
+import { bodyWithModel, bounded, modelOf, modelsNamedBy, pathWithModel } from "./route.ts";
 import type { Route } from "./route.ts";
 import { saidBy } from "../pool/penalties.ts";
 import { accountName, accountNames } from "../pool/key.ts";
@@ -45,7 +46,7 @@ const CHANGES_STORED =
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
-export class RequestContext implements Need, Client, RequestUnderWay {
+export class RequestContext implements Need, Client, LimitedRequest, RequestUnderWay {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
@@ -87,6 +88,10 @@ export class RequestContext implements Need, Client, RequestUnderWay {
   tokens: TokenUsage | null = null;
   /** Why the client gets no good answer, for the log; empty: it does, or upstream's answer says it. */
   reason = "";
+  /** What it was counted as in the limits of its client. */
+  reservation: Reservation | null = null;
+  /** Upstream may have got it. */
+  wentOut = false;
   /** Path and body as the client sent them, where the present target gets others. */
   readonly #sentPath: string;
   #sentBody: Bytes | null = null;
@@ -119,6 +124,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     { target, api, retryStatus }: Route,
     /** The client's name, where its key has one. */
     readonly client: string | null,
+    readonly clientKeyId: string | null,
   ) {
     this.target = target;
     this.api = api;
@@ -182,6 +188,22 @@ export class RequestContext implements Need, Client, RequestUnderWay {
       this.#model = modelOf({ path: this.#sentPath, contentType, body: this.#bodyToRead });
     }
     return this.#targetModel ?? this.#model;
+  }
+
+  /**
+   * Every model that it may be understood to name, for the limits of its client; null: nobody can tell. Of two `model`
+   * members in a body the last counts, here and from here on.
+   */
+  namedModels(): readonly string[] | null {
+    const body = this.#bodyToRead;
+    if (this.headers.has("content-encoding") && body !== null && this.#readable === null) return null;
+    const named = modelsNamedBy({
+      path: this.#sentPath,
+      contentType: this.headers.get("content-type"),
+      body,
+    });
+    if (named !== null) this.#model = bounded(named[0] ?? null);
+    return named;
   }
 
   get conversation(): number | null {
@@ -416,6 +438,8 @@ export class RequestContext implements Need, Client, RequestUnderWay {
     void this.model; // its readers want to know it
     this.#dropBody();
     this.server.timeout(this.request, KEEP_ALIVE_SEC);
+    const { tokens, wentOut } = this;
+    this.reservation?.end({ wentOut, status, tokens: tokens === null ? 0 : tokens.input + tokens.output });
     const totalMs = engine.clock.now() - this.#arrivedAt;
     engine.observer.finished({
       id: this.arrival,
@@ -438,7 +462,7 @@ export class RequestContext implements Need, Client, RequestUnderWay {
       isTruncated: this.isTruncated,
       reason: this.reason,
       maybeBilledReplays: this.progress.maybeBilledReplays,
-      tokens: this.tokens,
+      tokens,
     });
   }
 }

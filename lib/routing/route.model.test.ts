@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
+import { bodyWithModel, modelOf, modelsNamedBy, pathWithModel } from "./route.ts";
 
 type Sentence = string;
 
@@ -50,6 +50,96 @@ describe("the model of a request", () => {
   ])("%s", (_, path, contentType, body, model) => {
     const given = typeof body === "string" ? bytes(body) : body;
     expect(modelOf({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null })).toBe(model);
+  });
+});
+
+describe("the models that a client's limits look at", () => {
+  const JSON_TYPE = "application/json";
+  test.each<
+    [Sentence, path: string, contentType: string | null, body: string | Uint8Array | null, string[] | null]
+  >([
+    ["are the one of a JSON body", "/v1/chat/completions", JSON_TYPE, '{"model":"m"}', ["m"]],
+    [
+      "are the last of two",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      '{"model":"m","x":[1,{"model":"y"}],"model":"n"}',
+      ["n"],
+    ],
+    [
+      "are the last of two under an escape",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      '{"model":"m","mod\\u0065l":"n"}',
+      ["n"],
+    ],
+    [
+      "are none where the last of two is no name",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      '{"model":"m","model":null}',
+      [],
+    ],
+    [
+      "are also those that a careless parser would take",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      '{"Model":"a","model":"m","MODEL":"b"}',
+      ["m", "a", "b"],
+    ],
+    [
+      "are what stands behind a long conversation",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      `{"messages":[{"content":"${"x".repeat(9000)}"}],"model":"m"}`,
+      ["m"],
+    ],
+    [
+      "are names of any length",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      `{"model":"${"m".repeat(300)}"}`,
+      ["m".repeat(300)],
+    ],
+    ["are none where the body names none", "/v1/chat/completions", JSON_TYPE, '{"messages":[]}', []],
+    ["are none where there is no body", "/v1/models", null, null, []],
+    ["are the one in a path", "/v1beta/models/pro:generateContent", JSON_TYPE, '{"model":"x"}', ["pro"]],
+    [
+      "are the one in a path, however it is written",
+      "/v1beta/models/pr%6F:generateContent",
+      JSON_TYPE,
+      "{}",
+      ["pro"],
+    ],
+    [
+      "are the deployment",
+      "/openai/deployments/my-gpt/chat/completions",
+      JSON_TYPE,
+      '{"model":"x"}',
+      ["my-gpt"],
+    ],
+    ["are the one of a form", "/v1/audio", FORM, form(FILE, MODEL), ["whisper"]],
+    ["are the last of a form", "/v1/audio", FORM, form(MODEL, FILE, [MODEL[0], "other"]), ["other"]],
+    [
+      "are the one behind many parts of a form",
+      "/v1/audio",
+      FORM,
+      form(...Array.from({ length: 99 }, () => FILE), MODEL),
+      ["whisper"],
+    ],
+    ["cannot be told where a form has no boundary", "/v1/audio", "multipart/form-data", form(MODEL), null],
+    [
+      "cannot be told in another kind of parts",
+      "/v1/audio",
+      'multipart/mixed; boundary="--sep 7"',
+      form(MODEL),
+      null,
+    ],
+  ])("%s", (_, path, contentType, body, models) => {
+    const given = typeof body === "string" ? bytes(body) : body;
+    expect(modelsNamedBy({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null })).toEqual(
+      models,
+    );
   });
 });
 

@@ -5,7 +5,7 @@
 import type { Access, Config } from "../config/config.ts";
 import { parseStatusList } from "../config/config.ts";
 import { matchesGlob } from "../core/glob.ts";
-import { asBuffer, findTopLevelString, replaceTopLevelString } from "../core/json.ts";
+import { asBuffer, findTopLevelString, JsonCursor, replaceTopLevelString } from "../core/json.ts";
 import type { Bytes } from "../http/body.ts";
 import { hasCredentialField, isClientKey } from "../http/client-auth.ts";
 import {
@@ -159,9 +159,43 @@ const DEPLOYMENT = /\/deployments\/([^/]+)\//;
 
 /** The model that a request names; null: none, or a name that can be none. */
 export function modelOf({ path, contentType, body }: Naming): string | null {
-  const inPath = IN_PATH.exec(path)?.[2] ?? DEPLOYMENT.exec(path)?.[1];
-  const model = inPath ?? (body === null ? null : modelOfBody(contentType, body));
+  return bounded(modelOfPath(path) ?? (body === null ? null : modelOfBody(contentType, body)));
+}
+
+/** A name as it is kept and logged; null: it can be none. */
+export function bounded(model: string | null): string | null {
   return model === null || model.length > LONGEST_MODEL ? null : model;
+}
+
+function modelOfPath(path: string): string | null {
+  return IN_PATH.exec(path)?.[2] ?? DEPLOYMENT.exec(path)?.[1] ?? null;
+}
+
+/**
+ * Every model that upstream may understand a request to name, what counts first. Null: nobody can tell. Of members that
+ * are there twice parsers take the last; some read `Model` for `model`, too.
+ */
+export function modelsNamedBy({ path, contentType, body }: Naming): string[] | null {
+  const inPath = modelOfPath(path);
+  if (inPath !== null) return [unescaped(inPath)];
+  if (body === null) return [];
+  const boundary = boundaryOf(contentType);
+  if (boundary !== null) {
+    const field = modelField(boundary, body, { takesLast: true });
+    return field === null ? [] : [asBuffer(body).toString("utf8", field.start, field.end)];
+  }
+  if (contentType !== null && /^multipart\//i.test(contentType)) return null;
+  const fields = JsonCursor.ofObject(body, 0);
+  let last: string | null = null;
+  const others = new Set<string>();
+  while (fields?.next()) {
+    const name = fields.name();
+    if (name?.toLowerCase() !== "model") continue;
+    const value = fields.text();
+    if (name === "model") last = value;
+    else if (value !== null) others.add(value);
+  }
+  return last === null ? [...others] : [last, ...others];
 }
 
 function modelOfBody(contentType: string | null, body: Bytes): string | null {
@@ -206,21 +240,30 @@ function boundaryOf(contentType: string | null): string | null {
 const MOST_PARTS = 64;
 const LONGEST_PART_HEAD = 2048;
 
-/** Where the content of the part called `model` stands; null: there is none. Files are jumped over unread. */
-function modelField(boundary: string, body: Bytes): { start: number; end: number } | null {
+/**
+ * Where the content of the part called `model` stands, of the first one or of the last; null: there is none. Files are
+ * jumped over unread.
+ */
+function modelField(
+  boundary: string,
+  body: Bytes,
+  { takesLast } = { takesLast: false },
+): { start: number; end: number } | null {
   const bytes = asBuffer(body);
   const delimiter = Buffer.from(`\r\n--${boundary}`);
+  let found: { start: number; end: number } | null = null;
   let at = bytes.indexOf(delimiter.subarray(2));
-  for (let part = 0; part < MOST_PARTS && at >= 0; part++) {
+  for (let part = 0; (part < MOST_PARTS || takesLast) && at >= 0; part++) {
     const head = at + delimiter.length - (part === 0 ? 2 : 0);
     const end = bytes.indexOf(delimiter, head);
-    if (end < 0) return null;
+    if (end < 0) return found;
     const start = bytes.indexOf("\r\n\r\n", head) + 4;
     const isRead = start > 3 && start <= end && start - head <= LONGEST_PART_HEAD;
-    if (isRead && NAMED_MODEL.test(bytes.toString("latin1", head, start))) return { start, end };
+    if (isRead && NAMED_MODEL.test(bytes.toString("latin1", head, start))) found = { start, end };
+    if (found !== null && !takesLast) return found;
     at = end;
   }
-  return null;
+  return found;
 }
 
 const NAMED_MODEL = /^content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r)/im;
