@@ -31,6 +31,7 @@ import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
+import { matchesGlob } from "./lib/core/glob.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
@@ -110,6 +111,7 @@ import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import { createEngine, reconfigure } from "./lib/routing/engine.ts";
 import type { AdminApi, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
+import { modelsAnswer } from "./lib/routing/all-models.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
@@ -615,7 +617,14 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     const reserved = engine.clientLimiter.admit(context);
     if ("kind" in reserved) return refuse(reserved, context, engine);
     context.reservation = reserved;
-    const hops = hopsOf(context, route, engine.config, engine.upstreams);
+    const listsAll = engine.config.models === "all" && route.mayLeadElsewhere;
+    const listed = listsAll ? await modelsAnswer(context, engine, mayUse(context, engine)) : null;
+    if (listed !== null) {
+      addCors(listed.headers, context.origin, engine.config.corsOrigins);
+      return context.finish(200, "served", listed);
+    }
+    const namedTarget = (model: string) => engine.modelLists.targetOf(model, engine.upstreams);
+    const hops = hopsOf(context, route, engine.config, engine.upstreams, listsAll ? namedTarget : null);
     const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);
     context.listsModels =
       route.mayLeadElsewhere &&
@@ -631,6 +640,12 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     context.reason = "a bug of keywheel's own: the line before says which";
     return context.finish(500, "internal_error", bugResponse(error, engine));
   }
+}
+
+/** Whether a client's limits let it use a model. */
+function mayUse(context: RequestContext, { clientLimiter }: Engine): (model: string) => boolean {
+  const models = clientLimiter.reportOf(context)?.models ?? null;
+  return (model) => models === null || models.some((pattern) => matchesGlob(pattern, model));
 }
 
 /** The client's answer before anybody was asked. */

@@ -60,6 +60,7 @@ describe("without any setting but a key, the configuration", () => {
       routes: [],
       fallback: [],
       fallbackAfterMs: 2000,
+      models: "default",
       clientLimits: [],
       clientZone: "UTC",
       statePath: "keywheel.db",

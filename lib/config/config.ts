@@ -85,6 +85,8 @@ export interface Config {
   fallback: RouteTarget[];
   /** How long a request waits for a key where another target stands behind. */
   fallbackAfterMs: number;
+  /** `all`: the list of models is that of every provider. */
+  models: "default" | "all";
   /** What clients may use; empty: whatever they like. */
   clientLimits: ClientLimit[];
   /** IANA zone whose midnight ends the day of clients' limits. */
@@ -138,6 +140,7 @@ export function parseConfig(
     logRetentionDays: reader.read("LOG_RETENTION_DAYS", wholeNumber(1, 36_500)),
     ...readRoutes(reader, known),
     fallbackAfterMs: reader.read("FALLBACK_AFTER_SEC", SECONDS),
+    models: reader.read("MODELS", oneOf(["default", "all"])),
     clientLimits: readClientLimits(reader, access),
     clientZone: reader.readOptional("TIMEZONE", TIMEZONE) ?? "UTC",
     statePath: readStatePath(reader, environment.STATE_DIRECTORY),

@@ -40,6 +40,7 @@ export const SETTINGS = {
   UPSTREAM_PROXY: null,
   NODE_EXTRA_CA_CERTS: null,
   SSL_CERT_FILE: null,
+  MODELS: "default",
   CLIENT_LIMITS: null,
   STATE: "keywheel.db",
   ADMIN_PASSWORD: null,

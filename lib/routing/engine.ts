@@ -18,6 +18,7 @@ import { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { Keeper, KeyPool, PoolDependencies } from "../pool/key.ts";
 import { HeaderSampler } from "../providers/rate-limit-headers.ts";
+import { ModelLists } from "./all-models.ts";
 import { ResourceOwners } from "./resource-owners.ts";
 import type { OwnedId, OwnerKeeper } from "./resource-owners.ts";
 
@@ -82,6 +83,8 @@ export interface Engine extends Load {
   /** Tells everybody who wants to know of finished requests and changes of keys. */
   readonly observer: Required<Observer>;
   readonly metrics: Metrics;
+  /** The models of all providers. */
+  readonly modelLists: ModelLists;
   /** Which account owns which files, threads and stored answers (P35). */
   readonly owners: ResourceOwners;
   readonly keyChecker: KeyChecker;
@@ -148,6 +151,7 @@ export function createEngine(
     owners,
     keyChecker,
     clientLimiter: new ClientLimiter(clock, keeper),
+    modelLists: new ModelLists(clock),
     openAdmin: null,
     underWay: new Set(),
     observe: (another) => all.push(another),
@@ -166,6 +170,7 @@ export function createEngine(
 /** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
 export function reconfigure(engine: Engine, config: Config): void {
   engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
+  engine.modelLists.follow(engine.upstreams);
   engine.clocks.follow(config);
   engine.clientLimiter.follow(config.clientLimits, config.clientZone);
   engine.log.setLevel(config.logLevel);

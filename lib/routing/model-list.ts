@@ -15,7 +15,9 @@ import {
   parseJson,
   type JsonObject,
 } from "../core/json.ts";
+import { instantText } from "../core/clock.ts";
 import { readUpTo } from "../http/body.ts";
+import type { ClientApi } from "../http/request.ts";
 import type { StreamedResponse, BufferedResponse } from "../http/upstream-response.ts";
 
 /** How a dialect lists its models. */
@@ -60,6 +62,53 @@ const GEMINI: Shape = {
     supportedGenerationMethods: ["generateContent", "streamGenerateContent", "countTokens"],
   }),
 };
+
+/** A model, as its provider lists it. */
+export interface ListedModel {
+  /** As a client names it: `groq/llama-3.3-70b-versatile`. */
+  readonly name: string;
+  /** What else the provider says of it; null: nothing, it is a name of `ROUTES`. */
+  readonly entry: JsonObject | null;
+}
+
+/** A list of models, all on one page. */
+export function modelList(models: readonly ListedModel[], api: ClientApi): JsonObject {
+  const entries = models.map((model) => modelEntry(model, api));
+  switch (api) {
+    case "openai":
+      return { object: "list", data: entries };
+    case "anthropic": {
+      const [first, last] = [models[0]?.name ?? null, models.at(-1)?.name ?? null];
+      return { data: entries, has_more: false, first_id: first, last_id: last };
+    }
+    case "google":
+      return { models: entries };
+  }
+}
+
+/** One model of a list. */
+export function modelEntry({ name, entry }: ListedModel, api: ClientApi): JsonObject {
+  switch (api) {
+    case "openai":
+      return { ...OPENAI.entry(name), ...entry, id: name, object: "model" };
+    case "anthropic":
+      return { ...ANTHROPIC.entry(name), ...nameAndDate(entry ?? {}) };
+    case "google":
+      return GEMINI.entry(name);
+  }
+}
+
+/** What Anthropic's clients show of a model, where its provider says it. */
+function nameAndDate(entry: JsonObject): JsonObject {
+  const shownName = fieldText(entry, "display_name");
+  const created = field(entry, "created");
+  const date =
+    fieldText(entry, "created_at") || (typeof created === "number" ? instantText(created * 1000) : "");
+  return {
+    ...(shownName === "" ? {} : { display_name: shownName }),
+    ...(date === "" ? {} : { created_at: date }),
+  };
+}
 
 /** Whether a request asks for the list of models. */
 export function asksForModels(method: string, path: string): boolean {

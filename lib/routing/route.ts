@@ -117,22 +117,29 @@ function isReserved(path: string): boolean {
   return withoutPrefix(path, "/admin") !== null || withoutPrefix(path, "/metrics") !== null;
 }
 
-/** The hops of a request in order: those of a route, or its provider and what stands behind that. */
+/**
+ * The hops of a request in order: those of a route, or its provider and what stands behind that. `namedTarget`: where a
+ * model leads that begins with a provider's name; null: nowhere else.
+ */
 export function hopsOf(
   context: { readonly model: string | null },
   { upstream, mayLeadElsewhere }: Route,
   { routes, fallback }: Pick<Config, "routes" | "fallback">,
   upstreams: readonly Upstream[],
+  namedTarget: ((model: string) => Hop | null) | null = null,
 ): Hop[] {
   const first: Hop = { upstream, model: null };
-  if (!mayLeadElsewhere || (routes.length === 0 && fallback.length === 0)) return [first];
+  const isAlone = routes.length === 0 && fallback.length === 0 && namedTarget === null;
+  if (!mayLeadElsewhere || isAlone) return [first];
   const { model } = context; // looked for in the body only where it is needed
   const route = routes.find(({ name, isPattern }) => isNamed(model, name, isPattern));
+  const named = route === undefined && model !== null ? (namedTarget?.(model) ?? null) : null;
   const hops = (route?.targets ?? fallback).flatMap(({ provider, model }): Hop[] => {
     const target = upstreams.find(({ config }) => config.name === provider);
-    return target === undefined || target.config.disabled ? [] : [{ upstream: target, model }];
+    const asked = model ?? named?.model ?? null;
+    return target === undefined || target.config.disabled ? [] : [{ upstream: target, model: asked }];
   });
-  return route !== undefined && hops.length > 0 ? hops : [first, ...hops];
+  return route !== undefined && hops.length > 0 ? hops : [named ?? first, ...hops];
 }
 
 /** Whether the model that a request names is that of a route. */
@@ -152,8 +159,6 @@ export interface Naming {
 
 /** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
 const LONGEST_MODEL = 200;
-/** `/v1beta/models/gemini-pro:generateContent` */
-const IN_PATH = /(\/models\/)([^/]+)(:\w+)$/;
 /** `/openai/deployments/my-gpt/chat/completions`: Azure's limits are those of a deployment. */
 const DEPLOYMENT = /\/deployments\/([^/]+)\//;
 
@@ -168,8 +173,18 @@ export function bounded(model: string | null): string | null {
 }
 
 function modelOfPath(path: string): string | null {
-  return IN_PATH.exec(path)?.[2] ?? DEPLOYMENT.exec(path)?.[1] ?? null;
+  const place = placeInPath(path);
+  return place === null ? (DEPLOYMENT.exec(path)?.[1] ?? null) : path.slice(place.start, place.end);
 }
+
+/** Where the model stands in a path such as `/v1beta/models/gemini-pro:generateContent`; null: it names none so. */
+function placeInPath(path: string): { start: number; end: number } | null {
+  const start = path.indexOf(MODELS) + MODELS.length;
+  const end = path.lastIndexOf(":");
+  return start >= MODELS.length && end > start && /^:\w+$/.test(path.slice(end)) ? { start, end } : null;
+}
+
+const MODELS = "/models/";
 
 /**
  * Every model that upstream may understand a request to name, what counts first. Null: nobody can tell. Of members that
@@ -224,9 +239,10 @@ export function bodyWithModel(body: Bytes, contentType: string | null, model: st
 
 /** The path with another model in it; as it is where it names none. */
 export function pathWithModel(path: string, model: string): string {
-  return path.replace(IN_PATH, (_, before: string, _old: string, behind: string) => {
-    return before + encodeURIComponent(model) + behind;
-  });
+  const place = placeInPath(path);
+  return place === null
+    ? path
+    : path.slice(0, place.start) + encodeURIComponent(model) + path.slice(place.end);
 }
 
 /** The boundary of a form (RFC 2046, section 5.1.1); null: it is no form. */

@@ -204,9 +204,10 @@ describe("the layout", () => {
       /^lib\/http\/client-auth\.ts: .*equalInConstantTime\(/,
       /^lib\/core\/secret\.ts: .*formsOf\(/,
       /^lib\/pool\/key-health\.ts: .*authHeader\(/,
+      /^lib\/routing\/all-models\.ts: .*authHeader\(/,
       /^lib\/admin\/auth\.ts: .*equalInConstantTime\(/,
       // The address of a proxy, which may hold a password, on its way into a connection.
-      /^(?:proxy|lib\/http\/connections|lib\/pool\/key-health)\.ts: .*address\.reveal\(\)/,
+      /^(?:proxy|lib\/http\/connections|lib\/pool\/key-health|lib\/routing\/all-models)\.ts: .*address\.reveal\(\)/,
       /^lib\/observability\/webhook\.ts: .*webhookRequest\(new URL\(/,
       /^lib\/cli\/admin-client\.ts: .*Bearer/,
       // A key that is new, on its way into the file where keys stand.
