@@ -953,6 +953,7 @@ class StreamPassthrough {
   readonly #context: RequestContext;
   readonly #upstream: Upstream;
   readonly #lease: Lease;
+  readonly #engine: Engine;
   readonly #clock: Clock;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
@@ -962,6 +963,8 @@ class StreamPassthrough {
   /** Only comments have come so far, perhaps the beginning of one; null: the first event has begun. */
   #beginning: EventScanner | null;
   #bytes = 0;
+  /** Of a chunk that the client has not taken. */
+  #waitingBytes = 0;
   #ended = false;
 
   constructor(
@@ -970,18 +973,19 @@ class StreamPassthrough {
     context: RequestContext,
     upstream: Upstream,
     lease: Lease,
-    { clock, redactor }: Engine,
+    engine: Engine,
   ) {
     this.#answer = answer;
     this.#timeouts = timeouts;
     this.#context = context;
     this.#upstream = upstream;
     this.#lease = lease;
-    this.#clock = clock;
+    this.#engine = engine;
+    this.#clock = engine.clock;
     this.#pending = answer.pending;
     this.#beginning = answer.begun ? null : new EventScanner();
     const { framing, headers } = answer;
-    const clean = (text: string) => redactor.redact(text);
+    const clean = (text: string) => engine.redactor.redact(text);
     const { streamDialect: dialect, countsTokens } = context;
     this.#follower = followerOf({ dialect, framing, headers, clean, countsTokens });
     this.#listen = context.binding?.listener(accountName(lease.key)) ?? null;
@@ -1008,7 +1012,7 @@ class StreamPassthrough {
         this.#pending = null;
         if (done) break;
         const written = this.#pass(value, controller);
-        if (written instanceof Promise) await written; // the client has not taken it yet: nothing more is read
+        if (written instanceof Promise) await this.#taken(written, value); // until then nothing more is read
       }
     } catch (error) {
       return this.#break(this.#timeouts.explain(error), controller);
@@ -1017,10 +1021,11 @@ class StreamPassthrough {
   }
 
   /** What was read already; let go of, else it would be kept as long as the stream. */
-  #passFirst(controller: DirectController): number | Promise<number> {
+  async #passFirst(controller: DirectController): Promise<void> {
     const { first } = this.#answer;
     this.#answer.first = null;
-    return first === null ? 0 : this.#pass(first, controller);
+    const written = first === null ? 0 : this.#pass(first, controller);
+    if (first !== null && written instanceof Promise) await this.#taken(written, first);
   }
 
   /** The client left, or its connection broke. */
@@ -1038,6 +1043,19 @@ class StreamPassthrough {
     if (sent === null) return 0; // it may be an error, and is held back until its end is here
     this.#timeouts.rests();
     return controller.write(sent);
+  }
+
+  /** Waits until the client has taken a chunk. Until then it is in memory, and counts as buffered (P23). */
+  async #taken(written: Promise<number>, { length }: Bytes): Promise<void> {
+    this.#waitingBytes = length;
+    this.#engine.bufferedBytes += length;
+    await written;
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    this.#engine.bufferedBytes -= this.#waitingBytes;
+    this.#waitingBytes = 0;
   }
 
   /** From the first event on upstream may not be silent for long. */
@@ -1111,6 +1129,7 @@ class StreamPassthrough {
   #finish(status: number, outcome: Outcome): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#letGo();
     this.#timeouts.end();
     this.#upstream.pool.settle(this.#lease, outcome, this.#clock.now());
     if (outcome.kind !== "rejected") this.#context.reason = saidBy(outcome);

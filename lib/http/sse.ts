@@ -240,7 +240,7 @@ export function followerOf({
 /** At least this much of a stream's end is kept: a last chunk with its usage and the end mark fit in. */
 const TAIL_BYTES = 2048;
 /** A last event is kept whole up to this length; of a longer one its beginning tells what it is. */
-const LAST_EVENT_BYTES = 128 * 1024;
+const LAST_EVENT_BYTES = 32 * 1024;
 /** So much of a stream's start is kept: Anthropic's first event, which names the input. */
 const START_BYTES = 2048;
 /** How much of such an event's beginning is kept: its name and its type stand there. */

@@ -402,6 +402,29 @@ describe("a crowd", () => {
     2 * PATIENCE_MS,
   );
 
+  test("P23 of clients that do not read counts what waits for them as buffered", async () => {
+    await using provider = startRawProvider((_, connection) =>
+      connection.write(Buffer.concat([Buffer.from(EVENT_STREAM_HEAD), chunk(events)])),
+    );
+    const settings = { API_KEYS: "key-one", PROVIDER: "generic", TARGET_BASE_URL: provider.url };
+    await using staged = stage({ settings });
+    const clients = await Promise.all(Array.from({ length: 3 }, () => connectRaw(staged.url)));
+    for (const client of clients) {
+      client.pause();
+      client.write("POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 2\r\n\r\n{}");
+    }
+    await until("they are stalled", () => staged.engine.bufferedBytes > 3 * 4096, PATIENCE_MS);
+    clients[0]?.resume();
+    await until(
+      "one has taken all",
+      () => (clients[0]?.received().length ?? 0) >= events.length,
+      PATIENCE_MS,
+    );
+    for (const client of clients) client.reset();
+    await until("nothing waits any more", () => staged.engine.bufferedBytes === 0, PATIENCE_MS);
+    expect(staged.engine.inFlight).toBe(0);
+  });
+
   test(
     "P24 of 600 clients streams at once",
     async () => {
