@@ -3,6 +3,7 @@
  *
  * Only commands that end use this; the proxy itself never loads `process.stdin`.
  */
+import { visible } from "../core/text.ts";
 
 export interface Terminal {
   /** What was asked for: standard output, as it is. */
@@ -37,10 +38,12 @@ export function openTerminal(environment: Readonly<Record<string, string | undef
   const input = new Input(stdin);
   return {
     // `console.log` waits for a slow pipe: what a command says must be out before it exits.
-    write: (text) => console.log(text.replace(/\n$/, "")),
+    write: (text) => console.log(visible(text.replace(/\n$/, ""))),
     // On a terminal `console.error` writes in red (Bun 1.4.5), and not everything that is said here is an error.
     writeError: (text) =>
-      stderr.isTTY === true ? void stderr.write(text) : console.error(text.replace(/\n$/, "")),
+      stderr.isTTY === true
+        ? void stderr.write(visible(text))
+        : console.error(visible(text.replace(/\n$/, ""))),
     isTerminal,
     canAsk,
     showsProgress: stderr.isTTY === true,

@@ -6,6 +6,7 @@ import {
   chunk,
   httpAnswer,
   LAST_CHUNK,
+  seeded,
   settled,
   stage,
   startRawProvider,
@@ -232,6 +233,45 @@ describe("a follower", () => {
     Bun.gc(true);
     expect(pushed.filter((chunk) => chunk.deref() !== undefined).length).toBeLessThan(50);
     expect(follower?.end()).toBe("cut");
+  });
+
+  test("P23 keeps no large chunk alive for the few bytes that it needs of it", async () => {
+    const sample = SAMPLES.responses;
+    const follower = following("responses", sample.contentType);
+    const event = Buffer.from(named("response.output_text.delta", { delta: "x".repeat(60_000) }));
+    const pushed = Array.from({ length: 40 }, () => {
+      const bytes = new Uint8Array(Buffer.concat(Array.from({ length: 8 }, () => event)));
+      follower?.push(bytes);
+      return new WeakRef(bytes);
+    });
+    await settled();
+    Bun.gc(true);
+    expect(pushed.filter((chunk) => chunk.deref() !== undefined).length).toBeLessThan(5);
+    expect(follower?.end()).toBe("cut");
+  });
+
+  test("P18 lets through what it gets, and knows its end, in pieces of every size", () => {
+    const random = seeded(7);
+    const upTo = (most: number) => 1 + Math.floor(random() * most);
+    for (let run = 0; run < 400; run++) {
+      const text =
+        RESPONSES +
+        named("response.output_text.delta", { delta: `${"a".repeat(upTo(9000))} error "error":` }) +
+        named("response.completed", repeating(upTo(run % 4 === 0 ? 300_000 : 3000)));
+      const bytes = Buffer.from(run % 3 === 0 ? withCrLf(text) : text);
+      const most = [5, 50, 5000, 70_000, 600_000][bytes.length > 30_000 ? 2 + (run % 3) : run % 5] ?? 1;
+      const end = run % 7 === 0 ? bytes.length - 5 - upTo(300) : bytes.length;
+      const follower = following("responses", EVENTS);
+      const passed: Uint8Array[] = [];
+      for (let at = 0; at < end;) {
+        const size = Math.min(upTo(most), end - at);
+        passed.push(follower?.push(new Uint8Array(bytes.subarray(at, at + size))) ?? new Uint8Array());
+        at += size;
+      }
+      passed.push(follower?.rest() ?? new Uint8Array());
+      expect(Buffer.concat(passed).equals(bytes.subarray(0, end))).toBe(true);
+      expect(follower?.end()).toBe(end < bytes.length ? "cut" : "complete");
+    }
   });
 });
 

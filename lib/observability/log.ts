@@ -4,6 +4,7 @@
  * Lines are gathered and written together a few times a second: a write a request would cost a small machine more
  * than the request. Nothing here is ever handed a key or a prompt.
  */
+import { visible } from "../core/text.ts";
 import { formatDuration, instantText } from "../core/clock.ts";
 import { keyName } from "../core/events.ts";
 import { codeOf } from "../core/json.ts";
@@ -87,7 +88,7 @@ export function logLine(
 
 /** A line in JSON. What all lines have is not put into the object: copying that cost as much as making text of it. */
 export function jsonLine(at: number, level: LogLevel, event: string, fields: object): string {
-  const rest = JSON.stringify(fields).slice(1);
+  const rest = visible(JSON.stringify(fields).slice(1));
   const comma = rest === "}" ? "" : ",";
   return `{"time":"${timeOf(at)}","level":"${level}","event":"${event}"${comma}${rest}\n`;
 }
@@ -271,11 +272,7 @@ function size(bytes: number): string {
 /** A value as one word: quoted where it holds anything that would end the word or the line. */
 function asWord(value: string): string {
   if (/^[\w./:@,+*()[\]-]+$/.test(value)) return value;
-  // JSON leaves these as they are: controls above ASCII, which some terminals obey, and what breaks or turns a line.
-  return JSON.stringify(value).replace(
-    /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-    (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  return visible(JSON.stringify(value));
 }
 
 // ── Standard output ───────────────────────────────────────────────────────────────────────────────────────────────
