@@ -75,9 +75,11 @@ import {
   CircuitBreaker,
   DISTINCT_KEYS,
   FAULTS,
+  ModelBreakers,
   REFUSES_ALL,
   SharedLimit,
 } from "./lib/pool/circuit-breaker.ts";
+import { CredentialRefusals } from "./lib/pool/credential-refusals.ts";
 import {
   Account,
   accountName,
@@ -129,6 +131,7 @@ const OTHERS_FIRST_MS = 3000;
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
   readonly breaker = new CircuitBreaker(FAULTS);
+  readonly #modelBreakers = new ModelBreakers();
   /** Opened where the upstream refuses everybody. */
   readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
   readonly retryBudget = new RetryBudget();
@@ -137,6 +140,7 @@ export class Pool implements KeyPool {
   readonly #selector: KeySelector;
   readonly #sharedLimit = new SharedLimit();
   readonly #penalties: Penalties;
+  readonly #credentialRefusals = new CredentialRefusals();
   readonly #queue: Queue;
   readonly #day: QuotaDay;
   readonly #snapshots = new Map<Key, () => KeyState>();
@@ -179,7 +183,18 @@ export class Pool implements KeyPool {
   }
 
   get pausedUntil(): number {
-    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil);
+    const aloneUntil = this.#modelBreakers.aloneUntil(this.#dependencies.clock.now());
+    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil, aloneUntil);
+  }
+
+  isRefusedByAll(now: number): boolean {
+    return this.refusesAll.openUntil > now;
+  }
+
+  isPausedFor(need: Need, now: number): boolean {
+    const { breaker, refusesAll } = this;
+    const modelUntil = this.#modelBreakers.of(need)?.openUntil ?? 0;
+    return Math.max(breaker.openUntil, refusesAll.openUntil, modelUntil) > now;
   }
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
@@ -224,10 +239,13 @@ export class Pool implements KeyPool {
   }
 
   /** What keeps this request from all keys alike; null: nothing does. */
-  #pauseFor({ tried, deferredAt }: Need, now: number): NoKey | null {
+  #pauseFor(need: Need, now: number): NoKey | null {
     const { breaker, refusesAll } = this;
+    const { tried, deferredAt } = need;
     const closedUntil = Math.max(breaker.readyAt(now), refusesAll.readyAt(now));
     if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
+    const modelUntil = this.#modelBreakers.of(need)?.readyAt(now) ?? 0;
+    if (modelUntil > now) return { kind: "no_key", readyAt: modelUntil, why: "paused", isOwn: true };
     // It may be refused for what it asks for: whether everybody still is, others find out before it does.
     const asideUntil =
       tried.size >= DISTINCT_KEYS && !refusesAll.isQuiet ? refusesAll.openUntil + OTHERS_FIRST_MS : 0;
@@ -255,7 +273,8 @@ export class Pool implements KeyPool {
   #take(key: Key, need: Need, now: number): Lease {
     const { account } = key;
     const limits = this.#selector.limitsFor(need, account);
-    const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet;
+    const modelBreaker = this.#modelBreakers.of(need);
+    const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet || !(modelBreaker?.isQuiet ?? true);
     if (this.#isRetry(need.deferredAt)) this.retryBudget.spend(now);
     if (!need.isUncounted) key.today += 1;
     key.requests += 1;
@@ -270,6 +289,7 @@ export class Pool implements KeyPool {
     if (isTrial) {
       this.breaker.startTrial(now);
       this.refusesAll.startTrial(now);
+      modelBreaker?.startTrial(now);
     }
     this.#save(key);
     if (this.#isDry) {
@@ -311,9 +331,10 @@ export class Pool implements KeyPool {
   }
 
   /** Ends a lease with what came of it. A second call for the same lease does nothing. */
-  settle(lease: Lease, outcome: Outcome, now: number, budgets: Budgets | null = null): void {
-    if (lease.settled) return;
+  settle(lease: Lease, outcome: Outcome, now: number, budgets: Budgets | null = null): readonly Key[] {
+    if (lease.settled) return NO_KEYS;
     lease.settled = true;
+    let refusedAlike = NO_KEYS;
     const { key } = lease;
     this.#giveBack(lease, outcome, now);
     this.#tellBreakers(lease, outcome, now);
@@ -321,20 +342,22 @@ export class Pool implements KeyPool {
     switch (outcome.kind) {
       case "served":
         this.#penalties.forgive(lease);
+        this.#onServed(lease, now);
         break;
       case "rate_limited": {
         key.rateLimited += 1;
+        this.#proveInvalid(lease, now);
         const pausedMs = this.#penalties.limit(outcome, lease, now);
         if (pausedMs > 0) this.#tellPaused("common_cause", pausedMs, outcome.said, now);
         break;
       }
       case "exhausted":
+        this.#proveInvalid(lease, now);
         this.#penalties.cool(outcome, lease, now);
         break;
       case "revoked":
         key.errors += 1;
-        if (outcome.certain) this.disable(key, outcome.said, now);
-        else this.#penalties.doubt(key, outcome.said, now);
+        refusedAlike = this.#onCredentialRefused(outcome, lease, now);
         break;
       case "overloaded":
       case "unreachable":
@@ -351,6 +374,37 @@ export class Pool implements KeyPool {
     }
     this.#save(key);
     this.#serveQueue(now);
+    return refusedAlike;
+  }
+
+  /** A 401 or 403: whether the key or the request is to blame is found out before a key is taken out of use (P36). */
+  #onCredentialRefused({ certain, said }: Revoked, { key, need }: Lease, now: number): readonly Key[] {
+    if (certain && key.isOnTrial) {
+      this.disable(key, said, now);
+      return NO_KEYS;
+    }
+    const hasOther = this.#penalties.hasOtherReady(key, now);
+    const undo = this.#penalties.doubt(key, said, !certain, now);
+    const refusal = { key, account: key.account, need, said, certain, at: now, undo };
+    const isConfirmed = this.#credentialRefusals.isConfirmed(refusal);
+    const alike = this.#credentialRefusals.note(refusal);
+    if (isConfirmed) this.disable(key, said, now);
+    else if (alike.length > 0) return alike;
+    return certain && !hasOther && !isConfirmed ? [key] : NO_KEYS;
+  }
+
+  /** The request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
+  #proveInvalid({ key, need }: Lease, now: number): void {
+    for (const refusal of this.#credentialRefusals.takeProven(need, key.account))
+      this.disable(refusal.key, refusal.said, now);
+  }
+
+  #onServed(lease: Lease, now: number): void {
+    const { key } = lease;
+    this.#proveInvalid(lease, now);
+    if (!key.isOnTrial) return;
+    key.isOnTrial = false;
+    this.#onKeyChanged(key, { kind: "back", reason: null, said: "" }, now);
   }
 
   /** Gives back what the attempt took, once, from every ending. */
@@ -385,28 +439,24 @@ export class Pool implements KeyPool {
     const { breaker, refusesAll } = this;
     const { account } = lease.key;
     const isTrial = lease.isTrial && lease.startedAt === 0;
+    const modelBreaker = isTrial ? this.#modelBreakers.of(lease.need) : null;
     switch (outcome.kind) {
       case "overloaded":
-      case "unreachable": {
+      case "unreachable":
         account.faultsInRow += 1;
-        const isForAll = outcome.kind === "overloaded" && outcome.refusesAll;
-        const leastMs = isForAll ? Math.min(outcome.pauseMs ?? 0, this.#penalties.rules.maxCooldownMs) : 0;
-        const openMs = isForAll
-          ? refusesAll.onFailed(now, isTrial, leastMs)
-          : breaker.onFailed(now, isTrial && !breaker.isQuiet);
-        if (isForAll || isTrial) refusesAll.abandonTrial();
-        if (openMs > 0)
-          this.#tellPaused(isForAll ? "common_cause" : "upstream_faults", openMs, saidBy(outcome), now);
+        if (outcome.kind === "overloaded" && outcome.refusesAll) this.#onRefusedAll(outcome, isTrial, now);
+        else this.#onFault(outcome, lease, isTrial, now);
         return;
-      }
       case "abandoned":
         if (!isTrial) return;
         breaker.abandonTrial();
         refusesAll.abandonTrial();
+        modelBreaker?.abandonTrial();
         return;
       case "rate_limited": // may be everybody's: `Penalties.limit` finds out
         account.faultsInRow = 0;
         breaker.onAnswered();
+        this.#modelBreakers.onAnswered(lease.need.model, now);
         if (isTrial) refusesAll.abandonTrial();
         return;
       case "served":
@@ -418,11 +468,38 @@ export class Pool implements KeyPool {
     }
   }
 
+  #onRefusedAll({ pauseMs, said }: Extract<Verdict, { kind: "overloaded" }>, isTrial: boolean, now: number) {
+    const leastMs = Math.min(pauseMs ?? 0, this.#penalties.rules.maxCooldownMs);
+    const openMs = this.refusesAll.onFailed(now, isTrial, { leastMs });
+    this.refusesAll.abandonTrial();
+    if (openMs > 0) this.#tellPaused("common_cause", openMs, said, now);
+  }
+
+  /** A fault is the model's, unless the connection itself failed, or two models fail (P10, P40). */
+  #onFault(fault: Fault, { need }: Lease, isTrial: boolean, now: number): void {
+    const { breaker } = this;
+    const { model } = need;
+    const isModels = model !== null && !isOfConnection(fault);
+    const wasTrialOfModel = isTrial && !(this.#modelBreakers.of(need)?.isQuiet ?? true);
+    const modelMs = isModels ? this.#modelBreakers.onFailed(model, now, wasTrialOfModel) : 0;
+    const isOneModels = isModels && !this.#modelBreakers.hasOther(model);
+    const isScopeModel = fault.kind === "overloaded" && fault.scope === "model";
+    const openMs = isScopeModel
+      ? 0
+      : breaker.onFailed(now, isTrial && !breaker.isQuiet, { mayOpen: !isOneModels });
+    if (isTrial) this.refusesAll.abandonTrial();
+    if (isTrial && isScopeModel) breaker.abandonTrial();
+    const isAlone = modelMs > 0 && isOneModels && this.#modelBreakers.isAlone(model, now);
+    const pausedMs = Math.max(openMs, isAlone ? modelMs : 0);
+    if (pausedMs > 0) this.#tellPaused("upstream_faults", pausedMs, saidBy(fault), now);
+  }
+
   /** The upstream answered, and does not refuse everybody. */
-  #onAnswered({ key, isTrial, at }: Lease, now: number): void {
+  #onAnswered({ key, isTrial, at, need }: Lease, now: number): void {
     const { breaker, refusesAll } = this;
     key.account.faultsInRow = 0;
     breaker.onAnswered();
+    this.#modelBreakers.onAnswered(need.model, now);
     // What was sent before everybody was refused says nothing about now.
     if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
     if (!this.#isDown || !refusesAll.isQuiet) return;
@@ -499,12 +576,22 @@ export class Pool implements KeyPool {
 
   disable(key: Key, said: string, now: number): void {
     if (key.disabled !== null) return;
+    key.isOnTrial = false;
     key.disabled = { reason: "invalid_key", at: now, said };
     this.#onKeyChanged(key, { kind: "disabled", reason: "invalid_key", said }, now);
   }
 
+  tryAgain(key: Key, now: number): void {
+    if (key.disabled === null) return;
+    key.disabled = null;
+    key.isOnTrial = true;
+    this.#save(key);
+    this.#serveQueue(now);
+  }
+
   revive(key: Key, now: number): void {
     key.disabled = null;
+    key.isOnTrial = false;
     this.#penalties.pardon(key.account);
     this.#onKeyChanged(key, { kind: "back", reason: null, said: "" }, now);
   }
@@ -587,6 +674,19 @@ export class Pool implements KeyPool {
 
 function accountsOf(keys: readonly Key[]): Account[] {
   return [...new Set(keys.map(({ account }) => account))];
+}
+
+const NO_KEYS: readonly Key[] = [];
+
+type Revoked = Extract<Verdict, { kind: "revoked" }>;
+type Fault = Extract<Outcome, { kind: "overloaded" | "unreachable" }>;
+
+/** Whether the connection itself failed, which is the same for every model. */
+function isOfConnection(fault: Fault): boolean {
+  return (
+    fault.kind === "unreachable" &&
+    (fault.type === "upstream_unreachable" || fault.type === "connect_timeout")
+  );
 }
 
 function rulesOf(config: ProviderConfig, maxCooldownMs: number): PenaltyRules {
@@ -706,8 +806,14 @@ async function tryKeys(
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
-      pool.settle(lease, outcome, clock.now(), limits);
+      const refusedAlike = pool.settle(lease, outcome, clock.now(), limits);
       context.noteFailure(result, upstream, lease);
+      if (refusedAlike.length > 0 && result.answer !== null) {
+        context.hold();
+        // Not about the keys, as far as a check can tell: the client gets what upstream said (P36).
+        if (!(await engine.keyChecker.provesDead(upstream.config.name, refusedAlike)))
+          return relayWhole(result.answer, context, engine);
+      }
     }
 
     const now = clock.now();
@@ -754,7 +860,7 @@ function leaseFor(
   hasFallback: boolean,
   clock: Clock,
 ): Lease | NoKey | Promise<Lease | NoKey> {
-  if (hasFallback && pool.pausedUntil > clock.now()) {
+  if (hasFallback && pool.isPausedFor(context, clock.now())) {
     const now = pool.lease(context, clock.now()); // the one that may find out whether it is back
     if (now.kind === "lease" || now.why === "paused") return now;
   }
@@ -784,7 +890,10 @@ function giveUp(
   const { kept, progress } = context;
   if (setback.kind === "abandoned")
     return context.finish(499, "abandoned", new Response(null, { status: 499 }));
-  if (kept !== null && context.lastBlame !== "key" && !REFUSES_KEYS.has(kept.answer.status)) {
+  // What no account may do is about the request, whatever the status (P36); but a 429 never goes out.
+  const mayNobody = setback.kind === "no_key" && setback.why === "unsuited" && kept?.answer.status !== 429;
+  const isOfKeys = kept !== null && REFUSES_KEYS.has(kept.answer.status) && !mayNobody;
+  if (kept !== null && context.lastBlame !== "key" && !isOfKeys) {
     context.keyLabel = kept.keyLabel;
     context.reason = kept.said;
     return relayWhole(kept.answer, context, engine);

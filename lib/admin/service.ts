@@ -129,7 +129,7 @@ export class AdminService implements Observer {
       ...report,
       isDisabled: config.disabled,
       pauseReason:
-        report.pausedMs === 0 ? null : pool.breaker.openUntil > now ? "upstream_faults" : "common_cause",
+        report.pausedMs === 0 ? null : pool.isRefusedByAll(now) ? "common_cause" : "upstream_faults",
       pauseSaid: pause?.said ?? "",
       breaker: state === "trial" ? "half_open" : state,
       inFlight: report.keys.reduce((sum, key) => sum + key.inFlight, 0),

@@ -3,6 +3,7 @@
  *
  * `CircuitBreaker`: open for a moment, then one attempt goes through as a trial, and what comes of that decides. One
  * breaker watches for failures of the upstream, another for refusals of everybody; neither says anything about keys.
+ * `ModelBreakers`: one for each model that fails, so that a broken model keeps nobody from the others (P40).
  * `SharedLimit`: a rate that all keys together have to keep to, such as a limit on our address.
  */
 import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
@@ -27,6 +28,7 @@ const TRIAL_DECIDES_WITHIN_MS = 3000;
 export class CircuitBreaker {
   readonly #rules: BreakerRules;
   #failuresInRow = 0;
+  #hasOpened = false;
   #openMs = 0;
   #openUntil = 0;
   #isOnTrial = false;
@@ -44,7 +46,7 @@ export class CircuitBreaker {
 
   /** Nothing is wrong: the way is free without asking for the time. */
   get isQuiet(): boolean {
-    return this.#failuresInRow < this.#rules.opensAfter;
+    return !this.#hasOpened;
   }
 
   /** `open` until `openUntil`; `half_open`: one attempt may try; `trial`: it is under way. */
@@ -75,25 +77,91 @@ export class CircuitBreaker {
   /** The upstream answered, whatever it said. */
   onAnswered(): void {
     this.#failuresInRow = 0;
+    this.#hasOpened = false;
     this.#openMs = 0;
     this.#openUntil = 0;
     this.#isOnTrial = false;
   }
 
   /**
-   * The upstream failed. `leastMs`: it asked to be left alone for at least so long. Returns for how many ms that opens
-   * the breaker; 0 where it does not.
+   * The upstream failed. `leastMs`: it asked to be left alone for at least so long. Not `mayOpen`: it counts, and does
+   * not open the breaker by itself. Returns for how many ms that opens the breaker; 0 where it does not.
    */
-  onFailed(now: number, wasTrial: boolean, leastMs = 0): number {
+  onFailed(now: number, wasTrial: boolean, { leastMs = 0, mayOpen = true } = {}): number {
     this.#failuresInRow += 1;
     if (wasTrial) this.#isOnTrial = false;
     // Attempts that were under way when it opened fail too; they do not open it again.
-    if (this.#failuresInRow !== this.#rules.opensAfter && !wasTrial) return 0;
+    const opens = mayOpen && !this.#hasOpened && this.#failuresInRow >= this.#rules.opensAfter;
+    if (!opens && !wasTrial) return 0;
     const { firstOpenMs, longestOpenMs } = this.#rules;
+    this.#hasOpened = true;
     this.#openMs = Math.min(this.#openMs === 0 ? firstOpenMs : this.#openMs * 2, longestOpenMs);
     const openMs = Math.max(this.#openMs, leastMs);
     this.#openUntil = Math.max(this.#openUntil, now + openMs);
     return openMs;
+  }
+}
+
+// ---- models that fail
+
+/** Failing models that are remembered at most: names come from clients. */
+const MOST_MODELS = 64;
+/** So long after an answer of another model it is known that not the provider fails. */
+const OTHERS_SHOW_MS = MINUTE_MS;
+
+/** The models of a provider that fail, each with its breaker. One that answers again is forgotten. */
+export class ModelBreakers {
+  readonly #failing = new Map<string, CircuitBreaker>();
+  /** The model that answered last, and when; and when another one last did. Epoch ms. */
+  #lastAnswered: string | null = null;
+  #lastAnsweredAt = -Infinity;
+  #otherAnsweredAt = -Infinity;
+
+  /** The breaker of the model that a request asks for; null: it does not fail. */
+  of(need: { readonly model: string | null }): CircuitBreaker | null {
+    if (this.#failing.size === 0 || need.model === null) return null; // the model is not looked for in vain
+    return this.#failing.get(need.model) ?? null;
+  }
+
+  /** Whether another model fails as well. */
+  hasOther(model: string): boolean {
+    return this.#failing.size > (this.#failing.has(model) ? 1 : 0);
+  }
+
+  /** Whether no other model has answered lately, so that nothing tells whether the provider or the model fails. */
+  isAlone(model: string, now: number): boolean {
+    const at = this.#lastAnswered === model ? this.#otherAnsweredAt : this.#lastAnsweredAt;
+    return now > at + OTHERS_SHOW_MS;
+  }
+
+  /** Epoch ms until which the only model that is asked for is left alone; 0: another one answers, or none is. */
+  aloneUntil(now: number): number {
+    if (this.#failing.size !== 1) return 0;
+    for (const [model, breaker] of this.#failing) if (this.isAlone(model, now)) return breaker.openUntil;
+    return 0;
+  }
+
+  /** A request for this model failed. Returns for how many ms that opens its breaker; 0 where it does not. */
+  onFailed(model: string, now: number, wasTrial: boolean): number {
+    let breaker = this.#failing.get(model);
+    if (breaker === undefined) {
+      const [oldest] = this.#failing.keys();
+      if (this.#failing.size >= MOST_MODELS && oldest !== undefined) this.#failing.delete(oldest);
+      breaker = new CircuitBreaker(FAULTS);
+      this.#failing.set(model, breaker);
+    }
+    return breaker.onFailed(now, wasTrial);
+  }
+
+  /** A request for this model was answered. */
+  onAnswered(model: string | null, now: number): void {
+    if (model === null) return;
+    if (this.#failing.size > 0) this.#failing.delete(model);
+    if (model !== this.#lastAnswered) {
+      this.#otherAnsweredAt = this.#lastAnsweredAt;
+      this.#lastAnswered = model;
+    }
+    this.#lastAnsweredAt = now;
   }
 }
 

@@ -308,7 +308,7 @@ const DOUBT_EVERY_MS = MINUTE_MS;
 /** A provider whose keys are checked. */
 export interface CheckedProvider {
   readonly config: ProviderConfig;
-  readonly pool: Pick<KeyPool, "keys" | "revive" | "disable">;
+  readonly pool: Pick<KeyPool, "keys" | "revive" | "disable" | "tryAgain">;
 }
 
 interface CheckerOptions extends Pick<CheckOptions, "fetch" | "clock"> {
@@ -327,7 +327,13 @@ export class KeyChecker implements Observer {
   readonly #options: CheckerOptions;
   /** By provider and key: the next check. */
   readonly #pending = new Map<string, CancelTimer>();
-  readonly #checkedAt = new Map<string, number>();
+  /** By provider and key, where there is no check: after how many ms a real request tries it the next time. */
+  readonly #trialDelays = new Map<string, number>();
+  /** By provider and key: when it was checked last, and what came of it. */
+  readonly #checked = new Map<
+    string,
+    { readonly at: number; readonly result: Promise<CheckResult | null> }
+  >();
 
   constructor(options: CheckerOptions) {
     this.#options = options;
@@ -337,7 +343,7 @@ export class KeyChecker implements Observer {
   start(): void {
     for (const { config, pool } of this.#options.providers())
       for (const { disabled, secret } of pool.keys)
-        if (disabled !== null) this.#checkLater(config.name, secret.id, DEAD_FIRST_MS);
+        if (disabled !== null) this.#onDisabled(config.name, secret.id);
   }
 
   /** Checks nothing any more. */
@@ -350,10 +356,10 @@ export class KeyChecker implements Observer {
     if (keyId === null) return;
     switch (kind) {
       case "doubted":
-        this.#checkAtOnce(provider, keyId);
+        void this.#checkAtOnce(provider, keyId);
         return;
       case "disabled":
-        this.#checkLater(provider, keyId, DEAD_FIRST_MS);
+        this.#onDisabled(provider, keyId);
         return;
       case "cooled":
         if (reason === "billing" && model === null && this.#tellsBalance(provider))
@@ -372,12 +378,42 @@ export class KeyChecker implements Observer {
     }
   }
 
-  #checkAtOnce(provider: string, keyId: string): void {
+  /** Whether checks say of all these keys that they are dead; those of which they say so go out of use. */
+  async provesDead(provider: string, keys: readonly Key[]): Promise<boolean> {
+    const results = await Promise.all(keys.map(({ secret }) => this.#checkAtOnce(provider, secret.id)));
+    return results.every((result) => result === "dead");
+  }
+
+  /** Checks a key now; one that was checked a moment ago is not asked about again. null: it has no check. */
+  #checkAtOnce(provider: string, keyId: string): Promise<CheckResult | null> {
     const name = nameOf(provider, keyId);
     const now = this.#options.clock.now();
-    if (now < (this.#checkedAt.get(name) ?? -Infinity) + DOUBT_EVERY_MS) return;
-    this.#checkedAt.set(name, now);
-    void nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
+    const last = this.#checked.get(name);
+    if (last !== undefined && now < last.at + DOUBT_EVERY_MS) return last.result;
+    const result = nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
+    this.#checked.set(name, { at: now, result });
+    return result;
+  }
+
+  /** A dead key is checked again; where there is no check, a real request tries it, more and more rarely. */
+  #onDisabled(provider: string, keyId: string): void {
+    const config = this.#providerOf(provider)?.config;
+    const hasCheck = config !== undefined && checkFor(config.dialect, config.baseUrl) !== null;
+    if (hasCheck) return this.#checkLater(provider, keyId, DEAD_FIRST_MS);
+    const name = nameOf(provider, keyId);
+    const delayMs = Math.min(this.#trialDelays.get(name) ?? DEAD_FIRST_MS, DEAD_LONGEST_MS);
+    this.#trialDelays.set(name, delayMs * 2);
+    const { clock } = this.#options;
+    this.#pending.get(name)?.();
+    this.#pending.set(
+      name,
+      clock.after(delayMs, () => {
+        this.#pending.delete(name);
+        const pool = this.#providerOf(provider)?.pool;
+        const key = pool?.keys.find(({ secret }) => secret.id === keyId);
+        if (pool !== undefined && key !== undefined) pool.tryAgain(key, clock.now());
+      }),
+    );
   }
 
   /** A dead key: once more after `delayMs`, and after twice that. */
@@ -398,7 +434,8 @@ export class KeyChecker implements Observer {
     this.#pending.get(name)?.();
     const check = async () => {
       this.#pending.delete(name);
-      if (!(await this.#check(provider, keyId))) again();
+      const result = await this.#check(provider, keyId);
+      if (result !== null && result !== "alive") again();
     };
     this.#pending.set(
       name,
@@ -406,29 +443,20 @@ export class KeyChecker implements Observer {
     );
   }
 
-  /** Checks a key, outside of any request. Returns whether that is the end of it: it is back, or cannot be checked. */
-  async #check(provider: string, keyId: string): Promise<boolean> {
+  /** Checks a key, outside of any request, and does what follows. null: it is there no more, or has no check. */
+  async #check(provider: string, keyId: string): Promise<CheckResult | null> {
     const { fetch, clock } = this.#options;
     const config = this.#providerOf(provider)?.config;
     const configured = config?.keys.find(({ secret }) => secret.id === keyId);
-    if (config === undefined || configured === undefined) return true;
-    if (checkFor(config.dialect, config.baseUrl) === null) return true;
+    if (config === undefined || configured === undefined) return null;
+    if (checkFor(config.dialect, config.baseUrl) === null) return null;
     const { result, detail } = await checkKey(config, configured, { fetch, clock }, new Map());
     const pool = this.#providerOf(provider)?.pool; // a reload may have come
     const key = pool?.keys.find(({ secret }: Key) => secret.id === keyId);
-    if (pool === undefined || key === undefined) return true;
-    switch (result) {
-      case "alive":
-        pool.revive(key, clock.now());
-        return true;
-      case "dead":
-        pool.disable(key, detail, clock.now());
-        return false;
-      case "limited":
-      case "unreachable":
-      case "unknown":
-        return false;
-    }
+    if (pool === undefined || key === undefined) return null;
+    if (result === "alive" && isOutOrInDoubt(key)) pool.revive(key, clock.now());
+    if (result === "dead") pool.disable(key, detail, clock.now());
+    return result;
   }
 
   #providerOf(name: string): CheckedProvider | undefined {
@@ -445,8 +473,15 @@ export class KeyChecker implements Observer {
     const name = nameOf(provider, keyId);
     this.#pending.get(name)?.();
     this.#pending.delete(name);
-    this.#checkedAt.delete(name);
+    this.#trialDelays.delete(name);
   }
+}
+
+/** A check that a hostile request brought about must not end what a key cools for. */
+function isOutOrInDoubt({ disabled, account }: Key): boolean {
+  return (
+    disabled !== null || account.cooldown?.reason === "unconfirmed" || account.cooldown?.reason === "billing"
+  );
 }
 
 function nameOf(provider: string, keyId: string): string {

@@ -31,6 +31,8 @@ export interface Key {
   disabled: Disabled | null;
   /** Taken out by the operator. */
   isPaused: boolean;
+  /** It was found dead, and is tried again by a real request. */
+  isOnTrial: boolean;
   inFlight: number;
   requests: number;
   rateLimited: number;
@@ -132,6 +134,8 @@ export interface KeyNeed {
 export interface Need extends KeyNeed {
   /** Place in the queue: the number of the request. */
   readonly arrival: number;
+  /** The path that it is for, as its client sent it. */
+  readonly path?: string;
   /** It does not wait for a key beyond this. */
   readonly waitUntil: number;
   /** When the upstream failed it and there was no room for a retry: it waits for that; 0: there was. */
@@ -182,6 +186,10 @@ export interface KeyPool {
   readonly waiting: number;
   /** Epoch ms until which the provider is left alone; in the past where it is not. */
   readonly pausedUntil: number;
+  /** Whether it is left alone because it refuses everybody, and not because it fails. */
+  isRefusedByAll(now: number): boolean;
+  /** Whether the provider is left alone for this request: as a whole, or only its model. */
+  isPausedFor(need: Need, now: number): boolean;
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey>;
   /** A key now, or why there is none. `account`: only a key of this one; else of the one that `need` is bound to. */
@@ -190,8 +198,13 @@ export interface KeyPool {
   noKeyFor(need: Need, now: number): NoKey;
   /** `budgets`: what the response announced of limits; null: nothing. */
   responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void;
-  /** Ends a lease. A second call for the same one does nothing. */
-  settle(lease: Lease, outcome: Outcome, now: number, budgets?: Budgets | null): void;
+  /**
+   * Ends a lease. A second call for the same one does nothing. Returns the keys that were refused alike, where that may
+   * be about the request: ask a check before one of them is taken out of use (P36).
+   */
+  settle(lease: Lease, outcome: Outcome, now: number, budgets?: Budgets | null): readonly Key[];
+  /** A key of a provider that has no check is tried again by a real request; refused once more, it is out again. */
+  tryAgain(key: Key, now: number): void;
   /** Takes a key out of use: the provider said that it is dead. */
   disable(key: Key, said: string, now: number): void;
   /** Brings a key back at once, whatever it cools or was taken out for. */
@@ -218,6 +231,7 @@ export function newKey(
     dailyLimit: dailyLimit ?? config.dailyLimit,
     disabled: null,
     isPaused: false,
+    isOnTrial: false,
     inFlight: 0,
     requests: 0,
     rateLimited: 0,

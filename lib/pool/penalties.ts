@@ -151,17 +151,32 @@ export class Penalties {
     if (limits !== null) limits.deniedUntil = now + DENIED_FOR_MS;
   }
 
-  /** A key that was refused without a reason cools, unless no other is ready. */
-  doubt(key: Key, said: string, now: number): void {
+  /**
+   * A key that may be invalid cools until it is known, unless no other is ready. `isTold`: others are told, so that it is
+   * checked. Returns what takes that back.
+   */
+  doubt(key: Key, said: string, isTold: boolean, now: number): () => void {
     const { selector, tell } = this.#context;
-    const isReady = (other: Key) => isInUse(other) && (other.account.cooldown?.until ?? 0) <= now;
-    if (!selector.keys.some((other) => other !== key && isReady(other))) return;
-    const { cooldown } = key.account;
+    if (!this.hasOtherReady(key, now)) return () => {};
+    const { account } = key;
+    const { cooldown } = account;
     const { cooldownMs, maxCooldownMs } = this.rules;
     const until = Math.max(cooldown?.until ?? 0, now + Math.min(cooldownMs, maxCooldownMs));
     const strikes = cooldown?.strikes ?? 0;
-    key.account.cooldown = { until, beganAt: now, reason: "unconfirmed", strikes, answeredAt: 0 };
-    tell({ kind: "doubted", model: null, reason: "unconfirmed", until, said }, key, now);
+    const doubted: Cooldown = { until, beganAt: now, reason: "unconfirmed", strikes, answeredAt: 0 };
+    account.cooldown = doubted;
+    if (isTold) tell({ kind: "doubted", model: null, reason: "unconfirmed", until, said }, key, now);
+    return () => {
+      if (account.cooldown !== doubted) return;
+      account.cooldown = cooldown;
+      for (const other of selector.keys) if (other.account === account) this.#context.save(other);
+    };
+  }
+
+  /** Whether a key of another account could be asked. */
+  hasOtherReady({ account }: Key, now: number): boolean {
+    const isReady = (other: Key) => isInUse(other) && (other.account.cooldown?.until ?? 0) <= now;
+    return this.#context.selector.keys.some((other) => other.account !== account && isReady(other));
   }
 
   /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */

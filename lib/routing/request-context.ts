@@ -169,6 +169,10 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     };
   }
 
+  get path(): string {
+    return this.#sentPath;
+  }
+
   get signal(): AbortSignal {
     return this.request.signal;
   }

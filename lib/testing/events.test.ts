@@ -90,6 +90,16 @@ class Stand {
     this.pool.settle(lease, outcome, this.clock.now());
   }
 
+  /** The first key is refused as invalid for a request that the second one then serves. */
+  proveInvalid(): void {
+    const need = this.#need();
+    for (const outcome of [revoked(true), { kind: "served" }] satisfies Verdict[]) {
+      const lease = this.pool.lease(need, this.clock.now());
+      if (lease.kind === "no_key") throw new Error(`no key: ${lease.why}`);
+      this.pool.settle(lease, outcome, this.clock.now());
+    }
+  }
+
   /** Fails at each chance for so long. */
   async failFor(durationMs: number): Promise<void> {
     const until = this.clock.now() + durationMs;
@@ -136,7 +146,7 @@ const CASES: Record<KeyEvent["kind"], Case> = {
     told: null,
   },
   disabled: {
-    happens: (stand) => stand.attempt(revoked(true)),
+    happens: (stand) => stand.proveInvalid(),
     line: ["key_disabled", "warn"],
     told: `keywheel: ${NAME} of the default provider is out of use`,
   },
@@ -147,7 +157,7 @@ const CASES: Record<KeyEvent["kind"], Case> = {
   },
   back: {
     async happens(stand) {
-      stand.attempt(revoked(true));
+      stand.proveInvalid();
       await stand.clock.advance(MINUTE);
       stand.pool.revive(stand.firstKey, stand.clock.now());
     },

@@ -1,0 +1,78 @@
+/**
+ * Whether a 401 or 403 is about the key or about the request (P36).
+ *
+ * A request that is refused with one account's key and served with another's shows that the key is to blame. One that
+ * two accounts are refused for alike shows nothing of the keys: it may ask for what no key may do. Then what was done to
+ * the keys is taken back, and only a check, or a request of another kind, takes a key out of use.
+ */
+import { MINUTE_MS, SECOND_MS } from "../core/clock.ts";
+import type { Account, Key, Need } from "./key.ts";
+
+/** Requests of several clients that are refused in the same words within this time are alike. */
+const ALIKE_WITHIN_MS = 10 * SECOND_MS;
+/** So long a refusal is remembered, to be confirmed or taken back. */
+const REMEMBERED_MS = 10 * MINUTE_MS;
+const MOST_REMEMBERED = 256;
+
+/** A key that was refused with 401 or 403. */
+export interface CredentialRefusal {
+  readonly key: Key;
+  readonly account: Account;
+  readonly need: Need;
+  /** The provider's words; empty: it gave none. */
+  readonly said: string;
+  /** It said that the key is invalid. */
+  readonly certain: boolean;
+  /** Epoch ms. */
+  readonly at: number;
+  /** Takes back what the refusal did to the key. */
+  readonly undo: () => void;
+}
+
+const NO_KEYS: readonly Key[] = [];
+
+export class CredentialRefusals {
+  #remembered: CredentialRefusal[] = [];
+
+  /**
+   * Remembers a refusal. Where another account was refused alike, what was done to all of them has been taken back, and
+   * these keys are returned; else none.
+   */
+  note(refusal: CredentialRefusal): readonly Key[] {
+    const { account, at } = refusal;
+    this.#remembered = this.#remembered
+      .filter((other) => other.at > at - REMEMBERED_MS)
+      .slice(-MOST_REMEMBERED);
+    const alike = this.#remembered.filter((other) => isAlike(other, refusal));
+    this.#remembered.push(refusal);
+    if (!alike.some((other) => other.account !== account)) return NO_KEYS;
+    for (const { undo } of [...alike, refusal].toReversed()) undo();
+    return [...new Set([...alike, refusal].map(({ key }) => key))];
+  }
+
+  /** Whether the key was refused as invalid before, for a request of another kind. */
+  isConfirmed({ key, need, certain, at }: CredentialRefusal): boolean {
+    const isOther = (other: CredentialRefusal) =>
+      other.key === key && other.certain && other.need !== need && kindOf(other.need) !== kindOf(need);
+    return certain && this.#remembered.some((other) => isOther(other) && other.at < at - SECOND_MS);
+  }
+
+  /** This request was served with another account: those refused as invalid for it are. Each is told of once. */
+  takeProven(need: Need, account: Account): readonly CredentialRefusal[] {
+    if (this.#remembered.length === 0) return [];
+    const isProven = (refusal: CredentialRefusal) => refusal.need === need && refusal.account !== account;
+    const proven = this.#remembered.filter(isProven);
+    if (proven.length > 0) this.#remembered = this.#remembered.filter((refusal) => !isProven(refusal));
+    return proven.filter(({ certain }) => certain);
+  }
+}
+
+/** The same request, or one that was refused in the same words at the same time. */
+function isAlike(one: CredentialRefusal, other: CredentialRefusal): boolean {
+  if (one.need === other.need) return true;
+  return one.said !== "" && one.said === other.said && Math.abs(one.at - other.at) < ALIKE_WITHIN_MS;
+}
+
+function kindOf({ path, model }: Need): string {
+  return `${path ?? ""} ${model ?? ""}`;
+}
