@@ -332,9 +332,9 @@ export class Pool implements KeyPool {
 
   /** Ends a lease with what came of it. A second call for the same lease does nothing. */
   settle(lease: Lease, outcome: Outcome, now: number, budgets: Budgets | null = null): readonly Key[] {
-    if (lease.settled) return NO_KEYS;
+    if (lease.settled) return NONE_REFUSED;
     lease.settled = true;
-    let refusedAlike = NO_KEYS;
+    let refusedAlike = NONE_REFUSED;
     const { key } = lease;
     this.#giveBack(lease, outcome, now);
     this.#tellBreakers(lease, outcome, now);
@@ -381,7 +381,7 @@ export class Pool implements KeyPool {
   #onCredentialRefused({ certain, said }: Revoked, { key, need }: Lease, now: number): readonly Key[] {
     if (certain && key.isOnTrial) {
       this.disable(key, said, now);
-      return NO_KEYS;
+      return NONE_REFUSED;
     }
     const hasOther = this.#penalties.hasOtherReady(key, now);
     const undo = this.#penalties.doubt(key, said, !certain, now);
@@ -390,7 +390,7 @@ export class Pool implements KeyPool {
     const alike = this.#credentialRefusals.note(refusal);
     if (isConfirmed) this.disable(key, said, now);
     else if (alike.length > 0) return alike;
-    return certain && !hasOther && !isConfirmed ? [key] : NO_KEYS;
+    return certain && !hasOther && !isConfirmed ? [key] : NONE_REFUSED;
   }
 
   /** The request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
@@ -676,7 +676,7 @@ function accountsOf(keys: readonly Key[]): Account[] {
   return [...new Set(keys.map(({ account }) => account))];
 }
 
-const NO_KEYS: readonly Key[] = [];
+const NONE_REFUSED: readonly Key[] = [];
 
 type Revoked = Extract<Verdict, { kind: "revoked" }>;
 type Fault = Extract<Outcome, { kind: "overloaded" | "unreachable" }>;
