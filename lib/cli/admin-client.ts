@@ -50,6 +50,19 @@ export interface ShownKey {
   said: string | null;
 }
 
+/** What one client used of one key today (UTC). */
+export interface UsedToday {
+  provider: string;
+  /** By account and id, as in the log. */
+  key: string;
+  /** null: its key has no name. */
+  client: string | null;
+  requests: number;
+  inputTokens: number;
+  outputTokens: number;
+  cachedTokens: number;
+}
+
 /** What the proxy says of itself. */
 export interface Overview {
   status: string;
@@ -120,6 +133,14 @@ export class AdminClient {
     if (answer === null) return { isDone: false, message: `${this.address} does not answer any more.` };
     const overview = answer.status === 200 ? readOverview(answer.json) : null;
     return overview ?? { isDone: false, message: messageOf(answer) };
+  }
+
+  /** What was used today, by key and client; null: it does not show that. Ask `find` first. */
+  async usedToday(): Promise<UsedToday[] | null> {
+    if (this.#options.password === null) return null;
+    const answer = await this.#ask("GET", "/admin/api/usage?days=1", LOOK_TIMEOUT_MS);
+    const json = answer?.status === 200 && isObject(answer.json) ? field(answer.json, "usage") : null;
+    return Array.isArray(json) ? addedUp(json.filter(isObject)) : null;
   }
 
   /** Asks for a change. `path` begins behind `/admin/api`. Ask `find` first. */
@@ -236,6 +257,31 @@ function readKey(json: JsonObject): ShownKey {
     lastUsedAt: Number.isNaN(lastUsedAt) ? null : lastUsedAt,
     said: fieldText(json, "said") || null,
   };
+}
+
+/** Rows of usage with their models added up, the most used first. */
+function addedUp(rows: readonly JsonObject[]): UsedToday[] {
+  const used = new Map<string, UsedToday>();
+  for (const row of rows) {
+    const [provider, key] = [fieldText(row, "provider"), fieldText(row, "key") || fieldText(row, "key_id")];
+    const client = fieldText(row, "client") || null;
+    const name = JSON.stringify([provider, key, client]);
+    const sum = used.get(name) ?? {
+      provider,
+      key,
+      client,
+      requests: 0,
+      inputTokens: 0,
+      outputTokens: 0,
+      cachedTokens: 0,
+    };
+    sum.requests += numberOf(row, "requests");
+    sum.inputTokens += numberOf(row, "input_tokens");
+    sum.outputTokens += numberOf(row, "output_tokens");
+    sum.cachedTokens += numberOf(row, "cached_tokens");
+    used.set(name, sum);
+  }
+  return [...used.values()].sort((one, other) => other.requests - one.requests);
 }
 
 /** 0 where there is none. */

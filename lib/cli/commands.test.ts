@@ -318,6 +318,89 @@ function adminProxy(answer: (path: string) => Response = () => Response.json({ m
   return { settings, asked };
 }
 
+describe("keywheel status, where it knows the password,", () => {
+  const row = (client: string | null, model: string, requests: number, changes: object = {}) => ({
+    ...{
+      day: "2026-11-20",
+      provider: "default",
+      key: `ann@${IDS[0]}`,
+      key_id: IDS[0],
+      model,
+      client,
+      requests,
+    },
+    ...{ input_tokens: 1000, output_tokens: 50, cached_tokens: 800, ...changes },
+  });
+  const used = (...usage: unknown[]) =>
+    adminProxy((path) =>
+      path.startsWith("/admin/api/usage") ? Response.json({ usage }) : Response.json({}),
+    );
+
+  test("shows what was used today, by key and client, the models added up", async () => {
+    const { settings, asked } = used(
+      row("laptop", "a", 2),
+      row("laptop", "b", 3),
+      row(null, "a", 9, { provider: "groq", key: IDS[2] }),
+    );
+    const { out } = await run("status", { settings });
+    expect(asked.map((line) => line.split(" ")[0])).toEqual(["GET"]);
+    expect(out.split("\n").slice(-5)).toEqual([
+      "Today (UTC):",
+      "PROVIDER  KEY           CLIENT  REQUESTS  TOKENS IN  TOKENS OUT  CACHED",
+      `groq      ${IDS[2]}      -              9       1000          50     800`,
+      `default   ann@${IDS[0]}  laptop         5       2000         100    1600`,
+      "",
+    ]);
+    const { out: json } = await run("status --json", { settings });
+    expect(JSON.parse(json).today).toEqual([
+      {
+        provider: "groq",
+        key: IDS[2],
+        client: null,
+        requests: 9,
+        input_tokens: 1000,
+        output_tokens: 50,
+        cached_tokens: 800,
+      },
+      {
+        provider: "default",
+        key: `ann@${IDS[0]}`,
+        client: "laptop",
+        requests: 5,
+        input_tokens: 2000,
+        output_tokens: 100,
+        cached_tokens: 1600,
+      },
+    ]);
+  });
+
+  test("fits its table into 80 columns", async () => {
+    const many = {
+      provider: "openrouter",
+      key: "somebody@example.org@3e23e816",
+      input_tokens: 2_000_000_000,
+      output_tokens: 400_000_000,
+    };
+    const { settings } = used(row("a-laptop", "a", 90_000, many), row("b", "b", 1));
+    const { out } = await run("status", { settings, columns: 80 });
+    for (const line of out.slice(out.indexOf("Today")).split("\n"))
+      expect(line.length).toBeLessThanOrEqual(80);
+  });
+
+  test.each<[says: string, usage: unknown[]]>([
+    ["nothing was used", []],
+    ["what it is told is none", [null, 5, "row"]],
+  ])("shows no table where %s", async (_, usage) => {
+    const { settings } = used(...usage);
+    expect((await run("status", { settings })).out).not.toContain("Today");
+  });
+
+  test("shows no table where the proxy is an older one", async () => {
+    const { settings } = adminProxy(() => Response.json({ error: {} }, { status: 404 }));
+    expect((await run("status", { settings })).out).not.toContain("Today");
+  });
+});
+
 describe("keywheel keys", () => {
   test("lists the keys of the running proxy, with what upstream said of one that is out of use", async () => {
     const { settings } = adminProxy();

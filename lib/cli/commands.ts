@@ -15,6 +15,7 @@ import {
   type Overview,
   overviewOrSay,
   type ShownProvider,
+  type UsedToday,
 } from "./admin-client.ts";
 import type { AdminClient } from "./admin-client.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, type InitCommand, type OperatorCommand } from "./args.ts";
@@ -158,8 +159,14 @@ async function status(json: boolean, config: Config, context: CommandContext): P
     if (json) terminal.write(`${JSON.stringify({ status: "not_running", url: client.address }, null, 2)}\n`);
     return EXIT_FAILED;
   }
-  if (json) terminal.write(`${JSON.stringify({ url: client.address, ...overview.json }, null, 2)}\n`);
-  else showStatus(overview, client, config, context);
+  const used = await client.usedToday();
+  if (json) {
+    const today = used?.map(usedJson) ?? null;
+    terminal.write(`${JSON.stringify({ url: client.address, ...overview.json, today }, null, 2)}\n`);
+    return overview.status === "down" ? EXIT_FAILED : EXIT_FINE;
+  }
+  showStatus(overview, client, config, context);
+  if (used !== null && used.length > 0) terminal.write(`\nToday (UTC):\n${usedTable(used, terminal)}\n`);
   return overview.status === "down" ? EXIT_FAILED : EXIT_FINE;
 }
 
@@ -198,6 +205,30 @@ function showStatus(
   for (const provider of providers) terminal.write(`${providerLines(provider, terminal).join("\n")}\n`);
   terminal.write(`\n${keyTable(providers, config, terminal, clock)}`);
   if (!hasPassword) say(`${MORE_WITH_PASSWORD}`, terminal);
+}
+
+function usedJson({ provider, key, client, requests, ...tokens }: UsedToday): object {
+  const { inputTokens, outputTokens, cachedTokens } = tokens;
+  return {
+    ...{ provider, key, client, requests },
+    ...{ input_tokens: inputTokens, output_tokens: outputTokens, cached_tokens: cachedTokens },
+  };
+}
+
+/** Requests and tokens of today, by key and client. */
+function usedTable(used: readonly UsedToday[], terminal: Terminal): string {
+  const hasSeveral = new Set(used.map(({ provider }) => provider)).size > 1;
+  const hasClients = used.some(({ client }) => client !== null);
+  const columns: Column<UsedToday>[] = [
+    { title: "PROVIDER", of: ({ provider }) => (hasSeveral ? provider : ""), expendable: 2 },
+    { title: "KEY", of: ({ key }) => key },
+    { title: "CLIENT", of: ({ client }) => (hasClients ? (client ?? "-") : "") },
+    { title: "REQUESTS", of: ({ requests }) => String(requests), align: "right" },
+    { title: "TOKENS IN", of: ({ inputTokens }) => String(inputTokens), align: "right" },
+    { title: "TOKENS OUT", of: ({ outputTokens }) => String(outputTokens), align: "right" },
+    { title: "CACHED", of: ({ cachedTokens }) => String(cachedTokens), align: "right", expendable: 1 },
+  ];
+  return table(columns, used, { width: terminal.columns, hasColours: terminal.hasColours });
 }
 
 const HIDDEN =
