@@ -108,6 +108,20 @@ class Stand {
 
 const FOUR = "key-a,key-b,key-c,key-d";
 
+test.each(["round-robin", "sticky", "lru", "quota"] as const)(
+  "a choice by %s does not look into the body for its conversation",
+  (strategy) => {
+    const stand = new Stand(strategy, "a, b");
+    const need: KeyNeed = {
+      ...needOf(),
+      get conversation(): number {
+        throw new Error("the body was searched");
+      },
+    };
+    expect(stand.next(need)).not.toBeNull();
+  },
+);
+
 describe("a choice", () => {
   test.each<[sentence: string, Strategy, list: string, prepare: (stand: Stand) => void, taken: string]>([
     ["goes round the keys", "round-robin", FOUR, () => {}, "abcdab"],

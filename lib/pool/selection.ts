@@ -151,13 +151,16 @@ export class KeySelector {
     return null;
   }
 
-  #hasPreference({ conversation }: KeyNeed): boolean {
+  /** The conversation is asked for only where the strategy goes by it: to find it, the body has to be looked into. */
+  #hasPreference(need: KeyNeed): boolean {
     const { strategy } = this;
-    return strategy === "lru" || strategy === "quota" || (strategy === "affinity" && conversation !== null);
+    return (
+      strategy === "lru" || strategy === "quota" || (strategy === "affinity" && need.conversation !== null)
+    );
   }
 
   /** What the strategy prefers: the higher, the better. Of equals it is the next in turn. */
-  #preference(key: Key, { conversation }: KeyNeed): number {
+  #preference(key: Key, need: KeyNeed): number {
     switch (this.strategy) {
       case "round-robin":
       case "sticky":
@@ -167,7 +170,7 @@ export class KeySelector {
       case "quota": // the most of its day left; without a limit it never runs out
         return key.dailyLimit === null ? 2 : 1 - key.today / key.dailyLimit;
       case "affinity":
-        return conversation === null ? 0 : rendezvous(conversation, key.seed);
+        return need.conversation === null ? 0 : rendezvous(need.conversation, key.seed);
     }
   }
 
