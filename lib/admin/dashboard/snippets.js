@@ -31,7 +31,7 @@ export ANTHROPIC_AUTH_TOKEN=${key}
 unset ANTHROPIC_API_KEY
 claude --model ${model}`,
       note: "Without /v1 at the end. The provider has to speak Anthropic's API: Anthropic itself, DeepSeek, Kimi, Z.ai and others have an address for it.",
-      known: READ,
+      known: `${TRIED} claude 2.1.`,
     },
     Codex: {
       group: agent,
@@ -45,7 +45,7 @@ base_url = "${base}"
 env_key = "KEYWHEEL_KEY"
 wire_api = "responses"`,
       note: `Put ${key} into the environment variable KEYWHEEL_KEY. The provider has to have /v1/responses.`,
-      known: `${TRIED} codex 0.169.`,
+      known: `${TRIED} codex 0.171.`,
     },
     opencode: {
       group: agent,
@@ -59,7 +59,7 @@ wire_api = "responses"`,
       text: `export OPENAI_BASE_URL=${base}
 export OPENAI_API_KEY=${key}
 qwen --auth-type openai --model ${model}`,
-      known: `${TRIED} qwen 0.24.`,
+      known: `${TRIED} qwen 0.15.`,
     },
     Continue: {
       group: agent,
@@ -97,7 +97,7 @@ models:
       text: `export OPENAI_API_BASE=${base}
 export OPENAI_API_KEY=${key}
 aider --model openai/${model}`,
-      known: READ,
+      known: `${TRIED} aider 0.86.`,
     },
     Goose: {
       group: agent,
@@ -157,7 +157,7 @@ goose session`,
           },
         },
       }),
-      known: `${TRIED} openclaw 2026.9.`,
+      known: READ,
     },
     PicoClaw: {
       group: agent,
