@@ -27,7 +27,8 @@ export function patch(parent, wanted) {
     else insert(parent, node, here);
     if (node.view === want) continue;
     if (typeof want === "string") {
-      if (node.data !== want) node.data = want;
+      const text = inOneDirection(want);
+      if (node.data !== text) node.data = text;
       continue;
     }
     patch(node, want.children);
@@ -42,6 +43,11 @@ export function patch(parent, wanted) {
   }
 }
 
+/** Names come from clients: none may turn the direction of what is written after it. */
+function inOneDirection(text) {
+  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+}
+
 function matching(parent, here, want) {
   const fits = (child) =>
     typeof want === "string"
@@ -52,7 +58,7 @@ function matching(parent, here, want) {
 }
 
 function create(parent, want) {
-  if (typeof want === "string") return document.createTextNode(want);
+  if (typeof want === "string") return document.createTextNode("");
   const space = want.tag === "svg" ? "http://www.w3.org/2000/svg" : parent.namespaceURI;
   const node = document.createElementNS(space, want.tag);
   if (want.tag === "button") node.setAttribute("type", "button");

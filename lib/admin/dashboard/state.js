@@ -76,7 +76,7 @@ export const ui = {
 /** Draws the page: set by main.js, which knows all of it. */
 export const page = { draw() {} };
 
-const DRAW_AFTER_MS = 120;
+const DRAW_AFTER_MS = 200;
 let drawTimer = 0;
 
 /** Draws soon, once for all that changes until then; never while nobody looks. */
