@@ -116,6 +116,28 @@ describe("the layout", () => {
     expect(wrong).toEqual([]);
   });
 
+  test("is described: lib/README.md names every file", () => {
+    const map = readFileSync(join(ROOT, "lib", "README.md"), "utf8");
+    const sections = new Map(
+      [...map.matchAll(/\*\*`(\w+)\/`\*\*([\s\S]*?)(?=\n\*\*`|\n## )/g)].map(([, folder, text]) => [
+        folder,
+        text,
+      ]),
+    );
+    const missing = MODULES.filter(
+      (path) => !sections.get(folderOf(path))?.includes(`\`${path.split("/").at(-1)}\``),
+    );
+    expect(missing.filter((path) => !path.endsWith(".d.ts"))).toEqual([]);
+    const names = [...map.matchAll(/`((?:[\w-]+\/)?[\w-]+\.ts)`/g)].map(([, name]) => name ?? "");
+    const known = [...SOURCES.keys()];
+    expect(
+      names.filter(
+        (name) =>
+          !known.some((path) => path === name || path.endsWith(`/${name}`)) && !name.startsWith("bench/"),
+      ),
+    ).toEqual([]);
+  });
+
   test("has no circle of imports", () => {
     const below = new Map<string, "open" | "done">();
     const circles: string[] = [];
