@@ -30,6 +30,7 @@ import type { ProviderConfig } from "./lib/config/provider-settings.ts";
 import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
+import type { OpenAdminOptions } from "./lib/admin/api.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
 import { matchesGlob } from "./lib/core/glob.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
@@ -1416,27 +1417,45 @@ async function serve(environment: Record<string, string>, envFile: string | null
   const { engine, url } = proxy;
   const { clock, log } = engine;
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
-  const adminOptions = { engine, reloader, places, usage: outputs.usage, version: VERSION, url, newToken };
-  let opening: Promise<AdminApi> | null = null;
-  engine.openAdmin = () =>
-    (opening ??= import("./lib/admin/api.ts").then(({ openAdmin }) => openAdmin(adminOptions)));
+  serveAdmin(engine, { reloader, places, usage: outputs.usage, version: VERSION, url });
   const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
   const addresses = await localAddresses();
   console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile, addresses }));
   return signalled;
 }
 
+/** The dashboard and its API, loaded when they are first asked for. */
+function serveAdmin(engine: Engine, options: Omit<OpenAdminOptions, "engine" | "newToken">): void {
+  let opening: Promise<AdminApi> | null = null;
+  engine.openAdmin = () =>
+    (opening ??= import("./lib/admin/api.ts").then(({ openAdmin }) =>
+      openAdmin({ ...options, engine, newToken }),
+    ));
+}
+
+/** Where no settings are: those of the demo are its own. */
+const NO_FILES = { workingDirectory: "/dev/null", programDirectory: "/dev/null" };
+
 /** The proxy in front of the built-in fake provider: everything can be tried without a key. */
 async function demo(environment: Record<string, string>): Promise<number> {
-  const { demoSettings, startDemoProvider } = await import("./lib/cli/demo-provider.ts");
-  const provider = startDemoProvider();
-  const parsed = parseConfig(demoSettings(provider, environment));
+  const { DEMO_LIMITS, demoSettings, narrator, startDemoProvider } =
+    await import("./lib/cli/demo-provider.ts");
+  const provider = startDemoProvider(DEMO_LIMITS);
+  const password = newToken().slice(0, 12);
+  const settings = demoSettings(provider, environment, password);
+  const parsed = parseConfig(settings);
   if (!parsed.ok) return refuseSettings(parsed.problems);
   const outputs = await openOutputs(parsed.config, WORLD);
-  const proxy = startOrExplain(parsed.config, outputs);
+  const observers = [...outputs.observers, narrator((line) => console.log(line))];
+  const proxy = startOrExplain(parsed.config, { ...outputs, observers });
   if (proxy === null) return EXIT_FAILED;
+  const { engine, url } = proxy;
+  const places = { environment: settings, envFile: null, ...NO_FILES };
+  const loaded = { ...parsed, envFile: null, watched: [] };
+  const reloader = new Reloader({ places, loaded, clock: engine.clock, log: engine.log, apply: () => {} });
+  serveAdmin(engine, { reloader, places, usage: outputs.usage, version: VERSION, url });
   const signalled = untilSignalled({ proxy, outputs, reloader: null });
-  console.log(demoBanner(parsed.config, { version: VERSION, url: proxy.url }));
+  console.log(demoBanner(parsed.config, { version: VERSION, url, password, ...DEMO_LIMITS }));
   const code = await signalled;
   await provider.stop();
   return code;

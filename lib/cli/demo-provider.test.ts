@@ -1,6 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import type { CancelTimer, Clock } from "../core/clock.ts";
-import { type DemoCall, type DemoOptions, type DemoProvider, startDemoProvider } from "./demo-provider.ts";
+import type { RequestRecord } from "../core/events.ts";
+import {
+  type DemoCall,
+  type DemoOptions,
+  type DemoProvider,
+  startDemoProvider,
+  narrator,
+} from "./demo-provider.ts";
 
 /** Time that stands still until it is moved. */
 class FalseClock implements Clock {
@@ -727,5 +734,69 @@ describe("what was seen", () => {
       expect(demo.seen.length).toBeLessThanOrEqual(2);
     }
     expect(demo.seen).toHaveLength(1);
+  });
+});
+
+describe("what the demo tells", () => {
+  const attempt = (key: number, status: number) => ({
+    provider: "default",
+    key,
+    keyId: "3e23e816",
+    account: null,
+    verdict: status === 429 ? "rate_limited" : "served",
+    status,
+    ms: 1,
+    said: "",
+  });
+  const FINISHED: RequestRecord = {
+    id: 0,
+    at: 0,
+    method: "POST",
+    path: "/v1/chat/completions",
+    provider: "default",
+    model: "demo",
+    status: 200,
+    outcome: "served",
+    key: "1",
+    keyId: "3e23e816",
+    account: null,
+    attempts: [attempt(1, 200)],
+    waitedMs: 0,
+    firstByteMs: 1,
+    totalMs: 1,
+    bytes: 1,
+    client: null,
+    isTruncated: false,
+    reason: "",
+    maybeBilledReplays: 0,
+  };
+  const rows: [says: string, changes: Partial<RequestRecord>, line: string][] = [
+    ["an answer", {}, "  answered with key 2: the client saw no error"],
+    [
+      "a rotation",
+      { attempts: [attempt(0, 429), attempt(1, 200)] },
+      "  answered with key 2, after another one had refused: the client saw no error",
+    ],
+    [
+      "a wait",
+      { attempts: [attempt(0, 429), attempt(2, 429), attempt(1, 200)], waitedMs: 9870 },
+      "  answered with key 2, after 2 others had refused, and waited 9.9 s for it: the client saw no error",
+    ],
+    ["an error", { status: 404 }, "  /v1/chat/completions was answered with 404"],
+    ["a refusal without a key", { key: null, status: 503 }, "  /v1/chat/completions was answered with 503"],
+  ];
+  test.each(rows)("is %s", (_, changes, line) => {
+    const lines: string[] = [];
+    narrator((each) => lines.push(each)).finished?.({ ...FINISHED, ...changes });
+    expect(lines).toEqual([line]);
+  });
+
+  test("is a key that is full, and nothing of what else becomes of keys", () => {
+    const lines: string[] = [];
+    const { keyChanged } = narrator((line) => lines.push(line));
+    const event = { at: 0, provider: "default", key: 0, keyId: "x", account: null, model: null, said: "" };
+    keyChanged?.({ ...event, kind: "cooled", reason: "rate_limit", until: 9500 });
+    keyChanged?.({ ...event, kind: "pool_dry", reason: null, until: null });
+    expect(lines).toEqual(["  key 1 is full for 10s"]);
   });
 });

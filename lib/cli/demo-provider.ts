@@ -5,6 +5,7 @@
  * sentence says which key answered and how much that key has left, so that the wheel can be seen turning.
  * Nothing runs until it is started.
  */
+import type { Observer } from "../core/events.ts";
 import { field, isObject } from "../core/json.ts";
 import { type CancelTimer, type Clock, formatDuration, retryAfterSec, systemClock } from "../core/clock.ts";
 
@@ -70,17 +71,43 @@ type Speech = { whole: Json; events: (Json | "[DONE]")[] };
 export function demoSettings(
   { url, keys }: DemoProvider,
   environment: Readonly<Record<string, string | undefined>>,
+  password: string,
 ): Record<string, string> {
   return {
     PORT: environment["PORT"] ?? "3000",
     HOST: environment["HOST"] ?? "127.0.0.1",
-    LOG_LEVEL: environment["LOG_LEVEL"] ?? "info",
+    LOG_LEVEL: environment["LOG_LEVEL"] ?? "error", // `narrator` tells what happens
+    ADMIN_PASSWORD: password,
     API_KEYS: keys.join(","),
     TARGET_BASE_URL: `${url}/v1`,
     PROVIDER: "openai",
     STATE: "off",
   };
 }
+
+/** Limits that show within seconds how keys take turns, and how a request waits. */
+export const DEMO_LIMITS = { limit: 3, windowMs: 10_000 };
+
+/** Tells somebody who tries the demo what happens, a line each. */
+export function narrator(say: (line: string) => void): Observer {
+  return {
+    finished({ status, attempts, waitedMs, path, key }) {
+      if (status >= 400 || key === null) return say(`  ${path} was answered with ${status}`);
+      const refused = attempts.filter((attempt) => attempt.status === 429).length;
+      const after =
+        refused === 0 ? "" : `, after ${refused === 1 ? "another one" : `${refused} others`} had refused`;
+      const waited = waitedMs < LEAST_TOLD_MS ? "" : `, and waited ${(waitedMs / 1000).toFixed(1)} s for it`;
+      say(`  answered with key ${Number(key) + 1}${after}${waited}: the client saw no error`);
+    },
+    keyChanged({ kind, key, at, until }) {
+      if (kind !== "cooled" || key === null || until === null) return;
+      say(`  key ${key + 1} is full for ${formatDuration(until - at)}`);
+    },
+  };
+}
+
+/** A shorter wait is not worth a word. */
+const LEAST_TOLD_MS = 50;
 
 export function startDemoProvider(options: DemoOptions = {}): DemoProvider {
   const { keys = KEY_NAMES.map((name) => `demo-key-${name}`), limit = 5, windowMs = 60_000 } = options;

@@ -108,20 +108,36 @@ Then start keywheel again, and give your tools http://127.0.0.1:3000/v1 as their
 base URL. keywheel help shows the rest.
 `;
 
+/** What the first lines of `--demo` tell. */
+export interface RunningDemo extends Running {
+  /** Of the dashboard. */
+  password: string;
+  /** Requests of a key in each window. */
+  limit: number;
+  windowMs: number;
+}
+
 /** The first lines of `--demo`: what it is, and a command that works when pasted. */
-export function demoBanner(config: Config, { version, url }: Running): string {
+export function demoBanner(config: Config, { version, url, password, limit, windowMs }: RunningDemo): string {
   const [{ keys }] = config.providers;
-  return `keywheel ${version} demo: ${keys.length} keys of a built-in fake provider, 5 requests a minute each.
+  const window = `${windowMs / 1000} seconds`;
+  const curl = `curl -s ${baseUrl(url)}/chat/completions -H 'content-type: application/json' -d '{"model":"demo","messages":[{"role":"user","content":"hello"}]}'`;
+  return `keywheel ${version} demo: ${keys.length} keys of a built-in fake provider, ${limit} requests in ${window} each.
 Nothing leaves this machine, and no real key is needed.
 
   base URL   ${baseUrl(url)}   (any API key, any model name)
+  dashboard  ${url}/admin   password: ${password}
 
-Paste this into another terminal, a few times in a row. Each answer says which key it came from; after
-15 requests in a minute the next one waits for a key instead of failing:
+Paste this into another terminal, a few times in a row. The keys take turns, which is told below; when all are full, a
+request waits some seconds for a key instead of failing:
 
-  curl -s ${baseUrl(url)}/chat/completions -H 'content-type: application/json' -d '{"model":"demo","messages":[{"role":"user","content":"hello"}]}'
+  ${curl}
 
-Add "stream": true to see it stream, and look at ${url}/health. Ctrl-C ends it.
+All that at once, as agents do it:
+
+  for n in $(seq ${keys.length * limit + 3}); do ${curl}; echo; done
+
+Ctrl-C ends it.
 `;
 }
 
