@@ -74,6 +74,8 @@ describe("what a body says", () => {
     ],
     ["cannot be known of a bomb of brotli", brotliCompressSync(Buffer.alloc(40_000_000)), ["br"], "none", ""],
     ["cannot be known of a bomb of gzip", gzipSync(Buffer.alloc(40_000_000)), ["gzip"], "none", ""],
+    ["cannot be known of a small bomb of gzip", gzipSync(Buffer.alloc(1_200_000)), ["gzip"], "none", ""],
+    ["cannot be known of a bomb that nobody announced", gzipSync(Buffer.alloc(9_000_000)), [], "none", ""],
     [
       "cannot be known where it is packed again and again",
       Array.from({ length: 7 }).reduce<Uint8Array>((inner) => gzipSync(inner), Buffer.from(TEXT)),

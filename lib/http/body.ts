@@ -151,7 +151,7 @@ const LONGEST_PIECE_BYTES = 256 * 1024;
 /** How often a body may be packed, more often than it says. */
 const MOST_LAYERS = 4;
 /** gzip unpacks to a thousandfold at most: this much of it can do no harm in one go. */
-const HARMLESS_GZIP_BYTES = 16 * 1024;
+const HARMLESS_GZIP_BYTES = 2 * 1024;
 
 /** The names in `content-encoding` (RFC 9110 8.4.1, RFC 8878). */
 const FORMATS: Readonly<Record<string, Bun.CompressionFormat>> = {
@@ -183,6 +183,9 @@ export interface Unpacked {
 }
 
 const UNREADABLE: Unpacked = { plain: new Uint8Array(), extent: "none" };
+
+/** It unpacks to more than anybody looks at: a bomb, for all we know. */
+const TOO_LONG: Unpacked = { ...UNREADABLE };
 
 /** A body that is not packed. */
 export function unpackedAlready(bytes: Bytes): Unpacked {
@@ -267,7 +270,7 @@ function formatOf([first, second, third, fourth]: Bytes): Bun.CompressionFormat 
 async function unpackLayer(bytes: Bytes, format: Bun.CompressionFormat | null): Promise<Unpacked> {
   if (format === null) return UNREADABLE;
   const unpacked = await unpackAs(bytes, format);
-  if (unpacked.extent !== "none") return unpacked;
+  if (unpacked.extent !== "none" || unpacked === TOO_LONG) return unpacked;
   if (format === "deflate") return unpackAs(bytes, "deflate-raw"); // Some servers leave its frame away.
   if (format === "gzip" && bytes.length <= HARMLESS_GZIP_BYTES) return unpackBeforeJunk(bytes);
   return unpacked;
@@ -291,7 +294,7 @@ async function unpackAs(
       if (done) return unpackedAlready(joined(parts));
       parts.push(value);
       length += value.length;
-      if (length > limit) return UNREADABLE;
+      if (length > limit) return TOO_LONG;
     }
   } catch {
     return { plain: joined(parts), extent: length > 0 ? "part" : "none" }; // cut short, or something else
@@ -303,7 +306,8 @@ async function unpackAs(
 /** Something stands behind the end of the gzip, for which the stream refuses all of it. */
 function unpackBeforeJunk(bytes: Bytes): Unpacked {
   try {
-    return { plain: Bun.gunzipSync(bytes), extent: "part" };
+    const plain = Bun.gunzipSync(bytes);
+    return plain.length > LONGEST_PLAIN_BYTES ? TOO_LONG : { plain, extent: "part" };
   } catch {
     return UNREADABLE;
   }

@@ -446,7 +446,7 @@ async function readRefusal(response: Response, asked: Asked): Promise<Attempted>
     ? await readUpTo(reader, REFUSAL_BYTES)
     : { bytes: NO_BYTES, isWhole: true };
   if (!isWhole && reader !== null) discard(reader);
-  const unpacked = isWhole ? await unpack(bytes, encodingsOf(headers)) : TOO_LONG;
+  const unpacked = isWhole ? await unpack(bytes, encodingsOf(headers)) : NOT_READ;
   const charset = charsetOf(headers, isWhole ? unpacked.plain : bytes);
   const clean = withoutKeys(bytes, unpacked, headers, asked.redactor);
   const readable = isWhole ? unpacked.plain : encodingsOf(headers).length === 0 ? bytes : NO_BYTES;
@@ -459,7 +459,7 @@ async function readRefusal(response: Response, asked: Asked): Promise<Attempted>
 }
 
 /** An error of which only the beginning was read. */
-const TOO_LONG: Unpacked = { plain: NO_BYTES, extent: "none" };
+const NOT_READ: Unpacked = { plain: NO_BYTES, extent: "none" };
 
 /** What upstream said, without what is left of a key that it masked itself. */
 function withoutMasks(verdict: Verdict): Verdict {
