@@ -78,6 +78,14 @@ interface ToolsModule {
 const status: StatusModule = await import(join(FOLDER, "status.js"));
 const words: WordsModule = await import(join(FOLDER, "words.js"));
 
+interface UsageModule {
+  short(many: number): string;
+  shareWords(part: number, whole: number, what: string): string;
+  usageBy(rows: readonly object[], part: string): { name: string; requests: number; input_tokens: number }[];
+  usageOfDays(rows: readonly object[], days: number, nowMs: number): object[];
+}
+
+const usage: UsageModule = await import(join(FOLDER, "usage.js"));
 const tools: ToolsModule = await import(join(FOLDER, "snippets.js"));
 
 /** A number and its unit stay on one line. */
@@ -405,4 +413,70 @@ describe("the snippets", () => {
     expect(textOf("Roo Code")).not.toContain(values.root);
     expect(snippets["Roo Code"]?.where).toContain("ended");
   });
+});
+
+describe("what was used", () => {
+  const row = (changes: object) => ({
+    ...{ day: "2026-11-20", provider: "default", key: "ann@aaaa", model: "a", client: "laptop" },
+    ...{ requests: 1, errors: 0, input_tokens: 10, output_tokens: 5, cached_tokens: 0, reasoning_tokens: 0 },
+    ...changes,
+  });
+  const rows = [
+    row({}),
+    row({ model: "b", input_tokens: 500 }),
+    row({ client: null, key: "bbbb", requests: 7, day: "2026-11-18" }),
+    row({ provider: "groq", model: null }),
+  ];
+  test.each<[sentence: string, part: string, names: string[], requests: number[]]>([
+    ["by model, the most tokens first", "model", ["b", "a", ""], [1, 8, 1]],
+    ["by client", "client", ["laptop", ""], [3, 7]],
+    ["by key, those of named providers by theirs", "key", ["ann@aaaa", "bbbb", "groq/ann@aaaa"], [2, 7, 1]],
+  ])("is told %s", (_, part, names, requests) => {
+    const sums = usage.usageBy(rows, part);
+    expect(sums.map(({ name }) => name)).toEqual(names);
+    expect(sums.map((sum) => sum.requests)).toEqual(requests);
+  });
+
+  test("is told of the first 40, and of all others together", () => {
+    const many = Array.from({ length: 100 }, (_, index) =>
+      row({ model: `m${index}`, input_tokens: 1000 - index }),
+    );
+    const sums = usage.usageBy(many, "model");
+    expect([sums.length, sums.at(-2)?.name, sums.at(-1)?.name, sums.at(-1)?.requests]).toEqual([
+      41,
+      "m39",
+      "60 others",
+      60,
+    ]);
+    expect(usage.usageBy(many.slice(0, 41), "model").length).toBe(41);
+  });
+
+  test("is told of each day, those without use included", () => {
+    expect(usage.usageOfDays(rows, 3, Date.UTC(2026, 10, 20, 23, 59))).toEqual([
+      { day: "2026-11-18", input: 10, output: 5 },
+      { day: "2026-11-19", input: 0, output: 0 },
+      { day: "2026-11-20", input: 520, output: 15 },
+    ]);
+  });
+
+  test.each<[many: number, words: string]>([
+    [0, "0"],
+    [950, "950"],
+    [9994, "9\u2009994"],
+    [12_345, "12.3 k"],
+    [999_499, "999 k"],
+    [999_600, "1 M"],
+    [1_234_567, "1.23 M"],
+    [45_600_000_000, "45.6 G"],
+  ])("is said in three figures: %p", (many, words) => expect(plain(usage.short(many))).toBe(words));
+
+  test.each<[part: number, whole: number, words: string]>([
+    [0, 100, ""],
+    [0, 0, ""],
+    [1, 1000, "less than 1% cached"],
+    [62, 100, "62% cached"],
+    [100, 100, "100% cached"],
+  ])("is said as a share: %p of %p", (part, whole, words) =>
+    expect(usage.shareWords(part, whole, "cached")).toBe(words),
+  );
 });

@@ -20,6 +20,8 @@ import status from "./dashboard/status.js" with { type: "text" };
 import toolsStyle from "./dashboard/tools.css" with { type: "text" };
 import tools from "./dashboard/tools.js" with { type: "text" };
 import traffic from "./dashboard/traffic.js" with { type: "text" };
+import usageStyle from "./dashboard/usage.css" with { type: "text" };
+import usage from "./dashboard/usage.js" with { type: "text" };
 import words from "./dashboard/words.js" with { type: "text" };
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import { shownKeyEvent, shownRequest } from "./views.ts";
@@ -38,7 +40,7 @@ export function createPage(): (acceptEncoding: string) => Response {
 }
 
 /** What a file needs of another stands before it, so that nothing is asked for before it is there. */
-const STYLES = [base, live, toolsStyle];
+const STYLES = [base, live, usageStyle, toolsStyle];
 const SCRIPTS = [
   words,
   status,
@@ -52,6 +54,7 @@ const SCRIPTS = [
   requests,
   snippets,
   tools,
+  usage,
   main,
 ];
 

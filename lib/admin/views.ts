@@ -7,7 +7,7 @@ import { DAY_MS, formatDuration, instantText, MINUTE_MS } from "../core/clock.ts
 import { clientJson, keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
 import type { Traffic, TrafficRange, UsageRow } from "../observability/usage.ts";
 import { keyName } from "../core/events.ts";
-import type { KeyEvent, RequestProgress, RequestRecord } from "../core/events.ts";
+import type { KeyEvent, RequestProgress, RequestRecord, TokenUsage } from "../core/events.ts";
 import type { ClientReport } from "../pool/client-limits.ts";
 import type { KeyReport, ProviderReport } from "../pool/key.ts";
 
@@ -180,6 +180,7 @@ export function shownRequest(record: RequestRecord): object {
     bytes: record.bytes,
     truncated: record.isTruncated,
     maybe_billed_replays: record.maybeBilledReplays,
+    tokens: record.tokens ? shownTokens(record.tokens) : null,
     attempts: record.attempts.map(({ provider, key, keyId, account, verdict, status, ms, said }) => ({
       provider,
       key,
@@ -227,6 +228,10 @@ export function shownUsage(row: UsageRow, accounts: ReadonlyMap<string, string |
     cache_write_tokens: row.cacheWriteTokens,
     reasoning_tokens: row.reasoningTokens,
   };
+}
+
+function shownTokens({ input, output, cached, cacheWrite, reasoning }: TokenUsage): object {
+  return { input, output, cached, cache_write: cacheWrite, reasoning };
 }
 
 /** A row of usage in JSON and, its names as the header, in CSV. */

@@ -1,12 +1,13 @@
 /** Puts the page together and keeps it up to date: soon after news, once a second for what runs. */
 import { byId, h, patch } from "./dom.js";
 import { known, ui, page } from "./state.js";
-import { answerView, change, enter, giveUpIfSilent, stayConnected, stream } from "./server.js";
+import { answerView, change, enter, giveUpIfSilent, loadUsage, stayConnected, stream } from "./server.js";
 import { drawHero, drawQueue } from "./hero.js";
 import { drawTraffic, prepareTraffic } from "./traffic.js";
 import { drawProviders } from "./keys.js";
 import { drawRequests, prepareRequests } from "./requests.js";
 import { ACCESS, drawTools } from "./tools.js";
+import { drawUsage } from "./usage.js";
 import { count, duration } from "./words.js";
 
 page.draw = () => {
@@ -15,6 +16,7 @@ page.draw = () => {
   if (overview !== null || known.lostWords !== "") drawHero(overview, now);
   if (overview === null) return;
   if (ui.page === "tools") drawTools(overview);
+  else if (ui.page === "usage") drawUsage(overview);
   else drawLive(overview, now);
   patch(byId("about"), aboutViews(overview));
 };
@@ -51,7 +53,7 @@ function aboutViews({ version, uptime_sec, listen, access, env_file }) {
 
 // Which page
 
-const PAGES = ["live", "tools"];
+const PAGES = ["live", "usage", "tools"];
 
 function showPage() {
   const name = location.hash.slice(1);
@@ -62,6 +64,7 @@ function showPage() {
     if (link.getAttribute("href") === `#${ui.page}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  if (ui.page === "usage") loadUsage();
   scrollTo(0, 0);
   page.draw();
 }
@@ -95,9 +98,12 @@ byId("theme").onclick = () => {
 // The clock of the page
 
 let ticking = 0;
+/** A month of a large pool is some megabytes. */
+const USAGE_EVERY_MS = 60_000;
 
 function tick() {
   giveUpIfSilent();
+  if (ui.page === "usage" && Date.now() - known.usage.loadedAt > USAGE_EVERY_MS) loadUsage();
   page.draw();
 }
 

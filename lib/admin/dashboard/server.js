@@ -152,6 +152,35 @@ export async function loadTraffic() {
   redraw();
 }
 
+/** Fetches what was used in the days that are looked at. */
+export async function loadUsage() {
+  const { days } = ui;
+  known.usage.loadedAt = Date.now();
+  const { body, refusal } = await ask("GET", `usage?days=${days}`);
+  if (days !== ui.days) return;
+  if (body === undefined) answer("usage", "error", refusal.message);
+  else {
+    ui.answers.delete("usage");
+    known.usage = { days: Number(days), rows: body.usage, loadedAt: Date.now() };
+  }
+  redraw();
+}
+
+/** Saves these days as a file. A link alone would not carry what only this page has. */
+export async function saveUsage(days) {
+  try {
+    const response = await fetch(`/admin/api/usage?days=${days}&format=csv`, { headers: pageKey() });
+    if (!response.ok) return answer("usage", "error", (await response.json()).error.message);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await response.blob());
+    link.download = `keywheel-usage-${days}d.csv`;
+    link.click();
+    pause(1000).then(() => URL.revokeObjectURL(link.href));
+  } catch {
+    answer("usage", "error", "The proxy does not answer. Is it running?");
+  }
+}
+
 // Who is it
 
 /** Comes back when somebody is signed in, with the page in place of the form for it. */

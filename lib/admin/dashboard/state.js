@@ -18,7 +18,8 @@
  *   waited_ms: number, first_byte_ms: number | null, total_ms: number }} UnderWay
  * @typedef {{ version: string, now: string, uptime_sec: number, headline: Headline, draining: boolean,
  *   hidden_429: Record<string, number>, in_flight: number, under_way: UnderWay[], listen: string, access: string,
- *   env_file: string | null, warnings: string[], problems: string[], providers: Provider[] }} Overview
+ *   env_file: string | null, warnings: string[], problems: string[], clients: LimitedClient[],
+ *   providers: Provider[] }} Overview
  * @typedef {{ provider: string, key: number, key_id: string, account: string | null, verdict: string,
  *   status: number, ms: number, said: string }} Attempt
  * @typedef {{ id: number, at: string, method: string, path: string, provider: string | null, model: string | null,
@@ -26,6 +27,12 @@
  *   client: string | null, waited_ms: number, first_byte_ms: number | null, total_ms: number, wait_ms: number,
  *   provider_ms: number, stream_ms: number, reason: string | null, bytes: number, truncated: boolean,
  *   maybe_billed_replays: number, attempts: Attempt[] }} RequestRecord
+ * @typedef {{ day: string, provider: string, key: string, model: string | null, client: string | null,
+ *   requests: number, errors: number, input_tokens: number, output_tokens: number, cached_tokens: number,
+ *   reasoning_tokens: number }} UsedRow
+ * @typedef {{ limit: number, used: number, left: number, reset_sec: number }} Limit
+ * @typedef {{ name: string | null, key_id: string | null, requests_per_minute: Limit | null,
+ *   requests_per_day: Limit | null, tokens_per_day: Limit | null, models: string[] | null }} LimitedClient
  * @typedef {{ at: string, requests: number, absorbed: number, hidden_429: number, errors: number }} Point
  * @typedef {{ untilMs: number, totalMs: number }} Rest When a rest ends, and how long it is in all.
  */
@@ -44,6 +51,8 @@ export const known = {
   aheadMs: 0,
   requests: /** @type {RequestRecord[]} */ ([]),
   traffic: { range: "1h", stepMs: 60_000, points: /** @type {Point[]} */ ([]) },
+  /** `rows`: null, they have not come yet. */
+  usage: { days: 7, rows: /** @type {UsedRow[] | null} */ (null), loadedAt: 0 },
   isLive: false,
   /** Why not, where the proxy had words for it. */
   lostWords: "",
@@ -58,6 +67,8 @@ export const ui = {
   /** What was answered, by the place where it is shown. */
   answers: new Map(),
   range: "1h",
+  days: "7",
+  usedBy: "model",
   /** By provider: which keys are shown. */
   keyFilters: new Map(),
   requestKind: "all",
