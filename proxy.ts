@@ -148,6 +148,7 @@ export class Pool implements KeyPool {
   #isDry = false;
   /** It was told that the provider is paused, and not yet that it is up again. */
   #isDown = false;
+  pauseSaid = "";
   /** When it was last up again; epoch ms. */
   #upAgainAt = 0;
 
@@ -505,6 +506,7 @@ export class Pool implements KeyPool {
     if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
     if (!this.#isDown || !refusesAll.isQuiet) return;
     this.#isDown = false;
+    this.pauseSaid = "";
     this.#upAgainAt = now;
     this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now);
   }
@@ -650,6 +652,7 @@ export class Pool implements KeyPool {
 
   #tellPaused(reason: "upstream_faults" | "common_cause", forMs: number, said: string, now: number): void {
     this.#isDown = true;
+    this.pauseSaid = said;
     this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now);
   }
 

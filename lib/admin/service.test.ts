@@ -20,10 +20,16 @@ afterAll(() => rmSync(TOP, { recursive: true }));
 
 const SERVED = httpAnswer(200, '{"id":"1","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}');
 const DEAD = httpAnswer(401, '{"error":{"code":"invalid_api_key","message":"Incorrect API key provided"}}');
+const ILL = httpAnswer(503, '{"error":{"message":"Down for maintenance"}}');
 const LIMITED = httpAnswer(429, "{}", { "retry-after": "500" });
+
+/** By key; all others are served. */
+const ANSWERS: Record<string, Buffer> = { "key-dead": DEAD, "key-cold": LIMITED, "key-ill": ILL };
 
 interface ServiceStage {
   service: AdminService;
+  /** One that was made only now, and has been told of nothing. */
+  lateService(): AdminService;
   clock: FalseClock;
   proxy: Proxy;
   provider: RawProvider;
@@ -45,7 +51,7 @@ async function withService(
   const path = join(folder, ".env");
   const clock = new FalseClock();
   await using provider = startRawProvider(({ key }, connection) =>
-    connection.write(key === "key-dead" ? DEAD : key === "key-cold" ? LIMITED : SERVED),
+    connection.write(ANSWERS[key ?? ""] ?? SERVED),
   );
   const common = `TARGET_BASE_URL=${provider.url}\nPROVIDER=openai\nHOST=127.0.0.1\nPORT=0\nSTATE=off\nMAX_WAIT_SEC=0\n`;
   const write = (lines: string) => writeFileSync(path, `${common}${lines}\n`);
@@ -77,6 +83,7 @@ async function withService(
       provider,
       usage,
       write,
+      lateService: () => new AdminService(options),
       written: async () => (await Bun.file(path).text()).slice(common.length),
       keys: (show) => service.overview().providers[0].keys.map(show),
     });
@@ -150,6 +157,21 @@ describe("the overview of the service", () => {
       expect(standing()).toEqual([["half_open", 0]]);
       breaker.startTrial(clock.now());
       expect([breaker.state(clock.now()), ...standing()]).toEqual(["trial", ["half_open", 0]]);
+    });
+  });
+
+  // The admin API is loaded at the first request for it, which may well be because something is wrong.
+  test("tells why a provider is left alone that was so before anybody looked", async () => {
+    await withService("API_KEYS=key-ill", async ({ lateService, proxy, clock }) => {
+      for (let request = 0; request < 5; request++) await chat(proxy.url);
+      const service = lateService();
+      const provider = () => service.overview().providers[0];
+      expect([provider().pauseReason, provider().pauseSaid]).toEqual([
+        "upstream_faults",
+        "Down for maintenance",
+      ]);
+      await clock.jump(120_000);
+      expect([provider().pauseReason, provider().pauseSaid]).toEqual([null, ""]);
     });
   });
 

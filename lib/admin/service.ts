@@ -50,8 +50,6 @@ export interface AdminServiceOptions {
 export class AdminService implements Observer {
   readonly #options: AdminServiceOptions;
   readonly #files: SettingsFiles;
-  /** By provider: how it came to be left alone the last time. */
-  readonly #pauses = new Map<string, KeyEvent>();
   readonly #listeners = new Set<(event: LiveEvent) => void>();
   /** By provider: where its keys and settings stand, as of the last look. No text of a file is kept. */
   #standing = new Map<string, Pick<ProviderView, "settings"> & { keys: ReturnType<typeof keyPlaces> }>();
@@ -72,7 +70,6 @@ export class AdminService implements Observer {
   }
 
   keyChanged(event: KeyEvent): void {
-    if (event.kind === "provider_paused") this.#pauses.set(event.provider, event);
     for (const listener of this.#listeners) listener({ kind: "key", event });
   }
 
@@ -122,7 +119,6 @@ export class AdminService implements Observer {
     const standing = this.#standing.get(config.name);
     const state = pool.breaker.state(now);
     const report = reportOfProvider(config, pool, now);
-    const pause = report.pausedMs > 0 ? this.#pauses.get(config.name) : undefined;
     const secrets = new Map(pool.keys.map(({ secret }) => [secret.id, secret]));
     const { clock } = this.#options.engine;
     return {
@@ -130,7 +126,7 @@ export class AdminService implements Observer {
       isDisabled: config.disabled,
       pauseReason:
         report.pausedMs === 0 ? null : pool.isRefusedByAll(now) ? "common_cause" : "upstream_faults",
-      pauseSaid: pause?.said ?? "",
+      pauseSaid: report.pausedMs > 0 ? pool.pauseSaid : "",
       breaker: state === "trial" ? "half_open" : state,
       inFlight: report.keys.reduce((sum, key) => sum + key.inFlight, 0),
       settings: standing?.settings ?? {},

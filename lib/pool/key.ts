@@ -186,6 +186,8 @@ export interface KeyPool {
   readonly waiting: number;
   /** Epoch ms until which the provider is left alone; in the past where it is not. */
   readonly pausedUntil: number;
+  /** What upstream said, or why it could not be asked, when it was last left alone; empty: nothing, or it is up. */
+  readonly pauseSaid: string;
   /** Whether it is left alone because it refuses everybody, and not because it fails. */
   isRefusedByAll(now: number): boolean;
   /** Whether the provider is left alone for this request: as a whole, or only its model. */
