@@ -215,9 +215,8 @@ export class Pool implements KeyPool {
   /** The key whose turn it is; one that was not tried for this request before one that was. */
   lease(need: Need, now: number, account: string | null = need.boundTo): Lease | NoKey {
     const result = this.#leaseIfReady(need, now, account);
-    return result.kind === "no_key" && this.#onBlocked(need, now)
-      ? this.#leaseIfReady(need, now, account)
-      : result;
+    if (result.kind === "lease" || !this.#onBlocked(need, result, now)) return result;
+    return this.#leaseIfReady(need, now, account);
   }
 
   #leaseIfReady(need: Need, now: number, account: string | null): Lease | NoKey {
@@ -267,9 +266,9 @@ export class Pool implements KeyPool {
   }
 
   /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether one was. */
-  #onBlocked(need: Need, now: number): boolean {
+  #onBlocked(need: Need, { isPaced }: NoKey, now: number): boolean {
     if (this.#sharedLimit.readyAt(now) > now) return this.#sharedLimit.onBlocked(now);
-    return this.#pauseFor(need, now) === null && this.#selector.onBlocked(need, now);
+    return isPaced === true && this.#selector.onBlocked(need, now);
   }
 
   #take(key: Key, need: Need, now: number): Lease {

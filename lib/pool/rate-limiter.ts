@@ -233,9 +233,10 @@ export class RateLimiter {
     return isFull || isRateRaised || isPaceRaised;
   }
 
-  /** Whether the window was filled just now. A trial in one that is about to open would say nothing. */
+  /** Whether the window has no room, and is not about to have some: then a trial would say nothing. */
   #isFilled(now: number): boolean {
-    return this.#roomAt() > now && this.#sent.last(1) > now - BURST_MS;
+    const roomAt = this.#roomAt();
+    return roomAt > now && (roomAt > now + BURST_MS || this.#sent.last(1) > now - BURST_MS);
   }
 
   #raiseRate(now: number): boolean {

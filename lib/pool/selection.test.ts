@@ -220,6 +220,7 @@ describe("a choice", () => {
         why: "cooling",
         readyAt: NOW + SEC,
         maybeSooner: false,
+        isPaced: false,
         isOwn: true,
       });
       expect(stand.takes({ boundTo: "nobody" })).toBe(".");
@@ -257,12 +258,12 @@ describe("a choice", () => {
     stand.takes({ boundTo: accountName(stand.keys[1]!) });
     stand.cools(stand.keys[0]!, NOW + 5 * SEC);
     stand.cools(stand.keys[2]!, AFTER_AN_EVENT);
-    const told = { kind: "no_key", why: "cooling", maybeSooner: true, isOwn: false } as const;
+    const told = { kind: "no_key", why: "cooling", maybeSooner: true, isPaced: true, isOwn: false } as const;
     expect([stand.takes(), stand.told]).toEqual([".", { ...told, readyAt: NOW + 5 * SEC }]);
     stand.disables(stand.keys[0]!);
     expect([stand.takes(), stand.told]).toEqual([".", { ...told, readyAt: DAY_ENDS_AT }]);
     stand.disables(stand.keys[1]!);
-    expect([stand.takes(), stand.told]).toEqual([".", { ...told, readyAt: Infinity }]);
+    expect([stand.takes(), stand.told]).toEqual([".", { ...told, readyAt: Infinity, isPaced: false }]);
     stand.disables(stand.keys[2]!);
     const never: NoKey = { kind: "no_key", why: "none_usable", readyAt: Infinity };
     expect([stand.takes(), stand.told]).toEqual([".", never]);
@@ -438,6 +439,9 @@ function naively(stand: Stand, keys: readonly Key[], cursor: number, need: KeyNe
     why: "cooling",
     readyAt: Math.min(...instants.filter((at) => at < AFTER_AN_EVENT)),
     maybeSooner: instants.some((at) => at >= AFTER_AN_EVENT),
+    isPaced: suited.some(
+      (key) => (key.account.cooldown?.until ?? 0) <= now && (limitsOf(key)?.cooldown?.until ?? 0) <= now,
+    ),
     isOwn: Math.min(...usable.map(everFrom)) < Math.min(...instants),
   };
 }

@@ -63,6 +63,7 @@ export class KeySelector {
     let readyAt = Infinity;
     let anyReadyAt = Infinity;
     let maybeSooner = false;
+    let isPaced = false;
     let hasUsable = false;
     let hasSuited = false;
     for (let step = 0; step < keys.length; step++) {
@@ -81,6 +82,7 @@ export class KeySelector {
       if (at > now) {
         if (at >= AFTER_AN_EVENT) maybeSooner = true;
         else if (at < readyAt) readyAt = at;
+        isPaced ||= (key.account.cooldown?.until ?? 0) <= now && (limits?.cooldown?.until ?? 0) <= now;
         continue;
       }
       const standing = isDenied ? DENIED : wasTried ? TRIED : FRESH;
@@ -97,7 +99,7 @@ export class KeySelector {
     if (!hasUsable) return { kind: "no_key", readyAt: Infinity, why: "none_usable" };
     if (!hasSuited) return { kind: "no_key", readyAt: Infinity, why: "unsuited" };
     const isOwn = anyReadyAt < (maybeSooner ? Math.min(readyAt, AFTER_AN_EVENT) : readyAt);
-    return { kind: "no_key", readyAt, maybeSooner, isOwn, why: "cooling" };
+    return { kind: "no_key", readyAt, maybeSooner, isPaced, isOwn, why: "cooling" };
   }
 
   /** The key goes out with a request: the next walk begins behind it. */

@@ -138,6 +138,8 @@ export interface NoKey {
   readonly readyAt: number;
   /** The end of an attempt under way may free one at any moment. */
   readonly maybeSooner?: boolean;
+  /** Some key only waits for a limit that is used up: nobody refused it. */
+  readonly isPaced?: boolean;
   /** Only this request has to wait, for its own history: another one may get a key before. */
   readonly isOwn?: boolean;
 }
