@@ -25,7 +25,7 @@ _keywheel() {
   done
   case $command in
     '') options+=' serve init check status keys help version --demo --version' ;;
-    init) options+=' --system' ;;
+    init) options+=' --system --yes' ;;
     check) options+=' --model --json' ;;
     status) options+=' --watch --json' ;;
     keys)

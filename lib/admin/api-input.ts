@@ -96,7 +96,7 @@ function searchedText(record: RequestRecord): string {
 
 // ── The body ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const LONGEST_KEY = 4096;
+const LONGEST_NEW_KEY = 4096;
 
 /** `{"key", "account", "daily_limit"}`: read by the rules of the setting it will stand in. */
 export function readNewKey(body: JsonObject): ConfiguredKey | ProxyError {
@@ -110,7 +110,8 @@ export function readNewKey(body: JsonObject): ConfiguredKey | ProxyError {
   }
   // Every character counts: a line break would begin a setting of its own, a comma a key of its own.
   const written = `${account === "" ? "" : `${account}@`}${text}${dailyLimit === "" ? "" : `:${dailyLimit}`}`;
-  if (written.length > LONGEST_KEY) return invalid(`The key is longer than ${LONGEST_KEY} characters.`);
+  if (written.length > LONGEST_NEW_KEY)
+    return invalid(`The key is longer than ${LONGEST_NEW_KEY} characters.`);
   if (/[\s,\p{Cc}]/u.test(written)) {
     return invalid(
       "The key holds white space, a comma or a control character. Send one key, and nothing around it.",
@@ -122,7 +123,7 @@ export function readNewKey(body: JsonObject): ConfiguredKey | ProxyError {
 }
 
 /** One line of a text of keys: a key, or what is wrong with it. */
-export interface KeyLine {
+export interface KeyTextLine {
   /** `line 3`, or `key 2 in line 3`. */
   place: string;
   key: ConfiguredKey | null;
@@ -131,9 +132,9 @@ export interface KeyLine {
 }
 
 /** Keys in any number, one or more a line, each with what is wrong with it. */
-export function readKeyLines(text: string): KeyLine[] {
+export function readKeyLines(text: string): KeyTextLine[] {
   const seen = new Set<string>();
-  return splitKeyFile(KEY_TEXT, text).map((item): KeyLine => {
+  return splitKeyFile(KEY_TEXT, text).map((item): KeyTextLine => {
     const place = item.place.replace(`${KEY_TEXT}: `, "").replace(/^the key in /, "");
     const { keys, problems } = readPoolKeys([item]);
     const [key = null] = keys;

@@ -88,7 +88,7 @@ import { AdminService, type AdminServiceOptions } from "./service.ts";
 /** What the admin API asks for. */
 export type Operator = Omit<AdminService, "look" | "finished" | "keyChanged">;
 
-export interface AdminOptions {
+interface AdminOptions {
   operator: Operator;
   clock: Clock;
   /** Who signs in and what is changed is logged. */
@@ -384,7 +384,7 @@ function judgeTrial(
   provider: string,
   secret: Secret,
 ): ProxyError | string {
-  if (trial?.kind === "refused") return refusedChange(trial);
+  if (trial?.kind === "refused") return changeError(trial);
   const said = trial === undefined ? "" : saidOf(trial, secret);
   switch (trial?.kind) {
     case "denied":
@@ -496,7 +496,7 @@ function changeKey(
 
 async function checkEndpoint({ context, provider, keyId }: EndpointInput): Promise<ApiAnswer> {
   const trial = await context.operator.check(provider, keyId);
-  if (trial.kind === "refused") return refusedChange(trial);
+  if (trial.kind === "refused") return changeError(trial);
   const said = saidOf(trial);
   switch (trial.kind) {
     case "works":
@@ -551,7 +551,7 @@ function changed(
   { status, remark } = { status: 200, remark: "" },
 ): ApiAnswer {
   logChange({ log }, outcome, fields);
-  if (outcome.kind === "refused") return refusedChange(outcome);
+  if (outcome.kind === "refused") return changeError(outcome);
   return Response.json({ message: outcome.message + remark }, { status });
 }
 
@@ -570,7 +570,7 @@ const STATUS: Record<Why, { status: number; type: ProxyErrorType }> = {
   not_writable: { status: 409, type: "not_writable" },
 };
 
-function refusedChange({ why, message }: Extract<ChangeOutcome, { kind: "refused" }>): ProxyError {
+function changeError({ why, message }: Extract<ChangeOutcome, { kind: "refused" }>): ProxyError {
   const { status, type } = STATUS[why];
   return proxyError(status, type, message);
 }

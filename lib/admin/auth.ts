@@ -17,11 +17,11 @@ import { admissionError, proxyError } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
 
 /** A session ends when nothing was asked with it for so long. */
-export const SESSION_IDLE_MS = 12 * HOUR_MS;
+const SESSION_IDLE_MS = 12 * HOUR_MS;
 /** One a browser; beyond, the one that was used the longest ago ends. */
 const MOST_SESSIONS = 64;
 
-export interface AdminAuthOptions {
+interface AdminAuthOptions {
   clock: Clock;
   /** `ADMIN_PASSWORD` as it is now; null: not set. */
   password(): Secret | null;
@@ -55,7 +55,7 @@ export interface Admitted {
 }
 
 /** What a browser is given when it has shown the password. */
-export interface NewSession {
+interface NewSession {
   kind: "session";
   /** Values of `Set-Cookie`. */
   cookies: readonly string[];
@@ -194,14 +194,14 @@ function cookieName(headers: Headers, purpose = ""): string {
 }
 
 /** A browser sends one; somebody who plants others must not make us hash thousands. */
-const MOST_TOKENS = 4;
+const MOST_SESSION_TOKENS = 4;
 
 function tokensOf(headers: Headers, purpose = ""): string[] {
   const name = cookieName(headers, purpose);
   const pairs = (headers.get("cookie") ?? "").split(";").map((pair) => pair.trim());
   return pairs
     .filter((pair) => pair.startsWith(`${name}=`))
-    .slice(0, MOST_TOKENS)
+    .slice(0, MOST_SESSION_TOKENS)
     .map((pair) => pair.slice(name.length + 1));
 }
 
@@ -301,7 +301,7 @@ const LONGEST_DELAY_MS = 60_000;
 const FORGET_AFTER_MS = HOUR_MS;
 
 /** Guesses of strangers together: so many at once, and then one each time. */
-const BURST = 60;
+const GUESS_BURST = 60;
 const ONE_EVERY_MS = 6000;
 
 /** More than can fail within the time after which they are forgotten: what is evicted would be forgotten anyway. */
@@ -373,7 +373,7 @@ class GuessBudget {
   #fullAt = 0;
 
   waitMs(now: number): number {
-    return Math.max(0, this.#fullAt - now - (BURST - 1) * ONE_EVERY_MS);
+    return Math.max(0, this.#fullAt - now - (GUESS_BURST - 1) * ONE_EVERY_MS);
   }
 
   spend(now: number): void {

@@ -137,7 +137,7 @@ const HEARTBEAT = ":\n\n";
 /** How soon a browser comes back after the stream has ended. */
 const RECONNECT = "retry: 2000\n\n";
 
-export interface LiveOptions {
+interface LiveOptions {
   clock: Clock;
   /** The overview in JSON. Asked once a second, while somebody watches. */
   overview(): string;

@@ -495,7 +495,7 @@ export function withKey(text: string, written: string): string {
 }
 
 /** Takes out the keys that are `gone`; a line that has no other goes with its comment. */
-export function withoutKeys(text: string, gone: (written: string) => boolean): string {
+export function withoutGoneKeys(text: string, gone: (written: string) => boolean): string {
   const lines = keyLinesOf(text).flatMap((line): KeyLine[] => {
     const kept = line.keys.filter((key) => !gone(key));
     if (kept.length === line.keys.length) return [line];

@@ -101,7 +101,7 @@ export class AdminService implements Observer {
       uptimeMs: now - startedAt,
       isDraining: draining,
       inFlight,
-      underWay: [...firstOf(underWay, MOST_UNDER_WAY)].map((request) => request.progressAt(now)),
+      underWay: [...takeFirst(underWay, MOST_UNDER_WAY)].map((request) => request.progressAt(now)),
       hidden429: this.#hidden429(clock.wall()),
       maxWaitMs: config.maxWaitMs,
       bufferedBytes,
@@ -278,7 +278,7 @@ function ofOtherCompany(issuer: string, baseUrl: URL): ChangeRefused {
 /** Requests under way that are shown: more than a person looks at. */
 const MOST_UNDER_WAY = 100;
 
-function* firstOf<Item>(items: Iterable<Item>, most: number): Generator<Item> {
+function* takeFirst<Item>(items: Iterable<Item>, most: number): Generator<Item> {
   let count = 0;
   for (const item of items) {
     if (count++ >= most) return;

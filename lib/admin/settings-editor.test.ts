@@ -19,7 +19,7 @@ import {
 } from "./settings-editor.ts";
 import type { Plan, Sources } from "./settings-editor.ts";
 import type { Editable } from "./views.ts";
-import { withKey, withKeysInOrder, withoutKeys } from "./env-edit.ts";
+import { withKey, withKeysInOrder, withoutGoneKeys } from "./env-edit.ts";
 
 const ENV = "/etc/keywheel.env";
 const LIST = "/etc/keys";
@@ -494,25 +494,25 @@ describe("a key file", () => {
     [
       "loses a line with its comment",
       "# all\na # first\n\nb\n",
-      (text) => withoutKeys(text, (one) => one === "a"),
+      (text) => withoutGoneKeys(text, (one) => one === "a"),
       "# all\n\nb\n",
     ],
     [
       "keeps what else is on the line",
       "a, b  c # three",
-      (text) => withoutKeys(text, (one) => one === "b"),
+      (text) => withoutGoneKeys(text, (one) => one === "b"),
       "a,c # three",
     ],
     [
       "keeps its byte order mark",
       "\uFEFFa\nb\n",
-      (text) => withoutKeys(text, (one) => one === "a"),
+      (text) => withoutGoneKeys(text, (one) => one === "a"),
       "\uFEFF\nb\n",
     ],
     [
       "does not lose a comment that names a key",
       "# a\nb #a\n",
-      (text) => withoutKeys(text, (one) => one === "a"),
+      (text) => withoutGoneKeys(text, (one) => one === "a"),
       "# a\nb #a\n",
     ],
     [

@@ -21,7 +21,7 @@ import {
   setVariable,
   withKey,
   withKeysInOrder,
-  withoutKeys,
+  withoutGoneKeys,
   writeAtomically,
   writtenForm,
 } from "./env-edit.ts";
@@ -38,7 +38,7 @@ export interface Sources {
 }
 
 /** A file and what it shall hold. `before` null: it is not there yet. */
-export interface Edit {
+interface Edit {
   path: string;
   before: string | null;
   after: string;
@@ -161,7 +161,7 @@ export function planRemoveKey(sources: Sources, provider: string, id: string): P
         sources,
         place,
         (list) => removeFromList(list, id),
-        withoutKeys(place.file?.text ?? "", isGone),
+        withoutGoneKeys(place.file?.text ?? "", isGone),
       ),
     ),
   );
@@ -222,7 +222,7 @@ const DEFAULT_IS_NEEDED =
 export function settingsOf(sources: Sources, provider: string): Partial<Record<Editable, SettingView>> {
   const values = valuesOf(sources);
   const views: Partial<Record<Editable, SettingView>> = {};
-  for (const [setting, shared] of SHARED) {
+  for (const [setting, shared] of SHARED_SETTINGS) {
     const own = variableFor(provider, setting);
     if (own === null) continue;
     const isShared = own === shared;
@@ -323,7 +323,7 @@ function idOfWritten(written: string): string | null {
 // Where settings are written
 
 /** The setting without a prefix that holds where the provider has none of its own; null: there is none such. */
-const SHARED = [
+const SHARED_SETTINGS = [
   ["rpm", "RPM"],
   ["daily_limit", "DAILY_LIMIT"],
   ["strategy", "STRATEGY"],
@@ -468,7 +468,7 @@ function keyNotFound(provider: string, id: string): ChangeRefused {
 // Read when somebody wants to change them, and written as planned. One change after the other, each from the files as
 // they are then. What somebody else writes meanwhile is never overwritten.
 
-export interface SettingsFilesOptions extends Pick<Places, "environment" | "workingDirectory"> {
+interface SettingsFilesOptions extends Pick<Places, "environment" | "workingDirectory"> {
   /** The env file that was read (`LoadedConfig.envFile`), as it is now; null: there is none. */
   envFile(): string | null;
   /** Where one is made when there is none and a change needs it; null: none is made. */

@@ -235,7 +235,7 @@ function shownTokens({ input, output, cached, cacheWrite, reasoning }: TokenUsag
 }
 
 /** A row of usage in JSON and, its names as the header, in CSV. */
-export type UsageJson = Record<(typeof USAGE_COLUMNS)[number], string | number | null>;
+type UsageJson = Record<(typeof USAGE_COLUMNS)[number], string | number | null>;
 
 const USAGE_COLUMNS = [
   ...["day", "provider", "key", "key_id", "model", "client"],
@@ -317,7 +317,7 @@ export interface Headline {
 }
 
 /** What the headline is made of. */
-export interface HeadlineFacts extends Pick<AdminOverview, "isDraining" | "maxWaitMs"> {
+interface HeadlineFacts extends Pick<AdminOverview, "isDraining" | "maxWaitMs"> {
   /** The default provider. */
   provider: QueueFacts & Pick<ProviderView, "pauseReason" | "pauseSaid">;
 }
@@ -397,7 +397,7 @@ function nextKeyMs({ keys, pausedMs }: QueueFacts): number {
  * How long a request that comes now waits behind those that wait already: from when on each key may be used, and how
  * often in a minute as far as that is known. Without any limit a key serves all who wait at once.
  */
-export function queueMs({ keys, pausedMs, waiting }: QueueFacts): number {
+function queueMs({ keys, pausedMs, waiting }: QueueFacts): number {
   const usable = keys.filter(({ state }) => state === "ready" || state === "cooling");
   if (usable.length === 0) return Infinity;
   const servedWithin = (ms: number) =>

@@ -75,7 +75,7 @@ export interface Overview {
 }
 
 /** Who answers where the proxy should be. */
-export type FoundProxy =
+type FoundProxy =
   | { kind: "running"; overview: Overview }
   | { kind: "not_running" }
   /** Something answers, and it is no keywheel. */
@@ -84,13 +84,13 @@ export type FoundProxy =
 /** What came of a change. `message` is a sentence for people; `json` is the answer as it came. */
 export type Change = { isDone: boolean; message: string; json?: unknown };
 
-export type Fetch = (url: string, init?: BunFetchRequestInit) => Promise<Response>;
+export type CommandFetch = (url: string, init?: BunFetchRequestInit) => Promise<Response>;
 
-export interface AdminClientOptions {
+interface AdminClientOptions {
   listen: Listen;
   /** `ADMIN_PASSWORD`; null: there is no admin API. */
   password: Secret | null;
-  fetch: Fetch;
+  fetch: CommandFetch;
   clock: Clock;
 }
 
@@ -108,7 +108,7 @@ export class AdminClient {
     const { listen } = options;
     this.#options = options;
     this.address =
-      listen.kind === "unix" ? `unix:${listen.path}` : `http://${hostOf(listen.hostname)}:${listen.port}`;
+      listen.kind === "unix" ? `unix:${listen.path}` : `http://${ownHost(listen.hostname)}:${listen.port}`;
     this.#base = listen.kind === "unix" ? "http://localhost" : this.address;
   }
 
@@ -190,7 +190,7 @@ function bearerField(password: Secret): string {
 }
 
 /** This machine's own address, where the proxy listens on all of them. */
-function hostOf(hostname: string): string {
+function ownHost(hostname: string): string {
   if (hostname === "0.0.0.0") return "127.0.0.1";
   if (hostname === "::") return "[::1]";
   return hostname.includes(":") ? `[${hostname}]` : hostname;
@@ -297,7 +297,7 @@ export interface CommandContext {
   readonly terminal: Terminal;
   readonly clock: Clock;
   /** Must obey no proxy of the environment: it carries keys, and the operator's password. */
-  readonly fetch: Fetch;
+  readonly fetch: CommandFetch;
   /** Text from 32 random bytes: for a client key or a password that is made up. */
   newToken(): string;
   /** Where the configuration is looked for; `envFile`: the PATH of `--env-file`. */
@@ -306,7 +306,10 @@ export interface CommandContext {
   readonly signal?: AbortSignal;
 }
 
-export function clientOf({ listen, adminPassword }: Config, { fetch, clock }: CommandContext): AdminClient {
+export function adminClientOf(
+  { listen, adminPassword }: Config,
+  { fetch, clock }: CommandContext,
+): AdminClient {
   return new AdminClient({ listen, password: adminPassword, fetch, clock });
 }
 

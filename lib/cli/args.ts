@@ -9,7 +9,7 @@ import { SETTINGS, folded, nearest, vocabularyOf } from "../config/settings.ts";
 import { looksLikeKey, shown } from "../config/key-shapes.ts";
 
 /** What the person asks for. `envFile`: the PATH of `--env-file`, as it was typed; null: look in the usual places. */
-export type Command =
+type Command =
   | { kind: "serve"; envFile: string | null }
   /** The proxy in front of a fake provider. */
   | { kind: "demo"; envFile: string | null }

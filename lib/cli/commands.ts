@@ -11,7 +11,7 @@ import { formatDuration, pause, systemClock } from "../core/clock.ts";
 import { type CheckedKey, checkByModel, checkKeys, type CheckResult } from "../pool/key-health.ts";
 import {
   type CommandContext,
-  clientOf,
+  adminClientOf,
   type Overview,
   overviewOrSay,
   type ShownProvider,
@@ -80,7 +80,7 @@ export async function runCommand(
 
 // ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const WORDS: Record<CheckResult, string> = {
+const RESULT_WORDS: Record<CheckResult, string> = {
   alive: "works",
   limited: "works, at its limit",
   dead: "dead",
@@ -134,7 +134,11 @@ async function check(
       { title: "ID", of: (key) => key.id, expendable: 1 },
       { title: "ENDS", of: (key) => secretOf(key)?.lastFour ?? "", expendable: 2 },
       { title: "ACCOUNT", of: (key) => key.account ?? "", expendable: 3 },
-      { title: "RESULT", of: (key) => WORDS[key.result], colour: (key) => COLOUR_OF_RESULT[key.result] },
+      {
+        title: "RESULT",
+        of: (key) => RESULT_WORDS[key.result],
+        colour: (key) => COLOUR_OF_RESULT[key.result],
+      },
       { title: "WHY", of: (key) => key.detail, wraps: true },
     ];
     const { columns: width, hasColours } = terminal;
@@ -153,7 +157,7 @@ async function check(
 
 async function status(json: boolean, config: Config, context: CommandContext): Promise<number> {
   const { terminal } = context;
-  const client = clientOf(config, context);
+  const client = adminClientOf(config, context);
   const overview = await overviewOrSay(client, terminal);
   if (overview === null) {
     if (json) terminal.write(`${JSON.stringify({ status: "not_running", url: client.address }, null, 2)}\n`);
@@ -202,7 +206,7 @@ function showStatus(
     const lines = wrap(oneLine(headlineText(first, config)), terminal.columns);
     terminal.write(`${lines.map((line) => painted(line, "bold", terminal)).join("\n")}\n`);
   }
-  for (const provider of providers) terminal.write(`${providerLines(provider, terminal).join("\n")}\n`);
+  for (const provider of providers) terminal.write(`${statusLines(provider, terminal).join("\n")}\n`);
   terminal.write(`\n${keyTable(providers, config, terminal, clock)}`);
   if (!hasPassword) say(`${MORE_WITH_PASSWORD}`, terminal);
 }
@@ -244,7 +248,7 @@ function headlineText(
 ): string {
   const provider = {
     keys: keys.map(({ state, reason, cooldownSec, rpmLimit }) => ({
-      state: KEY_STATES.find((known) => known === state) ?? "disabled",
+      state: SHOWN_STATES.find((known) => known === state) ?? "disabled",
       reason,
       coolingMs: cooldownSec * 1000,
       rpmLimit,
@@ -258,9 +262,9 @@ function headlineText(
 }
 
 const PAUSE_REASONS = ["common_cause", "upstream_faults"] as const;
-const KEY_STATES = ["ready", "cooling", "disabled", "paused"] as const;
+const SHOWN_STATES = ["ready", "cooling", "disabled", "paused"] as const;
 
-function providerLines(provider: ShownProvider, terminal: Terminal): string[] {
+function statusLines(provider: ShownProvider, terminal: Terminal): string[] {
   const { name, dialect, baseUrl, state, pausedSec, pauseSaid, waiting } = provider;
   const paused = state === "paused" ? ` for ${formatDuration(pausedSec * 1000)}` : "";
   const said = pauseSaid === "" ? "" : `: ${pauseSaid}`;

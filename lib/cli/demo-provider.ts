@@ -10,7 +10,7 @@ import { field, isObject } from "../core/json.ts";
 import { type CancelTimer, type Clock, formatDuration, retryAfterSec, systemClock } from "../core/clock.ts";
 
 /** One request as it came in. */
-export interface DemoRequest {
+interface DemoRequest {
   readonly at: number;
   readonly method: string;
   readonly target: string; // path and query, as received
@@ -127,7 +127,7 @@ export function startDemoProvider(options: DemoOptions = {}): DemoProvider {
     const left = `${limit - account.used} of its ${limit} requests left for the next ${formatDuration(resetMs)}`;
     const turn = { ...call, path, account, id: `demo-${call.at.toString(36)}-${++turns}`, left };
     const response = granted
-      ? await serve(turn, (events) => stream(events, clock, tokenDelayMs))
+      ? await answerTurn(turn, (events) => stream(events, clock, tokenDelayMs))
       : failure(path, 429, `Rate limit reached for demo key ${account.name}.`);
     if (announce === "retry-after" && !granted) {
       response.headers.set("retry-after", String(retryAfterSec(resetMs)));
@@ -179,7 +179,7 @@ async function receive(request: Request, at: number): Promise<DemoCall> {
 }
 
 /** The routes. */
-function serve(turn: Turn, send: (events: Speech["events"]) => Response): Response | Promise<Response> {
+function answerTurn(turn: Turn, send: (events: Speech["events"]) => Response): Response | Promise<Response> {
   const { method, path, json } = turn;
   const [, collection, id = ""] = path.split("/");
   const speak = SPEECHES[path];
@@ -225,7 +225,7 @@ function chat(turn: Turn, json: Json): Speech {
     ? tokens(tool.arguments).map((piece) => calling({ function: { arguments: piece } }))
     : tokens(text).map((piece) => saying({ content: piece }));
   if (tool) pieces.unshift(calling({ ...call, function: { ...tool, arguments: "" } }));
-  const accounting = fieldOf(json.stream_options, "include_usage") === true ? [chunk({ usage })] : [];
+  const accounting = formFieldOf(json.stream_options, "include_usage") === true ? [chunk({ usage })] : [];
   const choice = { index: 0, message: { role: "assistant", ...said }, finish_reason: finish };
   return {
     whole: { ...card, choices: [choice], usage },
@@ -235,27 +235,27 @@ function chat(turn: Turn, json: Json): Speech {
 
 /** The tool asked for by name, else the first; none after a result, or an agent would call for ever. */
 function chooseTool({ messages, tools, tool_choice: choice }: Json) {
-  if (choice === "none" || fieldOf(arrayOf(messages).at(-1), "role") === "tool") return null;
-  const functions = arrayOf(tools).map((tool) => fieldOf(tool, "function"));
-  const wanted = fieldOf(fieldOf(choice, "function"), "name");
-  const chosen = functions.find((candidate) => fieldOf(candidate, "name") === wanted) ?? functions[0];
-  const name = fieldOf(chosen, "name");
-  const parameters = fieldOf(chosen, "parameters") ?? { type: "object" };
+  if (choice === "none" || formFieldOf(arrayOf(messages).at(-1), "role") === "tool") return null;
+  const functions = arrayOf(tools).map((tool) => formFieldOf(tool, "function"));
+  const wanted = formFieldOf(formFieldOf(choice, "function"), "name");
+  const chosen = functions.find((candidate) => formFieldOf(candidate, "name") === wanted) ?? functions[0];
+  const name = formFieldOf(chosen, "name");
+  const parameters = formFieldOf(chosen, "parameters") ?? { type: "object" };
   return typeof name === "string" ? { name, arguments: JSON.stringify(sample(parameters)) } : null;
 }
 
 /** The least that fits a JSON schema, as far as tools go. */
 function sample(schema: unknown): unknown {
-  const [choice] = arrayOf(fieldOf(schema, "enum"));
-  const [type] = [fieldOf(schema, "type")].flat();
+  const [choice] = arrayOf(formFieldOf(schema, "enum"));
+  const [type] = [formFieldOf(schema, "type")].flat();
   if (choice !== undefined) return choice;
-  if (type === "number" || type === "integer") return fieldOf(schema, "minimum") ?? 1;
+  if (type === "number" || type === "integer") return formFieldOf(schema, "minimum") ?? 1;
   if (type === "boolean") return true;
   if (type === "array") return [];
   if (type !== "object") return "demo";
-  const required = arrayOf(fieldOf(schema, "required")).map(String);
+  const required = arrayOf(formFieldOf(schema, "required")).map(String);
   return Object.fromEntries(
-    required.map((name) => [name, sample(fieldOf(fieldOf(schema, "properties"), name))]),
+    required.map((name) => [name, sample(formFieldOf(formFieldOf(schema, "properties"), name))]),
   );
 }
 
@@ -363,7 +363,7 @@ function stream(events: Speech["events"], clock: Clock, delayMs: number): Respon
 
 /** An event that has a type is named by it too, as Anthropic and the Responses API do. */
 function encode(event: Json | "[DONE]"): Uint8Array {
-  const name = fieldOf(event, "type");
+  const name = formFieldOf(event, "type");
   const line = `data: ${typeof event === "string" ? event : JSON.stringify(event)}\n\n`;
   return new TextEncoder().encode(name === undefined ? line : `event: ${name}\n${line}`);
 }
@@ -397,5 +397,6 @@ function keep<Row extends { readonly body: Bytes }>(rows: Row[], newest: Row): v
 const tokens = (text: string): string[] => text.match(/\s*\S{1,8}/gu) ?? [];
 const list = (rows: Json[]) => Response.json({ object: "list", data: rows, has_more: false });
 const modelCard = (id: string) => ({ id, object: "model", created: 0, owned_by: "keywheel" });
-const fieldOf = (value: unknown, name: string): unknown => (isObject(value) ? field(value, name) : undefined);
+const formFieldOf = (value: unknown, name: string): unknown =>
+  isObject(value) ? field(value, name) : undefined;
 const arrayOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);

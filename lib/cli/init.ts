@@ -14,11 +14,10 @@ import { SETTINGS } from "../config/settings.ts";
 import { DIALECTS } from "../providers/verdict.ts";
 import type { CommandContext } from "./admin-client.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, type InitCommand } from "./args.ts";
-import { readKeys } from "./key-commands.ts";
-import { localAddresses } from "./startup.ts";
+import { askForKeys } from "./key-commands.ts";
+import { localAddresses, SYSTEM_ENV_FILE } from "./startup.ts";
 import { say, type Terminal } from "./terminal.ts";
 
-const SYSTEM_ENV_FILE = "/etc/keywheel/.env";
 /** The user of the service (deploy/keywheel.service). */
 const SERVICE_USER = "keywheel";
 
@@ -27,7 +26,7 @@ export async function init(command: InitCommand, context: CommandContext): Promi
   const { workingDirectory, systemEnvFile = SYSTEM_ENV_FILE } = context.placesOf(command.envFile);
   const path = command.system ? systemEnvFile : absolutePath(workingDirectory, command.envFile ?? ".env");
   const before = await readIfThere(path);
-  if (!before.ok) return failed(`${before.reason}${command.system ? AS_ROOT : ""}`, terminal);
+  if (!before.ok) return sayFailed(`${before.reason}${command.system ? AS_ROOT : ""}`, terminal);
   if (before.text !== null && !command.yes && !(await mayReplace(path, terminal))) return EXIT_FAILED;
   const answers = await askAll(context);
   if (typeof answers === "string") {
@@ -42,14 +41,14 @@ export async function init(command: InitCommand, context: CommandContext): Promi
   }
   for (const warning of parsed.warnings) say(`warning: ${warning}`, terminal);
   const problem = await write(path, text, before.text, command.system);
-  if (problem !== null) return failed(`${problem}${command.system ? AS_ROOT : ""}`, terminal);
+  if (problem !== null) return sayFailed(`${problem}${command.system ? AS_ROOT : ""}`, terminal);
   terminal.write(await howToStart(path, answers, command));
   return EXIT_FINE;
 }
 
 const AS_ROOT = " Run it as root: sudo keywheel init --system.";
 
-function failed(message: string, terminal: Terminal): number {
+function sayFailed(message: string, terminal: Terminal): number {
   say(message, terminal);
   return EXIT_FAILED;
 }
@@ -82,7 +81,7 @@ interface KeyGroup {
 }
 
 /** What was answered. */
-export interface InitAnswers {
+interface InitAnswers {
   /** The first is the default provider. */
   groups: readonly KeyGroup[];
   port: string;
@@ -99,7 +98,7 @@ type Understood<T> = { value: T } | { problem: string };
 
 /** All answers, or why there are none. */
 async function askAll({ terminal, newToken }: CommandContext): Promise<InitAnswers | string> {
-  const text = await readKeys(KEY_QUESTION, terminal, { endsAtBlank: true });
+  const text = await askForKeys(KEY_QUESTION, terminal, { endsAtBlank: true });
   const lines = readKeyLines(text);
   for (const { place, problem } of lines) if (problem !== "") say(`${place}: ${problem}`, terminal);
   const groups = groupsOf(lines.flatMap(({ key }) => (key === null ? [] : [key])));
@@ -114,19 +113,19 @@ async function askAll({ terminal, newToken }: CommandContext): Promise<InitAnswe
       );
       continue;
     }
-    const whose = await ask(
+    const whose = await askUntilClear(
       `Whose ${group.keys.length === 1 ? "is the key" : `are the ${count}`} that begin like nobody's we know? A provider's name, or its base URL [nvidia]: `,
-      readProvider,
+      providerAnswer,
       terminal,
     );
     if ("problem" in whose) return whose.problem;
     Object.assign(group, whose.value);
   }
-  const port = await ask(`Port [${SETTINGS.PORT}]: `, readPort, terminal);
+  const port = await askUntilClear(`Port [${SETTINGS.PORT}]: `, portAnswer, terminal);
   if ("problem" in port) return port.problem;
-  const access = await ask(ACCESS_QUESTION, readAccess, terminal);
+  const access = await askUntilClear(ACCESS_QUESTION, accessAnswer, terminal);
   if ("problem" in access) return access.problem;
-  const password = await ask(PASSWORD_QUESTION, readPassword, terminal, true);
+  const password = await askUntilClear(PASSWORD_QUESTION, passwordAnswer, terminal, true);
   if ("problem" in password) return password.problem;
   return {
     groups: mergeGroups(groups),
@@ -153,7 +152,7 @@ const MADE_UP_PASSWORD_LENGTH = 20;
 const MOST_TRIES = 3;
 
 /** Asks until the answer is understood, a few times; in a pipe there is one. No answer is an empty one. */
-async function ask<T>(
+async function askUntilClear<T>(
   question: string,
   read: (answer: string) => Understood<T>,
   terminal: Terminal,
@@ -168,27 +167,27 @@ async function ask<T>(
   }
 }
 
-function readProvider(answer: string): Understood<Pick<KeyGroup, "provider" | "baseUrl">> {
+function providerAnswer(answer: string): Understood<Pick<KeyGroup, "provider" | "baseUrl">> {
   const name = answer === "" ? "nvidia" : answer.toLowerCase();
   if (DIALECTS.some((dialect) => dialect === name)) return { value: { provider: name, baseUrl: null } };
   if (/^https?:\/\/\S+$/i.test(answer)) return { value: { provider: "mine", baseUrl: answer } };
   return { problem: `That is neither a base URL (https://…) nor one of ${DIALECTS.join(", ")}.` };
 }
 
-function readPort(answer: string): Understood<string> {
+function portAnswer(answer: string): Understood<string> {
   const port = answer === "" ? SETTINGS.PORT : answer;
   if (/^\d{1,5}$/.test(port) && Number(port) <= 65_535) return { value: port };
   return { problem: "A port is a number from 1 to 65535, such as 3000; 0 picks a free one at each start." };
 }
 
-function readAccess(answer: string): Understood<"local" | "key" | "open"> {
+function accessAnswer(answer: string): Understood<"local" | "key" | "open"> {
   const meanings = { "": "local", "1": "local", "2": "key", "3": "open" } as const;
   const number = (["", "1", "2", "3"] as const).find((known) => known === answer);
   return number === undefined ? { problem: "Answer 1, 2 or 3." } : { value: meanings[number] };
 }
 
 /** "" stands for one that is made up, null for none. */
-function readPassword(answer: string): Understood<string | null> {
+function passwordAnswer(answer: string): Understood<string | null> {
   if (answer === "") return { value: "" };
   if (answer === "-") return { value: null };
   const checked = parseConfig({ API_KEYS: "k", ADMIN_PASSWORD: answer });

@@ -13,7 +13,7 @@ import { field, fieldText, isObject } from "../core/json.ts";
 import {
   type AdminClient,
   type Change,
-  clientOf,
+  adminClientOf,
   type CommandContext,
   overviewOrSay,
   type ShownKey,
@@ -37,7 +37,7 @@ export async function listKeys(
   context: CommandContext,
 ): Promise<number> {
   const { terminal, clock } = context;
-  const client = clientOf(config, context);
+  const client = adminClientOf(config, context);
   const found = await client.find();
   const live = found.kind === "running" ? (await overviewOrSay(client, terminal))?.providers : null;
   const all = live ?? config.providers.map(asConfigured);
@@ -230,14 +230,14 @@ async function keyTextOf(
     return keys.map((key) => key.reveal()).join("\n");
   }
   const whose = provider === "default" ? "the default provider" : provider;
-  return readKeys(
+  return askForKeys(
     `Keys for ${whose}, one or more a line (they are not shown); an empty line ends: `,
     terminal,
   );
 }
 
 /** Lines of keys: what is typed until an empty line, or of a pipe all of it. */
-export async function readKeys(
+export async function askForKeys(
   question: string,
   terminal: Terminal,
   { endsAtBlank = terminal.canAsk } = {},
@@ -261,7 +261,7 @@ async function addByProxy(text: string, provider: string, client: AdminClient): 
   if (!Array.isArray(keys)) return change;
   return keys.filter(isObject).map((key) => ({
     place: fieldText(key, "place"),
-    name: nameOf(fieldText(key, "id"), fieldText(key, "account"), fieldText(key, "last_four")),
+    name: shownKeyName(fieldText(key, "id"), fieldText(key, "account"), fieldText(key, "last_four")),
     isAdded: fieldText(key, "outcome") === "added",
     message: fieldText(key, "message"),
   }));
@@ -282,14 +282,14 @@ async function addToFile(
   return lines.map(({ place, key, problem }): Added => {
     if (key === null) return { place, name: "", isAdded: false, message: problem };
     const { secret, account } = key;
-    const name = nameOf(secret.id, account ?? "", secret.lastFour ?? "");
+    const name = shownKeyName(secret.id, account ?? "", secret.lastFour ?? "");
     if (isThere(secret.id)) return { place, name, isAdded: false, message: "It is in use already." };
     return { place, name, isAdded: outcome?.kind === "done", message: outcome?.message ?? "" };
   });
 }
 
 /** `alice@3e23e816 …wxyz` */
-function nameOf(id: string, account: string, lastFour: string): string {
+function shownKeyName(id: string, account: string, lastFour: string): string {
   const name = account === "" ? id : `${account}@${id}`;
   return lastFour === "" ? name : `${name} …${lastFour}`;
 }
@@ -326,7 +326,7 @@ export async function changeKeys(
   const { action, names } = command;
   const client = await runningClient(config, context);
   if (client === null && action !== "remove") {
-    const { address, hasPassword } = clientOf(config, context);
+    const { address, hasPassword } = adminClientOf(config, context);
     say(
       hasPassword
         ? `No keywheel answers at ${address}, and keys ${action} needs a running one. Start it, or correct HOST and PORT.`
@@ -397,7 +397,7 @@ function keysNamed(
   const asNamed = (provider: ShownProvider, key: ShownKey): NamedKey => ({
     provider: provider.name,
     id: key.id,
-    shown: `key ${key.index}, ${nameOf(key.id, key.account ?? "", lastFourOf(key, provider.name, config) ?? "")}`,
+    shown: `key ${key.index}, ${shownKeyName(key.id, key.account ?? "", lastFourOf(key, provider.name, config) ?? "")}`,
   });
   if (own !== null && names.length === 0) {
     if (action !== "remove") return own.keys.map((key) => asNamed(own, key));
@@ -474,7 +474,7 @@ function changeOf({ kind, message }: ChangeOutcome): Change {
 
 /** The running proxy where it can be asked for changes; null: it does not run, or has no password. */
 async function runningClient(config: Config, context: CommandContext): Promise<AdminClient | null> {
-  const client = clientOf(config, context);
+  const client = adminClientOf(config, context);
   if (!client.hasPassword) return null;
   const found = await client.find();
   return found.kind === "running" ? client : null;

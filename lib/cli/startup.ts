@@ -109,7 +109,7 @@ base URL. keywheel help shows the rest.
 `;
 
 /** What the first lines of `--demo` tell. */
-export interface RunningDemo extends Running {
+interface RunningDemo extends Running {
   /** Of the dashboard. */
   password: string;
   /** Requests of a key in each window. */
@@ -219,7 +219,7 @@ export function whyNotListening(listen: Listen, error: unknown): string {
 // ── The process ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** The environment of this process. */
-export interface GivenEnvironment {
+interface GivenEnvironment {
   /** What was given to it from outside. */
   readonly given: Record<string, string>;
   /** What it runs with: `renewProcess` may have added to it. */
@@ -302,7 +302,7 @@ export async function givenEnvironment(): Promise<GivenEnvironment> {
 }
 
 /** Where the installed service has its settings; the commands look there too. */
-const SYSTEM_ENV_FILE = "/etc/keywheel/.env";
+export const SYSTEM_ENV_FILE = "/etc/keywheel/.env";
 
 /** Where settings are looked for. `envFile`: the PATH of `--env-file PATH`, or null. */
 export function placesOf(environment: Record<string, string>, envFile: string | null): Places {

@@ -205,7 +205,7 @@ const GAP = "  ";
 const LEAST_WRAPPED = 16;
 
 /** Where a table is written. */
-export interface TableOptions {
+interface TableOptions {
   /** How wide a line may be. */
   width?: number;
   hasColours?: boolean;

@@ -18,7 +18,7 @@ export function reportOfProvider(config: ProviderConfig, pool: KeyPool, now: num
   };
 }
 
-export interface HealthReport {
+interface HealthReport {
   version: string;
   uptimeMs: number;
   /** The default one first. */

@@ -26,7 +26,7 @@ type Kind = "requests" | "errors" | "keys";
 /** Ours, and nobody else's: only such files are ever deleted. */
 const OUR_NAME = /^(?:requests|errors|keys)-(\d{4}-\d\d-\d\d)\.jsonl$/;
 
-export interface LogFilesOptions {
+interface LogFilesOptions {
   /** `LOG_DIR`; created where it is missing. */
   directory: string;
   /** `LOG_RETENTION_DAYS`: files of so many days before today are kept. */

@@ -26,9 +26,9 @@ const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
 const FLUSH_AFTER_MS = 200;
 const MOST_GATHERED = 64 * 1024;
 
-export type LogFormat = "text" | "json";
+type LogFormat = "text" | "json";
 
-export interface LogOptions {
+interface LogOptions {
   level: LogLevel;
   format: LogFormat;
   clock: Clock;
@@ -283,7 +283,7 @@ function asWord(value: string): string {
 // would do for both, for 2 MB of memory.
 
 /** Text on its way out in the background. */
-export interface BoundedWriter {
+interface BoundedWriter {
   /** Never waits and never throws. */
   write(text: string): void;
   /** Resolves when nothing is pending; at once where the reader is gone for good. */

@@ -27,7 +27,7 @@ export interface Snapshot {
 const BUCKETS_SEC = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300] as const;
 
 /** Models and clients that have a label of their own; the others count as `other`. */
-const MOST_NAMED = 200;
+const MOST_LABELLED = 200;
 
 /** Counts what happens, for as long as the process runs. */
 export class Metrics implements Observer {
@@ -208,7 +208,7 @@ class BoundedNames {
   labelOf(name: string | null, mayAdd: boolean): string {
     if (name === null) return "";
     if (this.#names.has(name)) return name;
-    if (!mayAdd || this.#names.size >= MOST_NAMED) return "other";
+    if (!mayAdd || this.#names.size >= MOST_LABELLED) return "other";
     this.#names.add(name);
     return name;
   }
@@ -324,7 +324,7 @@ function escaped(value: string): string {
 // Memory, time, descriptors. Read from /proc when asked; null where there is none.
 
 /** One reading. Null: not to be had here. */
-export interface Vitals {
+interface Vitals {
   /** Resident memory, shared pages of the executable included. */
   residentBytes: number | null;
   /** In user and kernel mode together, since the process started. */

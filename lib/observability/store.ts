@@ -37,7 +37,7 @@ const TRAFFIC_POINTS = 800;
 const MOST_PENDING_ROWS = 20_000;
 
 /** Which account made a resource of a provider. */
-export interface ResourceRow {
+interface ResourceRow {
   provider: string;
   id: string;
   account: string;
@@ -45,7 +45,7 @@ export interface ResourceRow {
   at: number;
 }
 
-export interface StoreOptions {
+interface StoreOptions {
   path: string;
   clock: Clock;
   log: Log;
@@ -128,17 +128,17 @@ async function openDatabase(path: string): Promise<Database> {
 /** Takes the lock, and makes the tables what they have to be. */
 function bringUpToDate(database: Database): void {
   database.run("BEGIN IMMEDIATE");
-  let version = versionOf(database);
+  let version = layoutVersionOf(database);
   if (version > LAYOUT_VERSION) throw new Unreadable(`it is of a later version (${version})`);
   if (version === 0) database.run(LAYOUT);
   else for (; version < LAYOUT_VERSION; version += 1) database.run(UPGRADES[version] ?? "");
   // A full disk would take not even this.
-  if (versionOf(database) !== LAYOUT_VERSION) database.run(`PRAGMA user_version = ${LAYOUT_VERSION}`);
+  if (layoutVersionOf(database) !== LAYOUT_VERSION) database.run(`PRAGMA user_version = ${LAYOUT_VERSION}`);
   database.run("COMMIT");
   expectSound(database);
 }
 
-function versionOf(database: Database): number {
+function layoutVersionOf(database: Database): number {
   return database.query<{ user_version: number }, []>("PRAGMA user_version").get()?.user_version ?? 0;
 }
 
@@ -159,7 +159,8 @@ async function openImage(path: string): Promise<Database | null> {
     const image = await Bun.file(path).bytes();
     image.fill(ROLLBACK_JOURNAL, JOURNAL_BYTES, JOURNAL_BYTES + 2); // what is in memory has no write-ahead log
     const database = Database.deserialize(image, { readonly: true, strict: true });
-    if (versionOf(database) > LAYOUT_VERSION || versionOf(database) === 0) throw new Unreadable("not ours");
+    if (layoutVersionOf(database) > LAYOUT_VERSION || layoutVersionOf(database) === 0)
+      throw new Unreadable("not ours");
     expectSound(database);
     return database;
   } catch {

@@ -102,7 +102,7 @@ export class Usage implements Observer {
       const row = this.rowFor(record.at, attempt, record);
       if (row === null) continue;
       row.requests += 1;
-      if (isRefusal(attempt)) row.rateLimited += 1;
+      if (isKeyRefusal(attempt)) row.rateLimited += 1;
       else if (isFailure(attempt)) row.errors += 1;
     }
     this.#countTokens(record);
@@ -272,7 +272,7 @@ class RowFinder {
 }
 
 /** A key was refused for what it used. */
-function isRefusal({ verdict }: AttemptRecord): boolean {
+function isKeyRefusal({ verdict }: AttemptRecord): boolean {
   return verdict === "rate_limited" || verdict === "exhausted";
 }
 

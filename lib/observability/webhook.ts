@@ -32,9 +32,9 @@ const FIRST_BACKOFF_MS = 2000;
 const LONGEST_PAUSE_MS = 300_000;
 const MESSAGE_TIMEOUT_MS = 10_000;
 /** Names that are remembered for `SAME_AGAIN_MS`. */
-const MOST_REMEMBERED = 1000;
+const MOST_TOLD = 1000;
 
-export interface WebhookOptions {
+interface WebhookOptions {
   /** `WEBHOOK_URL`: whoever knows it can post, so it is never shown. */
   url: Secret;
   clock: Clock;
@@ -149,7 +149,7 @@ export class Webhook implements Observer {
   }
 
   #remember(name: string, now: number): void {
-    if (this.#toldAt.size >= MOST_REMEMBERED) {
+    if (this.#toldAt.size >= MOST_TOLD) {
       for (const [other, at] of this.#toldAt) if (now >= at + SAME_AGAIN_MS) this.#toldAt.delete(other);
     }
     this.#toldAt.set(name, now);
@@ -257,7 +257,7 @@ function webhookFault(error: unknown): string {
 // channel.
 
 /** Something worth telling a person who is not looking. */
-export interface Notice {
+interface Notice {
   /** A few words of ASCII. */
   title: string;
   /** One or two sentences. */
@@ -347,7 +347,7 @@ export function combined(notices: readonly Notice[], omitted: number): Notice {
 }
 
 /** A POST as a service wants it. */
-export interface WebhookRequest {
+interface WebhookRequest {
   url: string;
   headers: Record<string, string>;
   body: string;
