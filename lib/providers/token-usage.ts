@@ -5,7 +5,7 @@
  * streams the input in their first event), so only the last kilobytes are searched, backwards and once; what is found
  * there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are taken for it.
  */
-import { asBuffer, field, isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
+import { field, isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { TokenUsage } from "../core/events.ts";
 
@@ -22,8 +22,7 @@ const MOST_TOKENS = 1_000_000_000;
 
 /** The tokens that a JSON answer names. `body`: all of it, or at least its last kilobytes. Null: it names none. */
 export function usageOfBody(body: Uint8Array): TokenUsage | null {
-  const bytes = asBuffer(body.length > SEARCHED_BYTES ? body.subarray(-SEARCHED_BYTES) : body);
-  return totalOf(namedIn(bytes));
+  return totalOf(namedIn(body.length > SEARCHED_BYTES ? body.subarray(-SEARCHED_BYTES) : body));
 }
 
 /**
@@ -31,72 +30,86 @@ export function usageOfBody(body: Uint8Array): TokenUsage | null {
  * `end`: at least the last event that names any. `start`: the first event; empty where it names none.
  */
 export function usageOfEvents(end: Uint8Array, start: Uint8Array): TokenUsage | null {
-  const atEnd = namedInLines(asBuffer(end));
-  return totalOf(start.length === 0 ? atEnd : laterOf(namedInLines(asBuffer(start)), atEnd));
+  const atEnd = namedInLines(end);
+  return totalOf(start.length === 0 ? atEnd : laterOf(namedInLines(start), atEnd));
 }
 
 /** What the last lines name that name anything, until input and output are known. */
-function namedInLines(bytes: Buffer): Named | null {
+function namedInLines(bytes: Uint8Array): Named | null {
   let named: Named | null = null;
   let end = bytes.length;
   for (let place = 0; place < MOST_PLACES && end > 0; place += 1) {
     if (named !== null && hasInput(named) && named.output !== null) break;
     const at = lastPlace(bytes, end);
     if (at < 0) break;
-    const start = Math.max(bytes.lastIndexOf("\n", at), bytes.lastIndexOf("\r", at)) + 1;
+    const start = Math.max(bytes.lastIndexOf(LF, at), bytes.lastIndexOf(CR, at)) + 1;
     named = laterOf(namedIn(bytes.subarray(start, lineEnd(bytes, at, end))), named);
     end = start;
   }
   return named;
 }
 
-function lineEnd(bytes: Buffer, from: number, to: number): number {
-  const feed = bytes.indexOf("\n", from);
+const LF = 10;
+const CR = 13;
+
+function lineEnd(bytes: Uint8Array, from: number, to: number): number {
+  const feed = bytes.indexOf(LF, from);
   const end = feed < 0 || feed > to ? to : feed;
-  const carriage = bytes.subarray(from, end).indexOf("\r");
+  const carriage = bytes.subarray(from, end).indexOf(CR);
   return carriage < 0 ? end : from + carriage;
 }
 
 // ── Where it stands ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Beginnings of the fields that name tokens: `usage`, `usageMetadata`; Cohere's; the two of Ollama. */
-const USAGE = '"usage';
-const META = '"meta"';
-const PROMPT_EVAL = '"prompt_eval_count"';
-const EVAL = '"eval_count"';
+const [USAGE, META, PROMPT_EVAL, EVAL] = [
+  Buffer.from('"usage'),
+  Buffer.from('"meta"'),
+  Buffer.from('"prompt_eval_count"'),
+  Buffer.from('"eval_count"'),
+] as const;
+
+/** The search of Buffers: to make one of the bytes would cost more than to search. */
+const LAST_INDEX_OF = Buffer.prototype.lastIndexOf;
+const TO_STRING = Buffer.prototype.toString;
 
 /** The last place before `end` where tokens may be named; -1: there is none. */
-function lastPlace(bytes: Buffer, end: number): number {
+function lastPlace(bytes: Uint8Array, end: number): number {
   for (const name of [USAGE, META, EVAL]) {
-    const at = end > 0 ? bytes.lastIndexOf(name, end - 1) : -1;
+    const at = end > 0 ? LAST_INDEX_OF.call(bytes, name, end - 1) : -1;
     if (at >= 0) return at;
   }
   return -1;
 }
 
 /** What one JSON value names, of which `bytes` are the end. */
-function namedIn(bytes: Buffer): Named | null {
+function namedIn(bytes: Uint8Array): Named | null {
   const named = fieldNear(bytes, USAGE) ?? fieldNear(bytes, META);
   return named ?? laterOf(fieldNear(bytes, PROMPT_EVAL), fieldNear(bytes, EVAL));
 }
 
 /**
  * What the field says that begins so and stands the least deep; of several the last. How deep one stands is told by the
- * brackets that close behind it, so the beginning need not be there. Every byte is looked at once.
+ * brackets that close behind it, so the beginning need not be there.
  */
-function fieldNear(bytes: Buffer, name: string): Named | null {
+function fieldNear(bytes: Uint8Array, name: Uint8Array): Named | null {
   let best: Named | null = null;
   let least = DEEPEST + 1;
   let known = { at: bytes.length, depth: 0 };
   let at = bytes.length;
   for (let place = 0; place < MOST_PLACES && at > 0 && least > 1; place += 1) {
-    at = bytes.lastIndexOf(name, at - 1);
+    at = LAST_INDEX_OF.call(bytes, name, at - 1);
     if (at < 0) break;
     if (!beginsField(bytes, at)) continue;
-    const depth = known.depth + closingsBetween(bytes, at, known.at);
+    const value = new JsonCursor(bytes, at, OBJECT_END);
+    const end = value.next() ? value.valueEnd() : -1;
+    // What is within the value closes there, too.
+    const from = end >= 0 && end <= known.at ? end : at;
+    const depth = known.depth + closingsBetween(bytes, from, known.at);
     if (Number.isNaN(depth)) break;
     known = { at, depth };
-    const named = depth >= 1 && depth < least ? readField(bytes, at) : null;
+    const isRead = end >= 0 && end - value.valueStart <= LONGEST_USAGE_BYTES && depth >= 1 && depth < least;
+    const named = isRead ? readValue(TO_STRING.call(bytes, "utf8", value.valueStart, end), name) : null;
     if (named === null) continue;
     best = named;
     least = depth;
@@ -135,14 +148,9 @@ function beginsField(bytes: Uint8Array, at: number): boolean {
 
 const OBJECT_END = 0x7d;
 
-function readField(bytes: Buffer, at: number): Named | null {
-  const cursor = new JsonCursor(bytes, at, OBJECT_END);
-  if (!cursor.next()) return null;
-  const name = cursor.name();
-  const end = cursor.valueEnd();
-  if (end < 0 || end - cursor.valueStart > LONGEST_USAGE_BYTES) return null;
-  const text = bytes.toString("utf8", cursor.valueStart, end);
-  if (name === "prompt_eval_count" || name === "eval_count") return namedBy({ [name]: Number(text) });
+function readValue(text: string, name: Uint8Array): Named | null {
+  if (name === PROMPT_EVAL) return namedBy({ prompt_eval_count: Number(text) });
+  if (name === EVAL) return namedBy({ eval_count: Number(text) });
   const value = parseJson(text);
   return isObject(value) ? namedBy(value) : null;
 }
@@ -162,67 +170,95 @@ interface Named {
 
 /** Reads an object of counts. Null: there is no count in it that could be one. */
 function namedBy(usage: JsonObject): Named | null {
-  if (fieldOf(usage, "tokens") !== null || fieldOf(usage, "billed_units") !== null)
+  if (field(usage, "tokens") !== undefined || field(usage, "billed_units") !== undefined)
     return namedByCohere(usage);
-  const reasoning = firstOf(usage, REASONING);
-  const prompt = firstOf(usage, ["prompt_tokens", "prompt_eval_count"]);
-  const google = firstOf(usage, ["promptTokenCount", "total_input_tokens"]);
-  const ownInput = firstOf(usage, ["input_tokens", "inputTokens"]);
-  const read = firstOf(usage, ["cache_read_input_tokens", "cacheReadInputTokens"]);
-  const written =
-    firstOf(usage, ["cache_creation_input_tokens", "cacheWriteInputTokens"]) ??
-    sumOf(usage, "cache_creation");
-  const named: Named = {
-    input: prompt ?? plus(google, firstOf(usage, TOOL_USE)) ?? ownInput,
-    // Anthropic alone counts what a cache held beside the input.
-    isApart: prompt === null && google === null && (read !== null || written !== null),
-    cached: firstOf(usage, CACHED) ?? read,
-    cacheWrite: written ?? firstOf(usage, WRITTEN),
-    output: outputOf(usage, reasoning),
-    reasoning,
-  };
-  if (named.input === null && named.output === null && !named.isApart) {
-    // Of embeddings and rankings some name only the sum, which is all input.
-    const total = count(fieldOf(usage, "total_tokens"));
-    return total === null ? null : { ...named, input: total };
-  }
-  return named;
+  const prompt = countIn(usage, "prompt_tokens") ?? countIn(usage, "prompt_eval_count");
+  if (prompt !== null) return namedByOpenAi(usage, prompt);
+  const google = countIn(usage, "promptTokenCount") ?? countIn(usage, "total_input_tokens");
+  if (google !== null || field(usage, "candidatesTokenCount") !== undefined)
+    return namedByGoogle(usage, google);
+  return namedByOthers(usage);
 }
 
-const CACHED = [
-  ...["prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"],
-  ...["prompt_cache_hit_tokens", "cached_tokens"], // DeepSeek; Moonshot
-  ...["cachedContentTokenCount", "total_cached_tokens"], // Gemini; its Interactions
-];
-const WRITTEN = ["prompt_tokens_details.cache_write_tokens", "input_tokens_details.cache_write_tokens"];
-const REASONING = [
-  ...["completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"],
-  ...["output_tokens_details.thinking_tokens", "reasoning_tokens"], // Anthropic; Perplexity
-  ...["thoughtsTokenCount", "total_thought_tokens"], // Gemini; its Interactions
-];
-const TOOL_USE = ["toolUsePromptTokenCount", "total_tool_use_tokens"];
+/** Chat, completions and embeddings; here whatever came from a cache is part of the prompt. */
+function namedByOpenAi(usage: JsonObject, input: number): Named {
+  const inputDetails = partOf(usage, "prompt_tokens_details");
+  const output = countIn(usage, "completion_tokens") ?? countIn(usage, "eval_count");
+  const reasoning =
+    countIn(partOf(usage, "completion_tokens_details"), "reasoning_tokens") ??
+    countIn(usage, "reasoning_tokens"); // Perplexity
+  return {
+    input,
+    isApart: false,
+    cached:
+      countIn(inputDetails, "cached_tokens") ??
+      countIn(usage, "prompt_cache_hit_tokens") ?? // DeepSeek
+      countIn(usage, "cached_tokens") ?? // Moonshot
+      countIn(usage, "cache_read_input_tokens"), // gateways in front of Anthropic
+    cacheWrite: countIn(inputDetails, "cache_write_tokens") ?? countIn(usage, "cache_creation_input_tokens"),
+    output: withReasoning(output, reasoning, input, countIn(usage, "total_tokens")),
+    reasoning,
+  };
+}
 
-function outputOf(usage: JsonObject, reasoning: number | null): number | null {
-  const google = firstOf(usage, ["candidatesTokenCount", "total_output_tokens"]);
-  if (google !== null || fieldOf(usage, "thoughtsTokenCount") !== null) return plus(google ?? 0, reasoning);
-  const output = firstOf(usage, [
-    ...["completion_tokens", "output_tokens", "outputTokens", "eval_count"],
-    "response_tokens",
-  ]);
-  if (output === null || reasoning === null) return output;
-  // xAI counts what the model thought beside its answer, as the sum shows.
-  const total = count(fieldOf(usage, "total_tokens"));
-  const input = firstOf(usage, ["prompt_tokens", "input_tokens"]) ?? 0;
-  const isBeside = reasoning > output || (reasoning > 0 && total === input + output + reasoning);
-  return isBeside ? output + reasoning : output;
+/** Gemini, and its Interactions. */
+function namedByGoogle(usage: JsonObject, input: number | null): Named {
+  const reasoning = countIn(usage, "thoughtsTokenCount") ?? countIn(usage, "total_thought_tokens");
+  const toolUse = countIn(usage, "toolUsePromptTokenCount") ?? countIn(usage, "total_tool_use_tokens");
+  const answer = countIn(usage, "candidatesTokenCount") ?? countIn(usage, "total_output_tokens");
+  return {
+    input: input === null ? null : input + (toolUse ?? 0),
+    isApart: false,
+    cached: countIn(usage, "cachedContentTokenCount") ?? countIn(usage, "total_cached_tokens"),
+    cacheWrite: null,
+    output: answer === null && reasoning === null ? null : (answer ?? 0) + (reasoning ?? 0),
+    reasoning,
+  };
+}
+
+/** Anthropic, Responses, pictures, Bedrock: all call it input. Anthropic alone counts what a cache held beside it. */
+function namedByOthers(usage: JsonObject): Named | null {
+  const input = countIn(usage, "input_tokens") ?? countIn(usage, "inputTokens");
+  const inputDetails = partOf(usage, "input_tokens_details");
+  const outputDetails = partOf(usage, "output_tokens_details");
+  const read = countIn(usage, "cache_read_input_tokens") ?? countIn(usage, "cacheReadInputTokens");
+  const written =
+    countIn(usage, "cache_creation_input_tokens") ??
+    countIn(usage, "cacheWriteInputTokens") ??
+    sumOf(usage, "cache_creation");
+  const isApart = read !== null || written !== null;
+  const reasoning = countIn(outputDetails, "reasoning_tokens") ?? countIn(outputDetails, "thinking_tokens");
+  const output =
+    countIn(usage, "output_tokens") ??
+    countIn(usage, "outputTokens") ??
+    countIn(usage, "completion_tokens") ??
+    countIn(usage, "eval_count");
+  const total = countIn(usage, "total_tokens");
+  const isNamed = input !== null || output !== null || isApart;
+  if (!isNamed && total === null) return null;
+  return {
+    input: isNamed ? input : total, // embeddings and rankings of some name only the sum, which is all input
+    isApart,
+    cached: read ?? countIn(inputDetails, "cached_tokens"),
+    cacheWrite: written ?? countIn(inputDetails, "cache_write_tokens"),
+    output: withReasoning(output, reasoning, input ?? 0, total),
+    reasoning,
+  };
+}
+
+/** xAI counts what the model thought beside its answer, as the sum shows. */
+function withReasoning(output: number | null, reasoning: number | null, input: number, total: number | null) {
+  if (output === null || reasoning === null || reasoning === 0) return output;
+  return reasoning > output || total === input + output + reasoning ? output + reasoning : output;
 }
 
 /** `billed_units` leave out what Cohere adds itself, so `tokens` comes first. */
 function namedByCohere(usage: JsonObject): Named | null {
-  const input = firstOf(usage, ["tokens.input_tokens", "billed_units.input_tokens"]);
-  const output = firstOf(usage, ["tokens.output_tokens", "billed_units.output_tokens"]);
+  const [tokens, billed] = [partOf(usage, "tokens"), partOf(usage, "billed_units")];
+  const input = countIn(tokens, "input_tokens") ?? countIn(billed, "input_tokens");
+  const output = countIn(tokens, "output_tokens") ?? countIn(billed, "output_tokens");
   if (input === null && output === null) return null;
-  const cached = count(fieldOf(usage, "cached_tokens"));
+  const cached = countIn(usage, "cached_tokens");
   return { input, isApart: false, cached, cacheWrite: null, output, reasoning: null };
 }
 
@@ -267,37 +303,23 @@ function totalOf(named: Named | null): TokenUsage | null {
   };
 }
 
-/** The first of these fields that holds a count. A dot leads into an object. */
-function firstOf(usage: JsonObject, names: readonly string[]): number | null {
-  for (const name of names) {
-    const [first = "", second] = name.split(".");
-    const value = fieldOf(usage, first);
-    const found = count(second === undefined ? value : isObject(value) ? fieldOf(value, second) : null);
-    if (found !== null) return found;
-  }
-  return null;
+function partOf(usage: JsonObject, name: string): JsonObject | null {
+  const part = field(usage, name);
+  return isObject(part) ? part : null;
 }
 
 /** The counts of an object added up; null: it is not there, or holds none. */
 function sumOf(usage: JsonObject, name: string): number | null {
-  const parts = fieldOf(usage, name);
-  if (!isObject(parts)) return null;
-  const counts = Object.values(parts)
-    .map(count)
-    .filter((value) => value !== null);
-  return counts.length === 0 ? null : counts.reduce((sum, value) => sum + value, 0);
+  const parts = partOf(usage, name);
+  if (parts === null) return null;
+  const counts = Object.keys(parts).map((part) => countIn(parts, part));
+  const known = counts.filter((value) => value !== null);
+  return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0);
 }
 
-function fieldOf(usage: JsonObject, name: string): unknown {
-  return field(usage, name) ?? null;
-}
-
-function plus(one: number | null, other: number | null): number | null {
-  return one === null ? null : one + (other ?? 0);
-}
-
-/** A number of tokens; null: it can be none. */
-function count(value: unknown): number | null {
+/** A number of tokens; null: there is none, or it can be none. */
+function countIn(usage: JsonObject | null, name: string): number | null {
+  const value = usage === null ? undefined : field(usage, name);
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MOST_TOKENS
     ? value
     : null;
