@@ -23,7 +23,7 @@ import type { Engine, Upstream } from "./engine.ts";
 import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { LimitedRequest, Reservation } from "../pool/client-limits.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
-import { bodyWithModel, bounded, modelOf, modelsNamedBy, pathWithModel } from "./route.ts";
+import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts";
 import type { Route } from "./route.ts";
 import { saidBy } from "../pool/penalties.ts";
 import { accountName, accountNames } from "../pool/key.ts";
@@ -201,13 +201,14 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   namedModels(): readonly string[] | null {
     const body = this.#bodyToRead;
     if (this.headers.has("content-encoding") && body !== null && this.#readable === null) return null;
-    const named = modelsNamedBy({
+    const named = namedModelsOf({
       path: this.#sentPath,
       contentType: this.headers.get("content-type"),
       body,
     });
-    if (named !== null) this.#model = bounded(named[0] ?? null);
-    return named;
+    if (named === null) return null;
+    this.#model = named.model;
+    return named.all;
   }
 
   get conversation(): number | null {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { bodyWithModel, modelOf, modelsNamedBy, pathWithModel } from "./route.ts";
+import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts";
 
 type Sentence = string;
 
@@ -137,9 +137,18 @@ describe("the models that a client's limits look at", () => {
     ],
   ])("%s", (_, path, contentType, body, models) => {
     const given = typeof body === "string" ? bytes(body) : body;
-    expect(modelsNamedBy({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null })).toEqual(
-      models,
-    );
+    const named = namedModelsOf({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null });
+    expect(named?.all ?? null).toEqual(models);
+  });
+
+  test.each<[Sentence, body: string, model: string | null]>([
+    ["the last of two", '{"model":"m","model":"n"}', "n"],
+    ["none where that is no name", '{"Model":"a","model":"m","model":null}', null],
+    ["none where only a careless parser would find one", '{"Model":"a"}', null],
+    ["none where it is longer than any name", `{"model":"${"m".repeat(201)}"}`, null],
+  ])("go with the request by %s", (_, body, model) => {
+    const named = namedModelsOf({ path: "/v1/chat/completions", contentType: JSON_TYPE, body: bytes(body) });
+    expect(named?.model).toBe(model);
   });
 });
 

@@ -168,7 +168,7 @@ export function modelOf({ path, contentType, body }: Naming): string | null {
 }
 
 /** A name as it is kept and logged; null: it can be none. */
-export function bounded(model: string | null): string | null {
+function bounded(model: string | null): string | null {
   return model === null || model.length > LONGEST_MODEL ? null : model;
 }
 
@@ -186,18 +186,29 @@ function placeInPath(path: string): { start: number; end: number } | null {
 
 const MODELS = "/models/";
 
+/** What a client's limits look at. */
+export interface NamedModels {
+  /** Every name by which upstream may understand the request; none: it names no model. */
+  readonly all: readonly string[];
+  /** The one that the request goes by on its way; null: none. */
+  readonly model: string | null;
+}
+
 /**
- * Every model that upstream may understand a request to name, what counts first. Null: nobody can tell. Of members that
- * are there twice parsers take the last; some read `Model` for `model`, too.
+ * Every model that upstream may understand a request to name. Null: nobody can tell. Of members that are there twice
+ * parsers take the last; some read `Model` for `model`, too. Of paths that hold a model all are known here that any
+ * provider of the catalogue has.
  */
-export function modelsNamedBy({ path, contentType, body }: Naming): string[] | null {
-  const inPath = modelOfPath(path);
-  if (inPath !== null) return [unescaped(inPath)];
-  if (body === null) return [];
+export function namedModelsOf({ path, contentType, body }: Naming): NamedModels | null {
+  const model = modelOfPath(path);
+  const inPath = model ?? otherModelOfPath(path);
+  if (inPath !== null) return { all: [unescaped(inPath)], model: bounded(model) };
+  if (body === null) return { all: [], model: null };
   const boundary = boundaryOf(contentType);
   if (boundary !== null) {
     const field = modelField(boundary, body, { takesLast: true });
-    return field === null ? [] : [asBuffer(body).toString("utf8", field.start, field.end)];
+    const name = field === null ? null : asBuffer(body).toString("utf8", field.start, field.end);
+    return { all: name === null ? [] : [name], model: bounded(name) };
   }
   if (contentType !== null && /^multipart\//i.test(contentType)) return null;
   const fields = JsonCursor.ofObject(body, 0);
@@ -210,7 +221,18 @@ export function modelsNamedBy({ path, contentType, body }: Naming): string[] | n
     if (name === "model") last = value;
     else if (value !== null) others.add(value);
   }
-  return last === null ? [...others] : [last, ...others];
+  return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
+}
+
+/**
+ * `/v1/models/gpt-4o`, `/hf-inference/models/org/name`, `/ai/run/@cf/meta/llama-3` of Cloudflare, and methods of Google's
+ * that stand behind something else than a model: `/v1beta/tunedModels/mine:generateContent`.
+ */
+function otherModelOfPath(path: string): string | null {
+  const behind = /\/(?:models|run)\/(.+)$/.exec(path)?.[1];
+  if (behind !== undefined) return behind;
+  const [, name, method] = /^([^:]+):(\w+)$/.exec(path.slice(path.lastIndexOf("/") + 1)) ?? [];
+  return name !== undefined && method !== undefined && /generate|predict|embed/i.test(method) ? name : null;
 }
 
 function modelOfBody(contentType: string | null, body: Bytes): string | null {
