@@ -320,6 +320,15 @@ describe("the headline", () => {
     expect(soon.words).toBe(later.words);
   });
 
+  test("says in a few words why the provider is left alone", () => {
+    const provider = { ...away("upstream_faults", "Down for maintenance. Come back."), keys: [ready] };
+    const said = status.headlineOf(
+      { headline: headline("waits", "provider_paused"), providers: [provider] },
+      1,
+    );
+    expect(said.more).toBe("0 of 1 key ready · 1 provider unreachable: Down for maintenance");
+  });
+
   test("says how the keys are, and what is wrong with other providers", () => {
     const groq = { ...away("upstream_faults", "timed out"), name: "groq", keys: [ready] };
     const paid = { ...up, name: "paid", keys: [cooling("pacing")] };

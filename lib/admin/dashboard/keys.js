@@ -27,7 +27,7 @@ function providerView(provider, providers, now) {
   const isOpen = (what) => ui.open.has(`${what} ${name}`);
   const words = {
     disabled: "Switched off: no request goes there.",
-    paused: [`${troubleOf(provider)}.`, pause_said, `Next try in ${duration(restLeft(name, now))}.`]
+    paused: [pause_said ?? `${troubleOf(provider)}.`, `Next try in ${duration(restLeft(name, now))}.`]
       .filter(Boolean)
       .join(" "),
     up: "",

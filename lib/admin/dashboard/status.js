@@ -63,8 +63,8 @@ export function headlineOf(overview, waitMs) {
   const { headline, providers } = overview;
   const [provider] = providers;
   const about = waitMs === null ? "" : ` about ${duration(waitMs)}`;
-  const isAway = headline.why === "provider_paused" && provider.pause_said !== null;
-  const more = [summaryOf(providers), isAway && provider.pause_said].filter(Boolean).join(". ");
+  const why = headline.why === "provider_paused" ? shortened(provider.pause_said) : "";
+  const more = [summaryOf(providers), why].filter(Boolean).join(": ");
   const say = (tone, words, because = "", wait = "") => ({
     tone,
     words: words + because,
