@@ -326,7 +326,7 @@ describe("the headline", () => {
       { headline: headline("waits", "provider_paused"), providers: [provider] },
       1,
     );
-    expect(said.more).toBe("0 of 1 key ready · 1 provider unreachable: Down for maintenance");
+    expect(said.more).toBe("0 of 1 key ready · 1 unreachable: Down for maintenance");
   });
 
   test("says how the keys are, and what is wrong with other providers", () => {
@@ -334,7 +334,7 @@ describe("the headline", () => {
     const paid = { ...up, name: "paid", keys: [cooling("pacing")] };
     const providers = [...pool(ready, cooling("pacing"), dead("billing")), groq, paid];
     expect(status.headlineOf({ headline: headline("served", "ready"), providers }, 0).more).toBe(
-      "1 of 5 keys ready · 2 full · 1 out of money · 1 provider unreachable",
+      "1 of 5 keys ready · 2 full · 1 out of money · 1 unreachable",
     );
     expect(status.otherTroubles(providers)).toEqual(["groq: unreachable", "paid: no key is ready"]);
   });

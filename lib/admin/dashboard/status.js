@@ -12,7 +12,7 @@ export const STANDINGS = {
   cooling: "cooling",
   money: "out of money",
   out: "out of use",
-  unreachable: "provider unreachable",
+  unreachable: "unreachable",
   paused: "paused",
   off: "switched off",
 };
@@ -149,10 +149,10 @@ export function otherTroubles(providers) {
 
 /** `gpt-4o 18 s`, and why: models that are not asked for with this key now. */
 export function modelWords(key, leftMs) {
-  return Object.entries(key.models).map(([model, { reason }]) => [
-    `${model} ${duration(leftMs(model))}`,
-    wordsOf(reason),
-  ]);
+  return Object.entries(key.models)
+    .map(([model, { reason }]) => [model, leftMs(model), wordsOf(reason)])
+    .filter(([, left]) => left > 0)
+    .map(([model, left, why]) => [`${model} ${duration(left)}`, why]);
 }
 
 /** How a key's last hour was, for those who cannot see the strip. */
