@@ -7,6 +7,7 @@
  * effects (everything that awaits) are kept apart: a status code is judged in lib/providers/classify.ts and nowhere else,
  * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
  */
+import type { OpenAdminOptions } from "./lib/admin/api.ts";
 import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import {
   NO_SETTINGS,
@@ -30,7 +31,6 @@ import type { ProviderConfig } from "./lib/config/provider-settings.ts";
 import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
-import type { OpenAdminOptions } from "./lib/admin/api.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
 import { matchesGlob } from "./lib/core/glob.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
@@ -72,14 +72,7 @@ import {
   readOpening,
 } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
-import {
-  CircuitBreaker,
-  DISTINCT_KEYS,
-  FAULTS,
-  ModelBreakers,
-  REFUSES_ALL,
-  SharedLimit,
-} from "./lib/pool/circuit-breaker.ts";
+import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
 import { CredentialRefusals } from "./lib/pool/credential-refusals.ts";
 import {
   Account,
@@ -103,18 +96,18 @@ import type {
 } from "./lib/pool/key.ts";
 import { Penalties, isCounted, saidBy } from "./lib/pool/penalties.ts";
 import type { PenaltyRules } from "./lib/pool/penalties.ts";
+import { ProviderState } from "./lib/pool/provider-state.ts";
 import { Queue, isHopeless } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
-import { AFTER_AN_EVENT } from "./lib/pool/rate-limiter.ts";
 import type { RateRule } from "./lib/pool/rate-limiter.ts";
 import { RetryBudget, decide } from "./lib/pool/retry-policy.ts";
 import { KeySelector } from "./lib/pool/selection.ts";
 import { authHeader, resetZone } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
+import { modelsAnswer } from "./lib/routing/all-models.ts";
 import { createEngine, reconfigure } from "./lib/routing/engine.ts";
 import type { AdminApi, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
-import { modelsAnswer } from "./lib/routing/all-models.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
@@ -126,31 +119,22 @@ export { reconfigure };
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** A request that several keys refused waits so long for others to find out whether everybody is refused. */
-const OTHERS_FIRST_MS = 3000;
-
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
-  readonly breaker = new CircuitBreaker(FAULTS);
-  readonly #modelBreakers = new ModelBreakers();
-  /** Opened where the upstream refuses everybody. */
-  readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
-  readonly retryBudget = new RetryBudget();
   #config: ProviderConfig;
   readonly #dependencies: PoolDependencies;
   readonly #selector: KeySelector;
-  readonly #sharedLimit = new SharedLimit();
+  readonly #state = new ProviderState({
+    onPaused: (reason, forMs, said, now) =>
+      this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now),
+    onUp: (now) => this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now),
+  });
   readonly #penalties: Penalties;
   readonly #credentialRefusals = new CredentialRefusals();
   readonly #queue: Queue;
   readonly #day: QuotaDay;
   readonly #snapshots = new Map<Key, () => KeyState>();
   #isDry = false;
-  /** It was told that the provider is paused, and not yet that it is up again. */
-  #isDown = false;
-  pauseSaid = "";
-  /** When it was last up again; epoch ms. */
-  #upAgainAt = 0;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
     const { clock, random, keeper } = dependencies;
@@ -160,8 +144,8 @@ export class Pool implements KeyPool {
     this.#day = new QuotaDay(clock);
     this.#penalties = new Penalties(rulesOf(config, maxCooldownMs), {
       selector: this.#selector,
-      refusesAll: this.refusesAll,
-      sharedLimit: this.#sharedLimit,
+      refusesAll: this.#state.refusesAll,
+      sharedLimit: this.#state.sharedLimit,
       clock,
       random,
       tell: (event, key, now) => this.#tell(event, key, now),
@@ -184,19 +168,28 @@ export class Pool implements KeyPool {
     return this.#queue.size;
   }
 
+  get breaker(): CircuitBreaker {
+    return this.#state.breaker;
+  }
+
+  get retryBudget(): RetryBudget {
+    return this.#state.retryBudget;
+  }
+
+  get pauseSaid(): string {
+    return this.#state.pauseSaid;
+  }
+
   get pausedUntil(): number {
-    const aloneUntil = this.#modelBreakers.aloneUntil(this.#dependencies.clock.now());
-    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil, aloneUntil);
+    return this.#state.pausedUntil(this.#dependencies.clock.now());
   }
 
   isRefusedByAll(now: number): boolean {
-    return this.refusesAll.openUntil > now;
+    return this.#state.refusesAll.openUntil > now;
   }
 
   isPausedFor(need: Need, now: number): boolean {
-    const { breaker, refusesAll } = this;
-    const modelUntil = this.#modelBreakers.of(need)?.openUntil ?? 0;
-    return Math.max(breaker.openUntil, refusesAll.openUntil, modelUntil) > now;
+    return this.#state.isPausedFor(need, now);
   }
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
@@ -233,50 +226,23 @@ export class Pool implements KeyPool {
 
   /** The key for this request; or why there is none, and until when. Changes nothing. */
   #choose(need: Need, now: number, account: string | null): Key | NoKey {
-    const pause = this.#pauseFor(need, now);
+    const pause = this.#state.pauseFor(need, now);
     if (pause === null) return this.#selector.choose(need, now, account);
     const chosen = this.#selector.choose(need, Math.min(pause.readyAt, need.waitUntil), account);
     return "kind" in chosen && chosen.readyAt > pause.readyAt ? chosen : pause;
   }
 
-  /** What keeps this request from all keys alike; null: nothing does. */
-  #pauseFor(need: Need, now: number): NoKey | null {
-    const { breaker, refusesAll } = this;
-    const { tried, deferredAt } = need;
-    const closedUntil = Math.max(breaker.readyAt(now), refusesAll.readyAt(now));
-    if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
-    const modelUntil = this.#modelBreakers.of(need)?.readyAt(now) ?? 0;
-    if (modelUntil > now) return { kind: "no_key", readyAt: modelUntil, why: "paused", isOwn: true };
-    // It may be refused for what it asks for: whether everybody still is, others find out before it does.
-    const asideUntil =
-      tried.size >= DISTINCT_KEYS && !refusesAll.isQuiet ? refusesAll.openUntil + OTHERS_FIRST_MS : 0;
-    if (asideUntil > now) return { kind: "no_key", readyAt: asideUntil, why: "cooling", isOwn: true };
-    const retryAt = this.#isRetry(deferredAt) ? this.retryBudget.readyAt : 0;
-    if (retryAt > now)
-      return { kind: "no_key", readyAt: retryAt, maybeSooner: true, isOwn: true, why: "paused" };
-    const sharedAt = this.#sharedLimit.readyAt(now);
-    if (sharedAt <= now) return null;
-    const isEvent = sharedAt >= AFTER_AN_EVENT;
-    return { kind: "no_key", readyAt: isEvent ? Infinity : sharedAt, maybeSooner: isEvent, why: "paused" };
-  }
-
-  /** Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back. */
-  #isRetry(deferredAt: number): boolean {
-    return deferredAt > this.#upAgainAt && this.breaker.isQuiet && this.refusesAll.isQuiet;
-  }
-
   /** The request has to wait: a learnt limit in its way may be tried higher. Returns whether one was. */
   #onBlocked(need: Need, { isPaced }: NoKey, now: number): boolean {
-    if (this.#sharedLimit.readyAt(now) > now) return this.#sharedLimit.onBlocked(now);
+    const { sharedLimit } = this.#state;
+    if (sharedLimit.readyAt(now) > now) return sharedLimit.onBlocked(now);
     return isPaced === true && this.#selector.onBlocked(need, now);
   }
 
   #take(key: Key, need: Need, now: number): Lease {
     const { account } = key;
     const limits = this.#selector.limitsFor(need, account);
-    const modelBreaker = this.#modelBreakers.of(need);
-    const isTrial = !this.breaker.isQuiet || !this.refusesAll.isQuiet || !(modelBreaker?.isQuiet ?? true);
-    if (this.#isRetry(need.deferredAt)) this.retryBudget.spend(now);
+    const isTrial = this.#state.onSent(need, now);
     if (!need.isUncounted) key.today += 1;
     key.requests += 1;
     key.inFlight += 1;
@@ -286,12 +252,6 @@ export class Pool implements KeyPool {
     account.slowStart.onSent(now);
     limits?.limiter?.onSent(now);
     limits?.slowStart.onSent(now);
-    this.#sharedLimit.onSent(now);
-    if (isTrial) {
-      this.breaker.startTrial(now);
-      this.refusesAll.startTrial(now);
-      modelBreaker?.startTrial(now);
-    }
     this.#save(key);
     if (this.#isDry) {
       this.#isDry = false;
@@ -324,9 +284,8 @@ export class Pool implements KeyPool {
     account.limiter.onResponseStarted(now);
     limits?.limiter?.onResponseStarted(now);
     limits?.slowStart.onResponseStarted();
-    this.#sharedLimit.onResponseStarted(lease.at, now);
     if (limits?.cooldown) limits.cooldown.answeredAt = now;
-    if (outcome.kind !== "overloaded") this.#onAnswered(lease, now);
+    this.#state.onResponseStarted(lease, outcome, now);
     if (budgets !== null) this.#penalties.announce(budgets, lease, now);
     this.#serveQueue(now);
   }
@@ -338,7 +297,7 @@ export class Pool implements KeyPool {
     let refusedAlike = NONE_REFUSED;
     const { key } = lease;
     this.#giveBack(lease, outcome, now);
-    this.#tellBreakers(lease, outcome, now);
+    this.#state.onEnded(lease, outcome, this.#penalties.rules.maxCooldownMs, now);
     if (budgets !== null) this.#penalties.announce(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
@@ -349,7 +308,7 @@ export class Pool implements KeyPool {
         key.rateLimited += 1;
         this.#proveInvalid(lease, now);
         const pausedMs = this.#penalties.limit(outcome, lease, now);
-        if (pausedMs > 0) this.#tellPaused("common_cause", pausedMs, outcome.said, now);
+        if (pausedMs > 0) this.#state.onPaused("common_cause", pausedMs, outcome.said, now);
         break;
       }
       case "exhausted":
@@ -422,7 +381,7 @@ export class Pool implements KeyPool {
       account.slowStart.onFailed();
       limits?.slowStart.onFailed();
     }
-    this.#sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
+    this.#state.sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
     if (!lease.need.isUncounted) {
       const isOfToday = lease.dayEndsOn === this.#day.endDate;
       if (isOfToday && key.today > 0 && (!isCharged || lease.isNotFound)) key.today -= 1;
@@ -434,80 +393,6 @@ export class Pool implements KeyPool {
       account.limiter.refund(at);
       modelLimiter?.refund(at);
     }
-  }
-
-  #tellBreakers(lease: Lease, outcome: Outcome, now: number): void {
-    const { breaker, refusesAll } = this;
-    const { account } = lease.key;
-    const isTrial = lease.isTrial && lease.startedAt === 0;
-    const modelBreaker = isTrial ? this.#modelBreakers.of(lease.need) : null;
-    switch (outcome.kind) {
-      case "overloaded":
-      case "unreachable":
-        account.faultsInRow += 1;
-        if (outcome.kind === "overloaded" && outcome.refusesAll) this.#onRefusedAll(outcome, isTrial, now);
-        else this.#onFault(outcome, lease, isTrial, now);
-        return;
-      case "abandoned":
-        if (!isTrial) return;
-        breaker.abandonTrial();
-        refusesAll.abandonTrial();
-        modelBreaker?.abandonTrial();
-        return;
-      case "rate_limited": // may be everybody's: `Penalties.limit` finds out
-        account.faultsInRow = 0;
-        breaker.onAnswered();
-        this.#modelBreakers.onAnswered(lease.need.model, now);
-        if (isTrial) refusesAll.abandonTrial();
-        return;
-      case "served":
-      case "rejected":
-      case "exhausted":
-      case "revoked":
-      case "unsuited":
-        this.#onAnswered(lease, now);
-    }
-  }
-
-  #onRefusedAll({ pauseMs, said }: Extract<Verdict, { kind: "overloaded" }>, isTrial: boolean, now: number) {
-    const leastMs = Math.min(pauseMs ?? 0, this.#penalties.rules.maxCooldownMs);
-    const openMs = this.refusesAll.onFailed(now, isTrial, { leastMs });
-    this.refusesAll.abandonTrial();
-    if (openMs > 0) this.#tellPaused("common_cause", openMs, said, now);
-  }
-
-  /** A fault is the model's, unless the connection itself failed, or two models fail (P10, P40). */
-  #onFault(fault: Fault, { need }: Lease, isTrial: boolean, now: number): void {
-    const { breaker } = this;
-    const { model } = need;
-    const isModels = model !== null && !isOfConnection(fault);
-    const wasTrialOfModel = isTrial && !(this.#modelBreakers.of(need)?.isQuiet ?? true);
-    const modelMs = isModels ? this.#modelBreakers.onFailed(model, now, wasTrialOfModel) : 0;
-    const isOneModels = isModels && !this.#modelBreakers.hasOther(model);
-    const isScopeModel = fault.kind === "overloaded" && fault.scope === "model";
-    const openMs = isScopeModel
-      ? 0
-      : breaker.onFailed(now, isTrial && !breaker.isQuiet, { mayOpen: !isOneModels });
-    if (isTrial) this.refusesAll.abandonTrial();
-    if (isTrial && isScopeModel) breaker.abandonTrial();
-    const isAlone = modelMs > 0 && isOneModels && this.#modelBreakers.isAlone(model, now);
-    const pausedMs = Math.max(openMs, isAlone ? modelMs : 0);
-    if (pausedMs > 0) this.#tellPaused("upstream_faults", pausedMs, saidBy(fault), now);
-  }
-
-  /** The upstream answered, and does not refuse everybody. */
-  #onAnswered({ key, isTrial, at, need }: Lease, now: number): void {
-    const { breaker, refusesAll } = this;
-    key.account.faultsInRow = 0;
-    breaker.onAnswered();
-    this.#modelBreakers.onAnswered(need.model, now);
-    // What was sent before everybody was refused says nothing about now.
-    if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
-    if (!this.#isDown || !refusesAll.isQuiet) return;
-    this.#isDown = false;
-    this.pauseSaid = "";
-    this.#upAgainAt = now;
-    this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now);
   }
 
   /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
@@ -649,12 +534,6 @@ export class Pool implements KeyPool {
     this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
   }
 
-  #tellPaused(reason: "upstream_faults" | "common_cause", forMs: number, said: string, now: number): void {
-    this.#isDown = true;
-    this.pauseSaid = said;
-    this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now);
-  }
-
   #tell(
     event: Pick<KeyEvent, "kind" | "reason" | "until" | "said"> & { model?: string | null },
     key: Key | null,
@@ -682,16 +561,6 @@ function accountsOf(keys: readonly Key[]): Account[] {
 const NONE_REFUSED: readonly Key[] = [];
 
 type Revoked = Extract<Verdict, { kind: "revoked" }>;
-type Fault = Extract<Outcome, { kind: "overloaded" | "unreachable" }>;
-
-/** Whether the connection itself failed, which is the same for every model. */
-function isOfConnection(fault: Fault): boolean {
-  return (
-    fault.kind === "unreachable" &&
-    (fault.type === "upstream_unreachable" || fault.type === "connect_timeout")
-  );
-}
-
 function rulesOf(config: ProviderConfig, maxCooldownMs: number): PenaltyRules {
   const { cooldownMs, timezone, dialect, rpm } = config;
   return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect), learnsLimits: rpm === "auto" };
