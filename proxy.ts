@@ -33,12 +33,13 @@ import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
 import { matchesGlob } from "./lib/core/glob.ts";
-import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
+import { bytesOf, discard, inPieces, joined, lengthOf, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   INTERNAL_ERROR,
+  NO_ROOM,
   UNREADABLE_TARGET,
   admissionError,
   errorResponse,
@@ -581,7 +582,7 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   context.expectBody();
-  const received = await receive(context.request, context.headers, engine, engine.config);
+  const received = await receive(context.request, context.headers, context.share, engine.config);
   keepForwarded(context.headers, USER_AGENT, engine.config.access);
   if (received.kind === "refused") return refuse(received, context, engine);
   context.setBody(received);
@@ -603,7 +604,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
       engine.config.routes.length > 0 &&
       asksForModels(context.method, context.target.path);
     for (const [index, { upstream, model }] of hopsLeft.entries()) {
-      context.setTargetModel(model);
+      if (!context.setTargetModel(model)) return refuse(NO_ROOM, context, engine);
       const response = await tryKeys(context, upstream, hopsLeft[index + 1]?.upstream ?? null, engine);
       if (response !== null) return response;
     }
@@ -838,6 +839,9 @@ async function attempt(
   return { result, limits, timeouts };
 }
 
+/** Longer bodies are sent as a stream: of what it gets whole the runtime makes a copy, which lives until it is sent. */
+const LONG_BODY_BYTES = 512 * 1024;
+
 /** Sends the request with this key, which is among its fields only until `fetch` has read them. */
 function send(
   context: RequestContext,
@@ -845,16 +849,19 @@ function send(
   { key }: Lease,
   signal: AbortSignal,
 ): Promise<Response> {
-  const { method, headers, body, target, api, progress } = context;
+  const { method, headers, parts, target, api, progress } = context;
   const path = joinBase(base, target.path, api);
   if (context.readsAnswer) headers.set("accept-encoding", "identity");
   const [field, credential] = authHeader(config.dialect, path, key.secret.reveal());
   headers.set(field, credential);
+  const bytes = parts === null ? 0 : lengthOf(parts);
+  const isLong = bytes > LONG_BODY_BYTES;
+  if (isLong) headers.set("content-length", String(bytes)); // a stream would go out in chunks
   try {
     const request = {
       method,
       headers,
-      body,
+      body: parts === null ? null : isLong ? inPieces(parts) : joined(parts),
       redirect: "manual", // a followed redirect would carry the key elsewhere
       decompress: false, // the bytes, and content-encoding, stay as they were sent
       proxy: config.upstreamProxy?.address.reveal(),
@@ -867,6 +874,7 @@ function send(
     );
   } finally {
     headers.delete(field);
+    if (isLong) headers.delete("content-length");
   }
 }
 
@@ -934,7 +942,6 @@ class StreamPassthrough {
   readonly #context: RequestContext;
   readonly #upstream: Upstream;
   readonly #lease: Lease;
-  readonly #engine: Engine;
   readonly #clock: Clock;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
@@ -961,7 +968,6 @@ class StreamPassthrough {
     this.#context = context;
     this.#upstream = upstream;
     this.#lease = lease;
-    this.#engine = engine;
     this.#clock = engine.clock;
     this.#pending = answer.pending;
     this.#beginning = answer.begun ? null : new EventScanner();
@@ -1029,13 +1035,13 @@ class StreamPassthrough {
   /** Waits until the client has taken a chunk. Until then it is in memory, and counts as buffered (P23). */
   async #taken(written: Promise<number>, { length }: Bytes): Promise<void> {
     this.#waitingBytes = length;
-    this.#engine.bufferedBytes += length;
+    this.#context.share.hold(length);
     await written;
     this.#letGo();
   }
 
   #letGo(): void {
-    this.#engine.bufferedBytes -= this.#waitingBytes;
+    this.#context.share.release(this.#waitingBytes);
     this.#waitingBytes = 0;
   }
 
@@ -1147,9 +1153,13 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   const route = planRoute(request, target, engine);
   if (route.kind === "refused") return refused(route, headers.get("origin"), engine);
   const { client, keyId = null } = admission;
-  const context = new RequestContext(request, server, engine, route, client, keyId);
+  const share = engine.load.shareOf(client ?? peer ?? THIS_MACHINE);
+  const context = new RequestContext(request, server, engine, route, client, keyId, share);
   return relay(context, route, engine);
 }
+
+/** Who asks, where there is no address and no name. */
+const THIS_MACHINE = "this machine";
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
 function peerOf(request: Request, server: Server, { listen }: Config): string | null {

@@ -77,18 +77,24 @@ export function findTopLevelString(body: Uint8Array, name: string): FoundString 
 }
 
 /**
- * A body in which the field that was found there says `value` instead, and every other byte is as it was. Where the
- * field is repeated at the top level all of them say it, whatever they held: no parser must find the old value.
+ * A body in which the field that was found there says `value` instead, and every other byte is as it was: in parts that
+ * belong one after another, which are those of `body` where they can be. Where the field is repeated at the top level
+ * all of them say it, whatever they held: no parser must find the old value.
  */
 export function replaceTopLevelString(
-  body: Uint8Array,
+  body: Uint8Array<ArrayBuffer>,
   found: FoundString,
   value: string,
-): Uint8Array<ArrayBuffer> {
-  const written = Buffer.from(JSON.stringify(value));
+): Uint8Array<ArrayBuffer>[] {
+  const written = new TextEncoder().encode(JSON.stringify(value));
   let growth = 0;
+  let places = 0;
   // Twice over the body instead of a list of places: there may be a million of them.
-  forEachPlace(body, found, (start, end) => (growth += written.length - (end - start)));
+  forEachPlace(body, found, (start, end) => {
+    growth += written.length - (end - start);
+    places += 1;
+  });
+  if (places === 1) return [body.subarray(0, found.start), written, body.subarray(found.end)];
   const replaced = new Uint8Array(body.length + growth);
   let from = 0;
   let to = 0;
@@ -100,7 +106,7 @@ export function replaceTopLevelString(
     from = end;
   });
   replaced.set(body.subarray(from), to);
-  return replaced;
+  return [replaced];
 }
 
 /** Below this a loop is quicker than a view and a call into native code. */

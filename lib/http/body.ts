@@ -80,13 +80,20 @@ export async function readUpTo(
 export function joined(chunks: readonly Bytes[]): Bytes {
   const [only] = chunks;
   if (chunks.length === 1 && only !== undefined) return only;
-  const bytes = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0));
+  const bytes = new Uint8Array(lengthOf(chunks));
   let at = 0;
   for (const chunk of chunks) {
     bytes.set(chunk, at);
     at += chunk.length;
   }
   return bytes;
+}
+
+/** The length of pieces together. */
+export function lengthOf(chunks: readonly Bytes[]): number {
+  let length = 0;
+  for (const chunk of chunks) length += chunk.length;
+  return length;
 }
 
 /** A whole body. Cheaper than its buffer and a view of that; Bun's types leave open what the bytes are in (1.4.5). */
@@ -138,6 +145,29 @@ export function streamOf(bytes: Bytes): ReadableStream<Bytes> {
       controller.close();
     },
   });
+}
+
+/** So much of a stream is handed out at once. */
+const PIECE_BYTES = 64 * 1024;
+
+/** Some bytes in pieces of a size that holds nobody up, handed out when they are asked for. */
+export function inPieces(parts: readonly Bytes[]): ReadableStream<Bytes> {
+  let part = 0;
+  let at = 0;
+  return new ReadableStream<Bytes>(
+    {
+      pull(controller) {
+        while (part < parts.length && at >= parts[part]!.length) {
+          part += 1;
+          at = 0;
+        }
+        if (part === parts.length) return controller.close();
+        controller.enqueue(parts[part]!.subarray(at, at + PIECE_BYTES));
+        at += PIECE_BYTES;
+      },
+    },
+    { highWaterMark: 0 },
+  );
 }
 
 // ---------------------------------------------------------------- compression
@@ -220,24 +250,27 @@ export async function unpack(bytes: Bytes, encodings: readonly string[]): Promis
   return UNREADABLE;
 }
 
-/** What a body says that is packed as it claims; null: it is not, or what it says is longer than `limit` bytes. */
-export async function unpackUpTo(
+/**
+ * What a body says that is packed as it claims; null: it is not, or somebody does not want to have more of it.
+ * `mayTake` is told of every piece that is unpacked, in between too, and says whether to go on.
+ */
+export async function unpackWhile(
   bytes: Bytes,
   encodings: readonly string[],
-  limit: number,
+  mayTake: (bytes: number) => boolean,
 ): Promise<Bytes | null> {
   if (encodings.length > MOST_LAYERS) return null;
   let plain = bytes;
   for (const encoding of encodings.toReversed()) {
     const format = FORMATS[encoding];
     if (format === undefined) return null;
-    const asNamed = await unpackAs(plain, format, limit);
+    const asNamed = await unpackAs(plain, format, mayTake);
     const isFrameless = format === "deflate" && asNamed.extent !== "whole";
-    const inner = isFrameless ? await unpackAs(plain, "deflate-raw", limit) : asNamed;
+    const inner = isFrameless ? await unpackAs(plain, "deflate-raw", mayTake) : asNamed;
     if (inner.extent !== "whole") return null;
     plain = inner.plain;
   }
-  return plain.length > limit ? null : plain;
+  return plain;
 }
 
 /** A text that is packed in a way that its first bytes do not show, and nobody said so; null: it is none. */
@@ -279,7 +312,7 @@ async function unpackLayer(bytes: Bytes, format: Bun.CompressionFormat | null): 
 async function unpackAs(
   bytes: Bytes,
   format: Bun.CompressionFormat,
-  limit = LONGEST_PLAIN_BYTES,
+  mayTake: (bytes: number) => boolean = upTo(LONGEST_PLAIN_BYTES),
 ): Promise<Unpacked> {
   const stream = new DecompressionStream(format);
   const writer = stream.writable.getWriter();
@@ -287,20 +320,24 @@ async function unpackAs(
   writer.write(bytes).catch(() => {}); // the reader gets to know it
   writer.close().catch(() => {});
   const parts: Bytes[] = [];
-  let length = 0;
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return unpackedAlready(joined(parts));
       parts.push(value);
-      length += value.length;
-      if (length > limit) return TOO_LONG;
+      if (!mayTake(value.length)) return TOO_LONG;
     }
   } catch {
-    return { plain: joined(parts), extent: length > 0 ? "part" : "none" }; // cut short, or something else
+    return { plain: joined(parts), extent: parts.length > 0 ? "part" : "none" }; // cut short, or something else
   } finally {
     void reader.cancel().catch(() => {});
   }
+}
+
+/** Says yes until it was told of more than `limit` bytes. */
+function upTo(limit: number): (bytes: number) => boolean {
+  let left = limit;
+  return (bytes) => (left -= bytes) >= 0;
 }
 
 /** Something stands behind the end of the gzip, for which the stream refuses all of it. */

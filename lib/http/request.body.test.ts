@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { connectRaw, until } from "../testing/fixture.ts";
+import { Load } from "./load.ts";
 import { receive } from "./request.ts";
-import type { Load } from "./request.ts";
 
 const SMALL = { maxBodyBytes: 1000, maxInFlight: 2, maxBufferedBytes: 1500 };
 const LARGE = { maxBodyBytes: 1e6, maxInFlight: 50, maxBufferedBytes: 1e6 };
@@ -12,14 +12,14 @@ interface Outcome {
 }
 
 /** A server that takes bodies in and does nothing else. */
-function open(load: Load = fresh(), limits = SMALL) {
+function open(load = new Load(), limits = SMALL) {
   const outcomes: Outcome[] = [];
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     async fetch(request) {
-      const received = await receive(request, request.headers, load, limits);
+      const received = await receive(request, request.headers, load.shareOf(nameOf(request)), limits);
       const isRefused = received.kind === "refused";
       const body = isRefused || received.body === null ? null : Buffer.from(received.body).toString();
       outcomes.push({ body, refused: isRefused ? received.type : null });
@@ -43,7 +43,7 @@ const inChunks = (...parts: string[]) => `Transfer-Encoding: chunked\r\n\r\n${ch
 const thousand = "x".repeat(1000);
 
 describe("a request's body", () => {
-  const rows: [says: string, sent: string, before: Load, outcome: Outcome, bufferedBytes: number][] = [
+  const rows: [says: string, sent: string, before: Before, outcome: Outcome, bufferedBytes: number][] = [
     ["is none where none is announced", "\r\n", fresh(), { body: null, refused: null }, 0],
     ["is empty where zero bytes are", sized(""), fresh(), { body: "", refused: null }, 0],
     ["P6 is taken in whole", sized(thousand), fresh(), { body: thousand, refused: null }, 1000],
@@ -92,14 +92,14 @@ describe("a request's body", () => {
     ],
   ];
   test.each(rows)("%s", async (_, sent, before, outcome, bufferedBytes) => {
-    await using scene = open({ ...before });
+    await using scene = open(loadOf("somebody else", before));
     const client = await connectRaw(scene.url);
     client.write(`POST / HTTP/1.1\r\nHost: x\r\n${sent}`);
     await until("it was judged", () => scene.outcomes.length === 1);
     client.end();
     expect(scene.outcomes).toEqual([outcome]);
     // Refused or not, it is in flight until somebody ends it.
-    expect(scene.load).toEqual({ inFlight: before.inFlight + 1, bufferedBytes });
+    expect(countsOf(scene.load)).toEqual({ inFlight: before.inFlight + 1, bufferedBytes });
   });
 
   // What was announced counted before it came: eight silent sockets kept everybody else out (P43).
@@ -109,7 +109,7 @@ describe("a request's body", () => {
     ["in chunks", `Transfer-Encoding: chunked\r\n\r\n9\r\n{"model":\r\n`, 9],
   ];
   test.each(broken)("P6 that breaks off is refused, and counted no more: %s", async (_, sent, bytes) => {
-    await using scene = open(fresh(), LARGE);
+    await using scene = open(new Load(), LARGE);
     const client = await connectRaw(scene.url);
     client.write(`POST / HTTP/1.1\r\nHost: x\r\n${sent}`);
     await until(
@@ -119,14 +119,14 @@ describe("a request's body", () => {
     client.reset();
     await until("it was judged", () => scene.outcomes.length === 1);
     expect(scene.outcomes).toEqual([{ body: null, refused: "bad_request" }]);
-    expect(scene.load).toEqual({ inFlight: 1, bufferedBytes: 0 });
+    expect(countsOf(scene.load)).toEqual({ inFlight: 1, bufferedBytes: 0 });
   });
 });
 
 describe("a long body of known length", () => {
   test("P6 is taken in whole, and counts as it comes", async () => {
     const body = `${"a".repeat(100_000)}${"b".repeat(100_000)}`;
-    await using scene = open(fresh(), LARGE);
+    await using scene = open(new Load(), LARGE);
     const client = await connectRaw(scene.url);
     client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n${body.slice(0, 70_000)}`);
     await until("a part counts", () => scene.load.bufferedBytes === 70_000);
@@ -138,7 +138,7 @@ describe("a long body of known length", () => {
   });
 
   test("P43 keeps nobody out by what it only announces", async () => {
-    await using scene = open(fresh(), LARGE);
+    await using scene = open(new Load(), LARGE);
     const silent = await Promise.all(Array.from({ length: 8 }, () => connectRaw(scene.url)));
     for (const client of silent)
       client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nx`);
@@ -151,7 +151,7 @@ describe("a long body of known length", () => {
   });
 
   test("P43 is refused as soon as what has come together is too much", async () => {
-    await using scene = open(fresh(), LARGE);
+    await using scene = open(new Load(), LARGE);
     const clients = await Promise.all([connectRaw(scene.url), connectRaw(scene.url)]);
     for (const client of clients) {
       client.write(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n${"x".repeat(300_000)}`);
@@ -161,6 +161,45 @@ describe("a long body of known length", () => {
     await until("one was judged", () => scene.outcomes.length >= 1);
     expect(scene.outcomes[0]).toEqual({ body: null, refused: "overloaded" });
     for (const client of clients) client.end();
+  });
+});
+
+describe("the bodies of one client", () => {
+  const START = { inFlight: 0, bufferedBytes: 0 };
+  const limits = { maxBodyBytes: 200_000, maxInFlight: 50, maxBufferedBytes: 1_000_000 };
+  const slowly = (client: string, announced: number, sent: number) =>
+    `POST / HTTP/1.1\r\nHost: x\r\nX-Client: ${client}\r\nContent-Length: ${announced}\r\n\r\n${"x".repeat(sent)}`;
+  const chunks = (client: string, sent: number) =>
+    `POST / HTTP/1.1\r\nHost: x\r\nX-Client: ${client}\r\nTransfer-Encoding: chunked\r\n\r\n${sent.toString(16)}\r\n${"x".repeat(sent)}\r\n`;
+
+  test.each([
+    ["of known length", (client: string) => slowly(client, 200_000, 199_999)],
+    ["in chunks", (client: string) => chunks(client, 199_999)],
+  ])("P43 leave room for another client's when they are slow and many: %s", async (_, sent) => {
+    await using scene = open(new Load(), limits);
+    const greedy = await Promise.all(Array.from({ length: 8 }, () => connectRaw(scene.url)));
+    for (const client of greedy) client.write(sent("greedy"));
+    await until("those without room were refused", () => scene.outcomes.length === 4);
+    expect(scene.load.bufferedBytes).toBe(4 * 199_999);
+    expect(scene.outcomes.every(({ refused }) => refused === "overloaded")).toBe(true);
+    const body = "y".repeat(200_000);
+    const response = await fetch(scene.url, { method: "POST", body, headers: { "x-client": "modest" } });
+    expect(response.status).toBe(204);
+    for (const client of greedy) client.reset();
+    await until("all were judged", () => scene.outcomes.length === 9);
+    expect(scene.load.bufferedBytes).toBe(200_000); // what was served counts until its request ends
+  });
+
+  test("P43 are at most half of all while somebody else's are there", async () => {
+    await using scene = open(loadOf("somebody else", { ...START, bufferedBytes: 1 }), limits);
+    const clients = await Promise.all(Array.from({ length: 3 }, () => connectRaw(scene.url)));
+    for (const client of clients) client.write(slowly("greedy", 200_000, 180_000));
+    await until("one was refused", () => scene.outcomes.length === 1);
+    expect(scene.outcomes).toEqual([{ body: null, refused: "overloaded" }]);
+    expect(scene.load.bufferedBytes).toBe(360_001);
+    for (const client of clients) client.reset();
+    await until("all were judged", () => scene.outcomes.length === 3);
+    expect(scene.load.bufferedBytes).toBe(1);
   });
 });
 
@@ -177,16 +216,19 @@ describe("a body that cannot be looked into as it is", () => {
   };
   /** What can be read of it, and how many bytes then count; null: it cannot be read. */
   async function read(bytes: Uint8Array<ArrayBuffer>, encoding: string | null, limits = LARGE) {
-    const load = fresh();
+    const load = new Load();
     const headers = new Headers({ "content-length": String(bytes.length) });
     if (encoding !== null) headers.set("content-encoding", encoding);
     const received = await receive(
       new Request("http://h", { method: "POST", body: bytes }),
       headers,
-      load,
+      load.shareOf("somebody"),
       limits,
     );
-    if (received.kind === "refused") throw new Error(received.message);
+    if (received.kind === "refused") {
+      expect(load.bufferedBytes).toBe(0);
+      return received.type;
+    }
     expect(received.body).toEqual(bytes); // it goes on as it came
     expect(load.bufferedBytes).toBe(bytes.length + (received.readable?.length ?? 0));
     return received.readable === null ? null : new TextDecoder().decode(received.readable);
@@ -233,11 +275,34 @@ describe("a body that cannot be looked into as it is", () => {
       const fits = { ...LARGE, maxBodyBytes: 3_000_000, maxBufferedBytes: 3_000_000 };
       expect((await read(bomb, format === "brotli" ? "br" : format, fits))?.length).toBe(2_000_000);
       const isFull = { ...LARGE, maxBodyBytes: 3_000_000 }; // beside what has come there is no room for a copy
-      expect(await read(bomb, format === "brotli" ? "br" : format, isFull)).toBe(null);
+      expect(await read(bomb, format === "brotli" ? "br" : format, isFull)).toBe("overloaded");
     },
   );
 });
 
-function fresh(): Load {
+interface Before {
+  readonly inFlight: number;
+  readonly bufferedBytes: number;
+}
+
+function fresh(): Before {
   return { inFlight: 0, bufferedBytes: 0 };
+}
+
+/** A load that one client has put there. */
+function loadOf(client: string, { inFlight, bufferedBytes }: Before): Load {
+  const load = new Load();
+  const share = load.shareOf(client);
+  for (let count = 0; count < inFlight; count++) share.enter(SMALL);
+  share.hold(bufferedBytes);
+  return load;
+}
+
+function countsOf({ inFlight, bufferedBytes }: Load): Before {
+  return { inFlight, bufferedBytes };
+}
+
+/** The client is who a request says it is. */
+function nameOf(request: Request): string {
+  return request.headers.get("x-client") ?? "somebody";
 }

@@ -8,13 +8,14 @@
  */
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, encodingsOf, joined, textOf, unpackUpTo } from "./body.ts";
+import { bytesOf, encodingsOf, joined, textOf, unpackWhile } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
 import { nextTurn } from "../core/clock.ts";
 import { BODY_BROKE_OFF, bodyTooLarge, NO_ROOM, NO_TRAILERS } from "./error-responses.ts";
 import type { ProxyError } from "./error-responses.ts";
+import type { ClientShare, LoadLimits } from "./load.ts";
 
 /** The client's path and query, as they go on. `query` is empty or begins with `?`. */
 export interface RequestTarget {
@@ -346,22 +347,6 @@ function dropNamedByConnection(headers: Headers): void {
 
 // ── The body, taken in before anything is sent ──────────────────────────────────────────────────────────────────
 
-/** What all requests together take up at this moment. */
-export interface Load {
-  /** Requests that were let in and have no end yet. */
-  inFlight: number;
-  /** Bytes of their bodies that are in memory, or were announced and are coming. */
-  bufferedBytes: number;
-}
-
-export interface IntakeLimits {
-  /** Of one request. */
-  readonly maxBodyBytes: number;
-  /** Of all together. */
-  readonly maxInFlight: number;
-  readonly maxBufferedBytes: number;
-}
-
 /** A request whose body was taken in. */
 export interface Received {
   readonly kind: "received";
@@ -378,8 +363,9 @@ const SMALL_BYTES = 64 * 1024;
 
 /**
  * Takes the whole body in, or says why the request is refused. So a broken upload never reaches an upstream, and every
- * attempt sends the same bytes (P6). What has come is counted, all requests together, and refused where it is too much
- * (P26, P27, P43): by the length it announces before a byte of it is read, and as soon as it has grown too long.
+ * attempt sends the same bytes (P6). What has come is counted, all requests together and of each client, and refused
+ * where it is too much (P26, P27, P43): by the length it announces before a byte of it is read, and as soon as it has
+ * grown too long.
  *
  * From this call on the request counts as in flight, refused or not, and from its return on as many bytes as `body` and
  * `readable` have count as buffered: whoever ends the request takes both off again, once.
@@ -387,23 +373,23 @@ const SMALL_BYTES = 64 * 1024;
 export async function receive(
   request: Request,
   headers: Headers,
-  load: Load,
-  limits: IntakeLimits,
+  share: ClientShare,
+  limits: LoadLimits,
 ): Promise<Received | ProxyError> {
   const length = headers.get("content-length");
   const announced = length === null ? 0 : Number(length);
-  load.inFlight += 1;
+  const hasRoom = share.enter(limits);
   if (announced > limits.maxBodyBytes) return bodyTooLarge(limits.maxBodyBytes);
-  const isFull = load.inFlight > limits.maxInFlight;
-  if (isFull || load.bufferedBytes + announced > limits.maxBufferedBytes) return NO_ROOM;
+  if (!hasRoom) return NO_ROOM;
   const isChunked = length === null && headers.has("transfer-encoding");
   if (announced === 0 && !isChunked) return length === null ? WITHOUT_BODY : WITH_EMPTY_BODY;
+  if (Math.max(announced, 1) > share.room(limits)) return NO_ROOM;
   let body: Bytes | ProxyError;
   try {
     const isSmall = announced > 0 && announced <= SMALL_BYTES;
     body = isSmall
-      ? await receiveAtOnce(request, load, limits)
-      : await receiveInPieces(request, announced, load, limits);
+      ? await receiveAtOnce(request, share, limits)
+      : await receiveInPieces(request, announced, share, limits);
   } catch {
     return BODY_BROKE_OFF; // or silent for too long: nobody reads this answer
   }
@@ -411,23 +397,26 @@ export async function receive(
   if (isChunked) {
     await nextTurn(); // the runtime gives up a request with trailers just after the end of its body
     if (request.signal.aborted) {
-      load.bufferedBytes -= body.length;
+      share.release(body.length);
       return NO_TRAILERS;
     }
   }
   if (body.length === 0 && !isChunked) return WITHOUT_BODY; // Bun drops the body of GET and HEAD
-  const readable = needsCopy(body, headers) ? await readableCopy(body, headers, load, limits) : null;
-  return { kind: "received", body, readable };
+  if (!needsCopy(body, headers)) return { kind: "received", body, readable: null };
+  const readable = await readableCopy(body, headers, share, limits);
+  if (readable !== "no_room") return { kind: "received", body, readable };
+  share.release(body.length);
+  return NO_ROOM;
 }
 
 async function receiveAtOnce(
   request: Request,
-  load: Load,
-  limits: IntakeLimits,
+  share: ClientShare,
+  limits: LoadLimits,
 ): Promise<Bytes | ProxyError> {
   const body = await bytesOf(request);
-  if (load.bufferedBytes + body.length > limits.maxBufferedBytes) return NO_ROOM;
-  load.bufferedBytes += body.length;
+  if (body.length > share.room(limits)) return NO_ROOM;
+  share.hold(body.length);
   return body;
 }
 
@@ -435,8 +424,8 @@ async function receiveAtOnce(
 async function receiveInPieces(
   { body }: Request,
   announced: number,
-  load: Load,
-  { maxBodyBytes, maxBufferedBytes }: IntakeLimits,
+  share: ClientShare,
+  limits: LoadLimits,
 ): Promise<Bytes | ProxyError> {
   const whole: Bytes = new Uint8Array(announced); // takes memory only as it is written to
   const pieces: Bytes[] = [];
@@ -444,17 +433,18 @@ async function receiveInPieces(
   let isTaken = false;
   try {
     for await (const piece of body ?? []) {
-      if (announced > 0) whole.set(piece, length);
-      else pieces.push(piece);
+      const room = share.room(limits);
       length += piece.length;
-      load.bufferedBytes += piece.length;
-      if (length > maxBodyBytes) return bodyTooLarge(maxBodyBytes);
-      if (load.bufferedBytes > maxBufferedBytes) return NO_ROOM;
+      share.hold(piece.length);
+      if (length > limits.maxBodyBytes) return bodyTooLarge(limits.maxBodyBytes);
+      if (piece.length > room) return NO_ROOM;
+      if (announced > 0) whole.set(piece, length - piece.length);
+      else pieces.push(piece);
     }
     isTaken = true; // it stays counted until the request ends
     return announced > 0 ? whole.subarray(0, length) : joined(pieces);
   } finally {
-    if (!isTaken) load.bufferedBytes -= length;
+    if (!isTaken) share.release(length);
   }
 }
 
@@ -465,19 +455,30 @@ function needsCopy([first, second, third]: Bytes, headers: Headers): boolean {
   return hasMark || isUtf16 || headers.has("content-encoding");
 }
 
-/** A copy in plain UTF-8 of a body, as far as there is room for one; null: there is none, or nobody can read it. */
+/**
+ * A copy in plain UTF-8 of a body. Null: nobody can read it, or it is longer than a body may be; `no_room`: it would be
+ * looked into if there were room for the copy.
+ */
 async function readableCopy(
   body: Bytes,
   headers: Headers,
-  load: Load,
-  { maxBodyBytes, maxBufferedBytes }: IntakeLimits,
-): Promise<Bytes | null> {
-  const room = Math.min(maxBodyBytes, maxBufferedBytes - load.bufferedBytes);
-  const unpacked = await unpackUpTo(body, encodingsOf(headers), room);
-  if (unpacked === null) return null;
-  const copy = withoutByteOrderMark(unpacked);
-  load.bufferedBytes += copy.length;
-  return copy;
+  share: ClientShare,
+  limits: LoadLimits,
+): Promise<Bytes | "no_room" | null> {
+  let held = 0;
+  const hold = (bytes: number) => {
+    share.hold(bytes);
+    held += bytes;
+  };
+  const mayTake = (bytes: number) => {
+    hold(bytes);
+    return held <= limits.maxBodyBytes && share.room(limits) >= 0;
+  };
+  const unpacked = await unpackWhile(body, encodingsOf(headers), mayTake);
+  const isTooMuch = held <= limits.maxBodyBytes && share.room(limits) < 0;
+  const copy = unpacked === null ? null : withoutByteOrderMark(unpacked);
+  hold((copy?.length ?? 0) - held);
+  return copy === null && isTooMuch ? "no_room" : copy;
 }
 
 function withoutByteOrderMark(bytes: Bytes): Bytes {

@@ -9,7 +9,8 @@ import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import { Redactor, Secret } from "../core/secret.ts";
 import { Connections, canConnect } from "../http/connections.ts";
 import { baseOf } from "../http/request.ts";
-import type { Base, Load } from "../http/request.ts";
+import { Load } from "../http/load.ts";
+import type { Base } from "../http/request.ts";
 import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import { logObserver } from "../observability/log.ts";
@@ -63,7 +64,7 @@ export type PoolMaker = (
 ) => KeyPool;
 
 /** Everything that runs, and nothing of it global. */
-export interface Engine extends Load {
+export interface Engine {
   readonly version: string;
   readonly clock: Clock;
   /** From 0 up to 1. */
@@ -98,6 +99,10 @@ export interface Engine extends Load {
   onDrain: () => void;
   /** Requests that have come and are not over. */
   readonly underWay: Set<RequestUnderWay>;
+  /** What the requests in flight take up, all together and of each client. */
+  readonly load: Load;
+  readonly inFlight: number;
+  readonly bufferedBytes: number;
   /** How many requests have come. */
   arrivals: number;
   draining: boolean;
@@ -127,6 +132,7 @@ export function createEngine(
 ): Engine {
   const { clock, random, log, observers = [], keeper = null } = dependencies;
   const metrics = new Metrics();
+  const load = new Load();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
   const { fetch } = new Bun.FetchSession({ proxy: false });
@@ -157,8 +163,13 @@ export function createEngine(
     observe: (another) => all.push(another),
     onDrain: () => {},
     arrivals: 0,
-    inFlight: 0,
-    bufferedBytes: 0,
+    load,
+    get inFlight() {
+      return load.inFlight;
+    },
+    get bufferedBytes() {
+      return load.bufferedBytes;
+    },
     draining: false,
     redactor: new Redactor(secretsOf(config)),
   };

@@ -14,7 +14,15 @@ async function timeoutsOf(method: string, play: (context: RequestContext) => voi
   const timeouts: number[] = [];
   const server = { timeout: (_: Request, seconds: number) => timeouts.push(seconds) };
   play(
-    new RequestContext(request, server as unknown as Bun.Server<undefined>, proxy.engine, route, null, null),
+    new RequestContext(
+      request,
+      server as unknown as Bun.Server<undefined>,
+      proxy.engine,
+      route,
+      null,
+      null,
+      proxy.engine.load.shareOf("somebody"),
+    ),
   );
   return timeouts;
 }

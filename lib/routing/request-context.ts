@@ -10,6 +10,7 @@ import type {
   TokenUsage,
 } from "../core/events.ts";
 import type { Bytes } from "../http/body.ts";
+import type { ClientShare } from "../http/load.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/stream-dialect.ts";
 import type { StreamDialect } from "../http/stream-dialect.ts";
@@ -58,8 +59,10 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   readonly origin: string | null;
   /** Statuses that this request wants retried, beside those of the configuration. */
   readonly retryStatus: ReadonlySet<number>;
-  /** The whole body, as the present target gets it; null where there is none. */
+  /** The whole body, as the client sent it; null where there is none. */
   body: Bytes | null = null;
+  /** The body as the present target gets it, in parts that belong one after another; null where there is none. */
+  parts: readonly Bytes[] | null = null;
   readonly arrival: number;
   /** Until when it waits for a key of the present target; epoch ms, as the engine's clock says it. */
   waitUntil: number;
@@ -92,9 +95,10 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   reservation: Reservation | null = null;
   /** Upstream may have got it. */
   wentOut = false;
-  /** Path and body as the client sent them, where the present target gets others. */
+  /** The path as the client sent it. */
   readonly #sentPath: string;
-  #sentBody: Bytes | null = null;
+  /** The bytes of `parts` that are no part of `body`. */
+  #copiedBytes = 0;
   /** What stands in a body that is packed, as it came; null: it can be read as it is. And how it is packed. */
   #readable: Bytes | null = null;
   #encoding: string | null = null;
@@ -125,6 +129,8 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     /** The client's name, where its key has one. */
     readonly client: string | null,
     readonly clientKeyId: string | null,
+    /** What its client takes up of the proxy. */
+    readonly share: ClientShare,
   ) {
     this.target = target;
     this.api = api;
@@ -219,45 +225,49 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
 
   /** The body as it can be looked into: as the client wrote it, before it was packed. */
   get #bodyToRead(): Bytes | null {
-    return this.#readable ?? this.#sentBody ?? this.body;
+    return this.#readable ?? this.body;
   }
 
   /** Takes over what was received, which counts as buffered already. */
   setBody({ body, readable }: Received): void {
     this.body = body;
+    this.parts = body === null ? null : [body];
     this.#readable = readable;
     this.#encoding = readable === null ? null : this.headers.get("content-encoding");
     this.#heldBytes = (body?.length ?? 0) + (readable?.length ?? 0);
   }
 
-  /** From here on the request goes to another target: with this model, or with the client's own where it is null. */
-  setTargetModel(model: string | null): void {
+  /**
+   * From here on the request goes to another target: with this model, or with the client's own where it is null.
+   * Returns whether there is room for the copy that may be needed for it.
+   */
+  setTargetModel(model: string | null): boolean {
     this.progress.upstreamFaults = 0;
-    if (model === null && this.#targetModel === undefined) return;
-    this.#sentBody ??= this.body;
+    if (model === null && this.#targetModel === undefined) return true;
     this.#targetModel = model;
     this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
-    if (this.#sentBody === null) return;
-    this.#replaceBody(model === null ? this.#sentBody : this.#bodyWithModel(model));
+    if (this.body === null) return true;
+    this.#setParts(this.body, model);
+    return this.#copiedBytes === 0 || this.share.room(this.engine.config) >= 0;
   }
 
-  /** As the client sent it where it names no model: else in plain, with this one. */
-  #bodyWithModel(model: string): Bytes {
+  /** As the client sent it where it names no model, or keeps its own: else in plain, with this one. */
+  #setParts(body: Bytes, model: string | null): void {
     const read = this.#bodyToRead ?? NO_BYTES;
-    const rewritten = bodyWithModel(read, this.headers.get("content-type"), model);
-    return rewritten === read ? (this.#sentBody ?? read) : rewritten;
+    const rewritten = model === null ? null : bodyWithModel(read, this.headers.get("content-type"), model);
+    const first = rewritten?.[0] ?? read;
+    const copiedBytes = first.buffer === read.buffer ? 0 : first.length;
+    this.#hold(copiedBytes - this.#copiedBytes);
+    this.#copiedBytes = copiedBytes;
+    this.parts = rewritten ?? [body];
+    if (this.#encoding === null) return;
+    if (rewritten === null) this.headers.set("content-encoding", this.#encoding);
+    else this.headers.delete("content-encoding");
   }
 
-  #replaceBody(body: Bytes): void {
-    const { engine } = this;
-    const copyBytes = body === this.#sentBody ? 0 : body.length;
-    const before = this.body === this.#sentBody ? 0 : (this.body?.length ?? 0);
-    engine.bufferedBytes += copyBytes - before;
-    this.#heldBytes += copyBytes - before;
-    this.body = body;
-    if (this.#encoding === null) return;
-    if (copyBytes > 0) this.headers.delete("content-encoding");
-    else this.headers.set("content-encoding", this.#encoding);
+  #hold(bytes: number): void {
+    this.share.hold(bytes);
+    this.#heldBytes += bytes;
   }
 
   /** Waits for a key of this target as long as it may in all, or only for a while where another target stands behind. */
@@ -409,10 +419,10 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   }
 
   #dropBody(): void {
-    this.engine.bufferedBytes -= this.#heldBytes;
+    this.share.release(this.#heldBytes);
     this.#heldBytes = 0;
     this.body = null;
-    this.#sentBody = null;
+    this.parts = null;
     this.#readable = null;
   }
 
@@ -439,7 +449,7 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     this.#isOver = true;
     const { engine } = this;
     engine.underWay.delete(this);
-    engine.inFlight -= 1;
+    this.share.leave();
     void this.model; // its readers want to know it
     this.#dropBody();
     this.server.timeout(this.request, KEEP_ALIVE_SEC);

@@ -242,21 +242,19 @@ function modelOfBody(contentType: string | null, body: Bytes): string | null {
   return field === null ? null : asBuffer(body).toString("utf8", field.start, field.end);
 }
 
-/** The body with another model in it, and nothing else changed; as it is where it names none. */
-export function bodyWithModel(body: Bytes, contentType: string | null, model: string): Bytes {
+/**
+ * The body with another model in it, and nothing else changed, in parts that belong one after another. Null: it names
+ * none.
+ */
+export function bodyWithModel(body: Bytes, contentType: string | null, model: string): Bytes[] | null {
   const boundary = boundaryOf(contentType);
   if (boundary === null) {
     const found = findTopLevelString(body, "model");
-    return found === null ? body : replaceTopLevelString(body, found, model);
+    return found === null ? null : replaceTopLevelString(body, found, model);
   }
   const field = modelField(boundary, body);
-  if (field === null || /[\r\n]/.test(model)) return body;
-  const written = new TextEncoder().encode(model);
-  const replaced = new Uint8Array(body.length + written.length - (field.end - field.start));
-  replaced.set(body.subarray(0, field.start));
-  replaced.set(written, field.start);
-  replaced.set(body.subarray(field.end), field.start + written.length);
-  return replaced;
+  if (field === null || /[\r\n]/.test(model)) return null;
+  return [body.subarray(0, field.start), new TextEncoder().encode(model), body.subarray(field.end)];
 }
 
 /** The path with another model in it; as it is where it names none. */
