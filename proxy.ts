@@ -33,7 +33,7 @@ import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
 import { matchesGlob } from "./lib/core/glob.ts";
-import { bytesOf, discard, inPieces, joined, lengthOf, streamOf } from "./lib/http/body.ts";
+import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
@@ -839,9 +839,6 @@ async function attempt(
   return { result, limits, timeouts };
 }
 
-/** Longer bodies are sent as a stream: of what it gets whole the runtime makes a copy, which lives until it is sent. */
-const LONG_BODY_BYTES = 512 * 1024;
-
 /** Sends the request with this key, which is among its fields only until `fetch` has read them. */
 function send(
   context: RequestContext,
@@ -849,19 +846,18 @@ function send(
   { key }: Lease,
   signal: AbortSignal,
 ): Promise<Response> {
-  const { method, headers, parts, target, api, progress } = context;
+  const { method, headers, target, api, progress } = context;
   const path = joinBase(base, target.path, api);
   if (context.readsAnswer) headers.set("accept-encoding", "identity");
   const [field, credential] = authHeader(config.dialect, path, key.secret.reveal());
   headers.set(field, credential);
-  const bytes = parts === null ? 0 : lengthOf(parts);
-  const isLong = bytes > LONG_BODY_BYTES;
-  if (isLong) headers.set("content-length", String(bytes)); // a stream would go out in chunks
+  const { body, length } = context.bodyToSend();
+  if (length !== null) headers.set("content-length", String(length)); // a stream would go out in chunks
   try {
     const request = {
       method,
       headers,
-      body: parts === null ? null : isLong ? inPieces(parts) : joined(parts),
+      body,
       redirect: "manual", // a followed redirect would carry the key elsewhere
       decompress: false, // the bytes, and content-encoding, stay as they were sent
       proxy: config.upstreamProxy?.address.reveal(),
@@ -874,7 +870,7 @@ function send(
     );
   } finally {
     headers.delete(field);
-    if (isLong) headers.delete("content-length");
+    if (length !== null) headers.delete("content-length");
   }
 }
 

@@ -107,6 +107,14 @@ export function readerOf(response: Response): ByteReader | null {
   return body === null ? null : body.getReader();
 }
 
+/**
+ * Gives the memory that these bytes are in back at once. The garbage collector comes by when as much again has been
+ * taken up. Nobody may read them any more: they are none.
+ */
+export function free(bytes: Bytes): void {
+  bytes.buffer.transfer(0);
+}
+
 /** Closes an answer nobody will read: unread, it would hold its socket until the garbage collector came by. */
 export function discard(reader: ByteReader): void {
   reader.cancel().catch(() => {}); // closed or cut already: the same to us
@@ -150,8 +158,11 @@ export function streamOf(bytes: Bytes): ReadableStream<Bytes> {
 /** So much of a stream is handed out at once. */
 const PIECE_BYTES = 64 * 1024;
 
-/** Some bytes in pieces of a size that holds nobody up, handed out when they are asked for. */
-export function inPieces(parts: readonly Bytes[]): ReadableStream<Bytes> {
+/**
+ * Some bytes in pieces of a size that holds nobody up, handed out when they are asked for. `onOver`: the last one was
+ * handed out, or no more are wanted.
+ */
+export function inPieces(parts: readonly Bytes[], onOver: () => void): ReadableStream<Bytes> {
   let part = 0;
   let at = 0;
   return new ReadableStream<Bytes>(
@@ -161,10 +172,14 @@ export function inPieces(parts: readonly Bytes[]): ReadableStream<Bytes> {
           part += 1;
           at = 0;
         }
-        if (part === parts.length) return controller.close();
+        if (part === parts.length) {
+          controller.close();
+          return onOver();
+        }
         controller.enqueue(parts[part]!.subarray(at, at + PIECE_BYTES));
         at += PIECE_BYTES;
       },
+      cancel: onOver,
     },
     { highWaterMark: 0 },
   );

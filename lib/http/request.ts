@@ -8,7 +8,7 @@
  */
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, encodingsOf, joined, textOf, unpackWhile } from "./body.ts";
+import { bytesOf, encodingsOf, free, textOf, unpackWhile } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
@@ -427,25 +427,44 @@ async function receiveInPieces(
   share: ClientShare,
   limits: LoadLimits,
 ): Promise<Bytes | ProxyError> {
-  const whole: Bytes = new Uint8Array(announced); // takes memory only as it is written to
-  const pieces: Bytes[] = [];
+  let whole: Bytes = new Uint8Array(announced); // takes memory only as it is written to
   let length = 0;
   let isTaken = false;
   try {
     for await (const piece of body ?? []) {
+      const at = length;
       const room = share.room(limits);
       length += piece.length;
       share.hold(piece.length);
       if (length > limits.maxBodyBytes) return bodyTooLarge(limits.maxBodyBytes);
       if (piece.length > room) return NO_ROOM;
-      if (announced > 0) whole.set(piece, length - piece.length);
-      else pieces.push(piece);
+      if (length > whole.length) whole = grown(whole, at, roomFor(length, limits));
+      whole.set(piece, at);
+      if (piece.length === piece.buffer.byteLength) free(piece);
     }
     isTaken = true; // it stays counted until the request ends
-    return announced > 0 ? whole.subarray(0, length) : joined(pieces);
+    return whole.subarray(0, length);
   } finally {
-    if (!isTaken) share.release(length);
+    if (!isTaken) {
+      share.release(length);
+      free(whole);
+    }
   }
+}
+
+/** A body of unknown length that is longer gets at once the room for all that one may be: copies cost more. */
+const GROWING_BYTES = 4 * 1024 * 1024;
+
+function roomFor(length: number, { maxBodyBytes }: LoadLimits): number {
+  return Math.min(maxBodyBytes, length > GROWING_BYTES ? maxBodyBytes : 2 * length);
+}
+
+/** The first `length` bytes in more room. */
+function grown(bytes: Bytes, length: number, room: number): Bytes {
+  const larger = new Uint8Array(room);
+  larger.set(bytes.subarray(0, length));
+  free(bytes);
+  return larger;
 }
 
 /** Whether a body has to be unpacked, or freed from its byte order mark, before it can be looked into. */

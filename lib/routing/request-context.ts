@@ -9,6 +9,7 @@ import type {
   RequestUnderWay,
   TokenUsage,
 } from "../core/events.ts";
+import { free, inPieces, joined, lengthOf } from "../http/body.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientShare } from "../http/load.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
@@ -40,6 +41,10 @@ const KEEP_ALIVE_SEC = 95;
 /** Methods that only ask: they count against no daily cap and no `RPM=n`. */
 const NOT_COUNTED: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 const NO_BYTES: Bytes = new Uint8Array();
+const NOTHING: readonly Bytes[] = [];
+const NO_BODY = { body: null, length: null };
+/** Longer bodies are sent as a stream: of what it gets whole the runtime makes a copy, which lives until it is sent. */
+const LONG_BODY_BYTES = 512 * 1024;
 /** What changes an answer that is stored is answered with it, and so with the tokens that it named before. */
 const CHANGES_STORED =
   /\/(?:chat\/completions|batches|runs)\/[^/]+$|\/(?:responses|batches|runs)\/[^/]+\/cancel$/;
@@ -104,6 +109,10 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   #encoding: string | null = null;
   /** Bytes of this request that count as buffered. */
   #heldBytes = 0;
+  /** Streams of the body that have not been read to their end. */
+  #uploads = 0;
+  /** Long bytes that nobody needs any more. */
+  #freeable: readonly Bytes[] = NOTHING;
   #tried: Set<Key> | null = null;
   #unsuited: Set<Key> | null = null;
   #model: string | null | undefined;
@@ -265,6 +274,20 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     else this.headers.delete("content-encoding");
   }
 
+  /** The body as `fetch` takes it. `length`: of one that goes out in pieces; null: `fetch` knows it. */
+  bodyToSend(): { body: Bytes | ReadableStream<Bytes> | null; length: number | null } {
+    const { parts } = this;
+    if (parts === null) return NO_BODY;
+    const length = lengthOf(parts);
+    if (length <= LONG_BODY_BYTES) return { body: joined(parts), length: null };
+    this.#uploads += 1;
+    const onOver = () => {
+      this.#uploads -= 1;
+      if (this.body === null) this.#freeBody();
+    };
+    return { body: inPieces(parts, onOver), length };
+  }
+
   #hold(bytes: number): void {
     this.share.hold(bytes);
     this.#heldBytes += bytes;
@@ -420,10 +443,25 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
 
   #dropBody(): void {
     this.share.release(this.#heldBytes);
+    if (this.#heldBytes > LONG_BODY_BYTES) this.#freeable = this.#ownBytes();
     this.#heldBytes = 0;
     this.body = null;
     this.parts = null;
     this.#readable = null;
+    this.#freeBody();
+  }
+
+  /** The body and its copies. */
+  #ownBytes(): readonly Bytes[] {
+    const copy = this.#copiedBytes > 0 ? (this.parts?.[0] ?? null) : null;
+    return [this.body, this.#readable, copy].filter((bytes) => bytes !== null);
+  }
+
+  /** Frees the memory of a long body, unless it is still being sent: upstream may answer before it has all of it. */
+  #freeBody(): void {
+    if (this.#uploads > 0) return;
+    for (const bytes of this.#freeable) free(bytes);
+    this.#freeable = NOTHING;
   }
 
   /** Ends the request and hands its response through. */
