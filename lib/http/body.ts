@@ -280,7 +280,7 @@ export async function unpackWhile(
     const format = FORMATS[encoding];
     if (format === undefined) return null;
     const asNamed = await unpackAs(plain, format, mayTake);
-    const isFrameless = format === "deflate" && asNamed.extent !== "whole";
+    const isFrameless = format === "deflate" && asNamed.extent !== "whole" && asNamed !== TOO_LONG;
     const inner = isFrameless ? await unpackAs(plain, "deflate-raw", mayTake) : asNamed;
     if (inner.extent !== "whole") return null;
     plain = inner.plain;
