@@ -8,7 +8,7 @@ import { loadConfig } from "../config/config.ts";
 import type { ConfiguredKey } from "../config/config.ts";
 import type { KeyTrial, KeyView, LiveEvent, ChangeOutcome } from "./views.ts";
 import { AdminService } from "./service.ts";
-import { chat, FalseClock, httpAnswer, startRawProvider } from "../testing/fixture.ts";
+import { chat, FalseClock, httpAnswer, startRawProvider, until } from "../testing/fixture.ts";
 import type { RawProvider } from "../testing/fixture.ts";
 import { Usage } from "../observability/usage.ts";
 import { createLog } from "../observability/log.ts";
@@ -50,9 +50,9 @@ async function withService(
   const folder = mkdtempSync(join(TOP, "case-"));
   const path = join(folder, ".env");
   const clock = new FalseClock();
-  await using provider = startRawProvider(({ key }, connection) =>
-    connection.write(ANSWERS[key ?? ""] ?? SERVED),
-  );
+  await using provider = startRawProvider(({ key }, connection) => {
+    if (key !== "key-silent") connection.write(ANSWERS[key ?? ""] ?? SERVED);
+  });
   const common = `TARGET_BASE_URL=${provider.url}\nPROVIDER=openai\nHOST=127.0.0.1\nPORT=0\nSTATE=off\nMAX_WAIT_SEC=0\n`;
   const write = (lines: string) => writeFileSync(path, `${common}${lines}\n`);
   write(lines);
@@ -172,6 +172,21 @@ describe("the overview of the service", () => {
       ]);
       await clock.jump(120_000);
       expect([provider().pauseReason, provider().pauseSaid]).toEqual([null, ""]);
+    });
+  });
+
+  test("tells of a request under way which model and client it is for", async () => {
+    const lines = "API_KEYS=key-silent\nPROXY_API_KEY=laptop=key-of-laptop";
+    await withService(lines, async ({ service, proxy }) => {
+      const leave = new AbortController();
+      const headers = { authorization: "Bearer key-of-laptop" };
+      const left = chat(proxy.url, {}, { headers, signal: leave.signal }).catch(() => null);
+      const underWay = () =>
+        service.overview().underWay.map(({ phase, model, client }) => `${phase} ${model} ${client}`);
+      await until("it is at the provider", () => underWay()[0]?.startsWith("provider") === true);
+      expect(underWay()).toEqual(["provider gpt-4o-mini laptop"]);
+      leave.abort();
+      await left;
     });
   });
 

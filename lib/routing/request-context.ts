@@ -164,8 +164,9 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     this.#phaseSince = now;
   }
 
-  /** How far it has come. The model is told where it was looked for already. */
+  /** How far it has come. The model is told as soon as the body is there, which is looked at once and no sooner. */
   progressAt(now: number): RequestProgress {
+    if (this.#phase !== "receiving") void this.model;
     const runningWaitMs = this.#phase === "waiting" ? now - this.#phaseSince : 0;
     return {
       id: this.arrival,
