@@ -1031,3 +1031,37 @@ describe(".env.example", () => {
     expect(parsed).toMatchObject({ ok: true, config: { ...plain, maxAttempts: 10 } });
   });
 });
+
+describe("docs/settings.md", () => {
+  const text = readFileSync(join(import.meta.dir, "..", "..", "docs", "settings.md"), "utf8");
+  /** `- **\`RPM\`** (\`auto\`): …` to its name and what stands between the brackets. */
+  const described = [...text.matchAll(/^- \*\*`([A-Z0-9_]+)`\*\* \(((?:[^()]|\([^()]*\))*)\): \S/gm)].map(
+    ([, name = "", brackets = ""]): [string, string] => [name, brackets.replace(/\s+/g, " ")],
+  );
+
+  test("describes every setting once, with a provider groq as the example, and nothing else", () => {
+    const named = PROVIDER_SETTINGS.map((setting) => `GROQ_${setting}`);
+    expect(described.map(([name]) => name).sort()).toEqual([...Object.keys(SETTINGS), ...named].sort());
+  });
+
+  test("states the defaults", () => {
+    const defaults = Object.entries(SETTINGS).filter(([, fallback]) => fallback !== null);
+    const stated = new Map(described);
+    expect(defaults.map(([name]) => [name, stated.get(name)])).toEqual(
+      defaults.map(([name, fallback]) => [name, `\`${fallback}\``]),
+    );
+  });
+
+  test("gives no default where there is none", () => {
+    const without = new Set(
+      Object.entries(SETTINGS).flatMap(([name, fallback]) => (fallback === null ? [name] : [])),
+    );
+    const invented = described.filter(([name, brackets]) => without.has(name) && /^`[^`]*`$/.test(brackets));
+    expect(invented).toEqual([]);
+  });
+
+  test("names every provider that PROVIDER may be", () => {
+    const missing = DIALECTS.filter((dialect) => !text.includes(`\`${dialect}\``));
+    expect(missing).toEqual([]);
+  });
+});
