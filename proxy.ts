@@ -888,7 +888,7 @@ function passThrough(
   upstream.pool.responseStarted(lease, answer.outcome, now, limits);
   context.responseStarted(answer, upstream, lease, now);
   const readable = answer.kind === "buffered" ? answer.body : answer.first;
-  context.binding?.learn(accountName(lease.key), answer.status, readable, engine.clock.wall());
+  context.binding?.learn(accountName(lease.key), answer, readable, engine.clock.wall());
   if (answer.kind === "buffered") {
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, context, engine);

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { FalseClock, httpAnswer, stage, startRawProvider, until } from "../testing/fixture.ts";
+import { uploadIdIn } from "./resources.ts";
 import type { RawProvider, RawRequest, Stage } from "../testing/fixture.ts";
 
 /** A provider that keeps what each key makes in a store of its own, as accounts do. */
@@ -179,5 +180,111 @@ describe("a thing that one account made (P35)", () => {
         expect([next.status, asked()[0]]).not.toContain("key-c");
       },
     );
+  });
+});
+
+/** Opens uploads as Gemini does, and keeps each file with the key that opened its upload. */
+function startUploads(limited: Set<string>): RawProvider {
+  const uploads = new Map<string, string>();
+  const files = new Map<string, string>();
+  return startRawProvider(({ key, target, body }, connection) => {
+    if (limited.has(key ?? "")) return connection.write(httpAnswer(429, "{}", { "retry-after": "20" }));
+    const url = new URL(target, "http://provider");
+    const upload = url.searchParams.get("upload_id");
+    if (url.pathname.startsWith("/upload/") && upload === null) {
+      const id = `AbC-${uploads.size + 1}_xyz`;
+      uploads.set(id, key ?? "");
+      const address = `https://provider.example/upload/v1beta/files?upload_id=${id}&upload_protocol=resumable`;
+      return connection.write(httpAnswer(200, "", { "x-goog-upload-url": address }));
+    }
+    if (upload !== null) {
+      const name = `files/f1l3${files.size + 1}abcdef`;
+      files.set(name, uploads.get(upload) ?? "");
+      return connection.write(httpAnswer(200, JSON.stringify({ file: { name, state: "ACTIVE" } })));
+    }
+    const used = /files\/\w+/.exec(body.toString())?.[0];
+    const isOwn = used === undefined || files.get(used) === key;
+    const denied = { error: { code: 403, message: "You do not have permission to access the File." } };
+    const answer = { candidates: [{ content: { parts: [{ text: "hi" }] }, finishReason: "STOP" }] };
+    connection.write(
+      isOwn ? httpAnswer(200, JSON.stringify(answer)) : httpAnswer(403, JSON.stringify(denied)),
+    );
+  });
+}
+
+describe("an upload in two steps (P35)", () => {
+  const START = { "x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start" };
+
+  test("P35 ends with the account that opened it, though that has to rest in between", async () => {
+    const clock = new FalseClock();
+    const limited = new Set<string>();
+    await using provider = startUploads(limited);
+    const settings = { API_KEYS: "key-a,key-b,key-c", TARGET_BASE_URL: provider.url, PROVIDER: "gemini" };
+    await using staged = stage({ settings, clock });
+    const opened = await fetch(`${staged.url}/upload/v1beta/files`, {
+      method: "POST",
+      headers: START,
+      body: "{}",
+    });
+    const owner = provider.requests.at(-1)?.key ?? "";
+    // As the SDK does: the path and query of the address, at the host of its own base URL.
+    const address = new URL(opened.headers.get("x-goog-upload-url") ?? "");
+    limited.add(owner);
+    const sending = fetch(`${staged.url}${address.pathname}${address.search}`, {
+      method: "POST",
+      headers: { "x-goog-upload-command": "upload, finalize" },
+      body: "text",
+    });
+    await until("it waits for that account", () => clock.timers > 0 && provider.requests.length === 2);
+    limited.clear();
+    clock.advance(21_000);
+    const { file }: { file: { name: string } } = JSON.parse(await (await sending).text());
+    expect(provider.requests.map(({ key }) => key)).toEqual([owner, owner, owner]);
+    const turn = {
+      contents: [{ parts: [{ fileData: { fileUri: `https://provider.example/v1beta/${file.name}` } }] }],
+    };
+    for (let time = 0; time < 3; time++) {
+      const answer = await fetch(`${staged.url}/v1beta/models/gemini-x:generateContent`, {
+        method: "POST",
+        body: JSON.stringify(turn),
+      });
+      expect([answer.status, provider.requests.at(-1)?.key]).toEqual([200, owner]);
+    }
+  });
+
+  test.each<[says: string, headers: Record<string, string>, id: string | null]>([
+    [
+      "of Gemini",
+      { "x-goog-upload-url": "https://h/upload/v1beta/files?upload_id=ABPn-x_1&upload_protocol=resumable" },
+      "ABPn-x_1",
+    ],
+    [
+      "whose id comes last",
+      { "x-goog-upload-url": "https://h/upload/v1beta/files?a=b&upload_id=u123" },
+      "u123",
+    ],
+    [
+      "of Google's other protocol",
+      { location: "https://h/upload/x?uploadType=resumable&upload_id=u123" },
+      "u123",
+    ],
+    ["whose address is relative", { location: "/upload/x?upload_id=u123" }, "u123"],
+    ["without an id", { "x-goog-upload-url": "https://h/upload/v1beta/files" }, null],
+    ["with an empty id", { "x-goog-upload-url": "https://h/u?upload_id=" }, null],
+    ["with an id that is none", { "x-goog-upload-url": "https://h/u?upload_id=a%00b%20c" }, null],
+    [
+      "with an id that is far too long",
+      { "x-goog-upload-url": `https://h/u?upload_id=${"x".repeat(600)}` },
+      null,
+    ],
+    [
+      "with an address that is far too long",
+      { "x-goog-upload-url": `https://h/u?upload_id=u123&p=${"x".repeat(5000)}` },
+      null,
+    ],
+    ["that leads to another page", { location: "https://h/login?next=/files" }, null],
+    ["of anything else", {}, null],
+  ])("an answer %s tells of its upload", (_says, headers, id) => {
+    expect(uploadIdIn(new Headers(headers))).toBe(id);
   });
 });

@@ -9,6 +9,7 @@
 import { textOf } from "../http/body.ts";
 import {
   StreamIds,
+  uploadIdIn,
   asksToKeep,
   prefersMainAccount,
   collectionOf,
@@ -335,13 +336,20 @@ export class ResourceBinding {
   }
 
   /** An answer of `account` goes out. `body`: all of it, or what has come so far; null: nothing that can be read. */
-  learn(account: string, status: number, body: Uint8Array | null, now: number): void {
+  learn(
+    account: string,
+    { status, headers }: Pick<Response, "status" | "headers">,
+    body: Uint8Array | null,
+    now: number,
+  ): void {
     const { path, query, method } = this.#request;
     if (status === 404 && account === this.boundTo) {
       for (const id of idsAddressed(path, query)) this.#owners.forget(this.#provider, id);
     }
     if (status < 200 || status >= 300) return;
     const told = this.teaches && body !== null ? learnIds(path, method, body) : [];
+    const opened = this.teaches ? uploadIdIn(headers) : null;
+    if (opened !== null) told.push(opened);
     this.#owners.learn(this.#provider, account, [...idsProvenBy(path, this.#ids), ...told], now);
     const ended = idEndedBy(path, method);
     if (ended !== null) this.#owners.forget(this.#provider, ended);

@@ -79,7 +79,7 @@ const VERBS = wordsOf(
 );
 
 /** Parameters that hold an id, or a mark in a list: the next page of an account's list is with that account. */
-const QUERY_NAMES = [...wordsOf("id after before after_id before_id pageToken page_token page")];
+const QUERY_NAMES = [...wordsOf("id upload_id after before after_id before_id pageToken page_token page")];
 
 /** The ids in path and query: what a request is addressed to. The outermost thing comes first. */
 export function idsAddressed(path: string, query: string): string[] {
@@ -284,6 +284,26 @@ export function idOf(text: string): string | null {
   if (text.includes("://") && !text.includes("/files/")) return null; // any page of the web
   const id = text.includes("/") ? text.slice(text.lastIndexOf("/") + 1) : text;
   return id.length <= LONGEST_ID && /^[\w.:=+~-]{3,}$/.test(id) ? id : null;
+}
+
+/** Fields that name the address to which the rest of an upload is sent: Gemini's, and of Google's other protocol. */
+const UPLOAD_ADDRESSES = ["x-goog-upload-url", "location"] as const;
+/** Longer addresses are not looked at. */
+const LONGEST_ADDRESS = 4096;
+
+/**
+ * The id of the upload that an answer opened (https://ai.google.dev/api/files, "resumable", 2026-11); null: none. What
+ * is sent with it becomes a file of the account that opened it.
+ */
+export function uploadIdIn(headers: Headers): string | null {
+  for (const name of UPLOAD_ADDRESSES) {
+    const address = headers.get(name);
+    if (address === null || address.length > LONGEST_ADDRESS) continue;
+    const query = address.indexOf("?");
+    const id = query < 0 ? null : new URLSearchParams(address.slice(query)).get("upload_id");
+    if (id !== null) return idOf(id);
+  }
+  return null;
 }
 
 export function addId(found: Set<string>, id: string | null): void {
