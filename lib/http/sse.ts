@@ -278,6 +278,8 @@ class PlainFollower implements StreamFollower {
   #begun = "";
   #hasFailed = false;
   #start: Bytes = NO_BYTES;
+  /** All that is kept, once it was looked at. */
+  #end: Uint8Array | null = null;
   /** Whether the first event, which may name tokens, has not come to its end. */
   #isStarting: boolean;
 
@@ -448,11 +450,12 @@ class PlainFollower implements StreamFollower {
   }
 
   tokens(): TokenUsage | null {
-    return usageOfEvents(joined(this.#kept), this.#start);
+    return usageOfEvents(this.#end ?? joined(this.#kept), this.#start);
   }
 
   #lastMark(): Mark | null {
-    const text = new TextDecoder().decode(Buffer.concat(this.#kept));
+    this.#end = Buffer.concat(this.#kept);
+    const text = new TextDecoder().decode(this.#end);
     const lines = text.split(/\r\n|\n|\r/);
     if (!this.#keptFromLine) lines.shift();
     let mark: Mark | null = null;
@@ -620,6 +623,7 @@ export function tokensOfAnswer(
   headers: Headers,
   body: Bytes,
 ): TokenUsage | null | Promise<TokenUsage | null> {
+  if (body[0] === 0x7b /* { */) return usageOfBody(body); // plain JSON needs no look at the fields
   const framing = framingOf(headers);
   if (framing === "other") return null;
   const read = (plain: Bytes) =>

@@ -7,7 +7,7 @@
  * by words of our own, and models (those that upstream has answered for) and clients by a number.
  */
 import { hidden429Of } from "../core/events.ts";
-import type { KeyEvent, Observer, RequestRecord } from "../core/events.ts";
+import type { KeyEvent, Observer, RequestRecord, TokenUsage } from "../core/events.ts";
 import type { ProviderReport } from "../pool/key.ts";
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,8 +37,6 @@ export class Metrics implements Observer {
   readonly #attempts = new Tally();
   /** By provider and kind. */
   readonly #keyEvents = new Tally();
-  /** By provider, model, client and kind. */
-  readonly #tokens = new Tally();
   /** By provider. */
   readonly #hidden429 = new Tally();
   readonly #models = new BoundedNames();
@@ -57,16 +55,10 @@ export class Metrics implements Observer {
     const model = this.#models.labelOf(record.model, record.outcome === "served");
     const client = this.#clients.labelOf(record.client, true);
     const status = statusLabel(record.status);
-    this.#requests.at(provider).at(model).at(client).at(status).at(record.outcome).count += 1;
+    const ofClient = this.#requests.at(provider).at(model).at(client);
+    ofClient.at(status).at(record.outcome).count += 1;
     const { tokens = null } = record;
-    if (tokens !== null) {
-      const ofClient = this.#tokens.at(provider).at(model).at(client);
-      ofClient.at("input").count += tokens.input;
-      ofClient.at("output").count += tokens.output;
-      ofClient.at("cached").count += tokens.cached;
-      ofClient.at("cache_write").count += tokens.cacheWrite;
-      ofClient.at("reasoning").count += tokens.reasoning;
-    }
+    if (tokens !== null) ofClient.countTokens(tokens);
     for (const attempt of record.attempts) {
       const { account, keyId, verdict } = attempt;
       this.#attempts
@@ -108,7 +100,16 @@ export class Metrics implements Observer {
       "counter",
       "Tokens that answers named. Cached and written ones are part of the input, reasoning of the output.",
     );
-    text.counts(this.#tokens, ["provider", "model", "client", "kind"]);
+    for (const [[provider = "", model = "", client = ""], tokens] of this.#requests.tokenRows()) {
+      const kinds = Object.entries({
+        input: tokens.input,
+        output: tokens.output,
+        cached: tokens.cached,
+        cache_write: tokens.cacheWrite,
+        reasoning: tokens.reasoning,
+      });
+      for (const [kind, many] of kinds) if (many > 0) text.sample(many, { provider, model, client, kind });
+    }
     text.family("keywheel_attempts_total", "counter", "Requests sent upstream, by what came of them.");
     text.counts(this.#attempts, ["provider", "account", "key_id", "verdict"]);
     text.family("keywheel_key_events_total", "counter", "Changes of keys and providers.");
@@ -217,9 +218,13 @@ class BoundedNames {
 /** Only what a stranger may choose has more values than this: were it ever made a label, memory stays bounded. */
 const MOST_LABEL_VALUES = 10_000;
 
+type TokenSums = { -readonly [Kind in keyof TokenUsage]: TokenUsage[Kind] };
+
 /** A counter, and the counters below it by the next label's value. */
 class Tally {
   count = 0;
+  /** Of what is counted below it; null: none were. */
+  #tokens: TokenSums | null = null;
   readonly #below = new Map<Label, Tally>();
 
   /** The counter for a label's value. */
@@ -232,6 +237,21 @@ class Tally {
     const tally = new Tally();
     this.#below.set(value, tally);
     return tally;
+  }
+
+  countTokens(tokens: TokenUsage): void {
+    const sums = (this.#tokens ??= { input: 0, output: 0, cached: 0, cacheWrite: 0, reasoning: 0 });
+    sums.input += tokens.input;
+    sums.output += tokens.output;
+    sums.cached += tokens.cached;
+    sums.cacheWrite += tokens.cacheWrite;
+    sums.reasoning += tokens.reasoning;
+  }
+
+  /** Its tokens with the values that lead to them. */
+  *tokenRows(values: readonly Label[] = []): Generator<[values: readonly Label[], tokens: TokenUsage]> {
+    if (this.#tokens !== null) yield [values, this.#tokens];
+    for (const [value, tally] of this.#below) yield* tally.tokenRows([...values, value]);
   }
 
   /** Its counts with the values that lead to them. */

@@ -5,7 +5,7 @@
  */
 import { DAY_MS, HOUR_MS, MINUTE_MS, utcDay } from "../core/clock.ts";
 import { hidden429Of } from "../core/events.ts";
-import type { AttemptRecord, Observer, RequestRecord } from "../core/events.ts";
+import type { AttemptRecord, Observer, RequestRecord, TokenUsage } from "../core/events.ts";
 
 /** Requests that are kept. */
 export const KEPT_REQUESTS = 500;
@@ -97,28 +97,18 @@ export class Usage implements Observer {
       point.hidden429 += hidden429;
       if (isError) point.errors += 1;
     }
+    let last: UsageRow | null = null;
     for (const attempt of record.attempts) {
       this.#heartbeatOf(attempt.keyId)?.count(resultOf(attempt), at);
       const row = this.rowFor(record.at, attempt, record);
+      last = row;
       if (row === null) continue;
       row.requests += 1;
       if (isKeyRefusal(attempt)) row.rateLimited += 1;
       else if (isFailure(attempt)) row.errors += 1;
     }
-    this.#countTokens(record);
-  }
-
-  /** The answer came with the last attempt. */
-  #countTokens(record: RequestRecord): void {
-    const { tokens = null, attempts, at } = record;
-    const last = attempts.at(-1);
-    const row = tokens === null || last === undefined ? null : this.rowFor(at, last, record);
-    if (tokens === null || row === null) return;
-    row.inputTokens += tokens.input;
-    row.outputTokens += tokens.output;
-    row.cachedTokens += tokens.cached;
-    row.cacheWriteTokens += tokens.cacheWrite;
-    row.reasoningTokens += tokens.reasoning;
+    // The answer came with the last attempt.
+    if (last !== null && record.tokens) countTokens(record.tokens, last);
   }
 
   /** Among the last requests, without being counted again. */
@@ -242,6 +232,14 @@ const NO_COUNTS = {
 };
 
 type Counts = keyof typeof NO_COUNTS;
+
+function countTokens(tokens: TokenUsage, row: UsageRow): void {
+  row.inputTokens += tokens.input;
+  row.outputTokens += tokens.output;
+  row.cachedTokens += tokens.cached;
+  row.cacheWriteTokens += tokens.cacheWrite;
+  row.reasoningTokens += tokens.reasoning;
+}
 
 function startOf(at: number, stepMs: number): number {
   return Math.floor(at / stepMs) * stepMs;

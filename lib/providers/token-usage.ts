@@ -5,7 +5,7 @@
  * streams the input in their first event), so only the last kilobytes are searched, backwards and once; what is found
  * there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are taken for it.
  */
-import { field, isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
+import { isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { TokenUsage } from "../core/events.ts";
 
@@ -22,7 +22,8 @@ const MOST_TOKENS = 1_000_000_000;
 
 /** The tokens that a JSON answer names. `body`: all of it, or at least its last kilobytes. Null: it names none. */
 export function usageOfBody(body: Uint8Array): TokenUsage | null {
-  return totalOf(namedIn(body.length > SEARCHED_BYTES ? body.subarray(-SEARCHED_BYTES) : body));
+  const end = body.length > SEARCHED_BYTES ? body.subarray(-SEARCHED_BYTES) : body;
+  return totalOf(namedAtTop(end, end.length) ?? namedIn(end));
 }
 
 /**
@@ -36,7 +37,9 @@ export function usageOfEvents(end: Uint8Array, start: Uint8Array): TokenUsage | 
 
 /** What the last lines name that name anything, until input and output are known. */
 function namedInLines(bytes: Uint8Array): Named | null {
-  let named: Named | null = null;
+  let named = namedAtTop(bytes, lineEnd(bytes, lastPlace(bytes, bytes.length), bytes.length));
+  if (named !== null && hasInput(named) && named.output !== null) return named;
+  named = null;
   let end = bytes.length;
   for (let place = 0; place < MOST_PLACES && end > 0; place += 1) {
     if (named !== null && hasInput(named) && named.output !== null) break;
@@ -53,6 +56,7 @@ const LF = 10;
 const CR = 13;
 
 function lineEnd(bytes: Uint8Array, from: number, to: number): number {
+  if (from < 0) return 0;
   const feed = bytes.indexOf(LF, from);
   const end = feed < 0 || feed > to ? to : feed;
   const carriage = bytes.subarray(from, end).indexOf(CR);
@@ -80,6 +84,22 @@ function lastPlace(bytes: Uint8Array, end: number): number {
     if (at >= 0) return at;
   }
   return -1;
+}
+
+/** More than this is not parsed to look behind the tokens. */
+const SHORT_BYTES = 2048;
+
+/**
+ * The usual case, at the least cost: tokens near the end, at the top of their JSON, which ends at `end`. What stands
+ * from there on is then an object but for its first bracket. Null: it is another case, or none.
+ */
+function namedAtTop(bytes: Uint8Array, end: number): Named | null {
+  const at = end <= 0 ? -1 : LAST_INDEX_OF.call(bytes, USAGE, end - 1);
+  if (at < 0 || end - at > SHORT_BYTES || !beginsField(bytes, at)) return null;
+  const rest = parseJson(`{${TO_STRING.call(bytes, "utf8", at, end)}`);
+  if (!isObject(rest)) return null;
+  const usage = rest["usage"] ?? rest["usageMetadata"];
+  return isObject(usage) ? namedBy(usage) : null;
 }
 
 /** What one JSON value names, of which `bytes` are the end. */
@@ -170,46 +190,44 @@ interface Named {
 
 /** Reads an object of counts. Null: there is no count in it that could be one. */
 function namedBy(usage: JsonObject): Named | null {
-  if (field(usage, "tokens") !== undefined || field(usage, "billed_units") !== undefined)
-    return namedByCohere(usage);
-  const prompt = countIn(usage, "prompt_tokens") ?? countIn(usage, "prompt_eval_count");
+  if (usage["tokens"] !== undefined || usage["billed_units"] !== undefined) return namedByCohere(usage);
+  const prompt = count(usage["prompt_tokens"]) ?? count(usage["prompt_eval_count"]);
   if (prompt !== null) return namedByOpenAi(usage, prompt);
-  const google = countIn(usage, "promptTokenCount") ?? countIn(usage, "total_input_tokens");
-  if (google !== null || field(usage, "candidatesTokenCount") !== undefined)
-    return namedByGoogle(usage, google);
+  const google = count(usage["promptTokenCount"]) ?? count(usage["total_input_tokens"]);
+  if (google !== null || usage["candidatesTokenCount"] !== undefined) return namedByGoogle(usage, google);
   return namedByOthers(usage);
 }
 
 /** Chat, completions and embeddings; here whatever came from a cache is part of the prompt. */
 function namedByOpenAi(usage: JsonObject, input: number): Named {
-  const inputDetails = partOf(usage, "prompt_tokens_details");
-  const output = countIn(usage, "completion_tokens") ?? countIn(usage, "eval_count");
+  const inputDetails = partOf(usage["prompt_tokens_details"]);
+  const output = count(usage["completion_tokens"]) ?? count(usage["eval_count"]);
   const reasoning =
-    countIn(partOf(usage, "completion_tokens_details"), "reasoning_tokens") ??
-    countIn(usage, "reasoning_tokens"); // Perplexity
+    count(partOf(usage["completion_tokens_details"])?.["reasoning_tokens"]) ??
+    count(usage["reasoning_tokens"]); // Perplexity
   return {
     input,
     isApart: false,
     cached:
-      countIn(inputDetails, "cached_tokens") ??
-      countIn(usage, "prompt_cache_hit_tokens") ?? // DeepSeek
-      countIn(usage, "cached_tokens") ?? // Moonshot
-      countIn(usage, "cache_read_input_tokens"), // gateways in front of Anthropic
-    cacheWrite: countIn(inputDetails, "cache_write_tokens") ?? countIn(usage, "cache_creation_input_tokens"),
-    output: withReasoning(output, reasoning, input, countIn(usage, "total_tokens")),
+      count(inputDetails?.["cached_tokens"]) ??
+      count(usage["prompt_cache_hit_tokens"]) ?? // DeepSeek
+      count(usage["cached_tokens"]) ?? // Moonshot
+      count(usage["cache_read_input_tokens"]), // gateways in front of Anthropic
+    cacheWrite: count(inputDetails?.["cache_write_tokens"]) ?? count(usage["cache_creation_input_tokens"]),
+    output: withReasoning(output, reasoning, input, count(usage["total_tokens"])),
     reasoning,
   };
 }
 
 /** Gemini, and its Interactions. */
 function namedByGoogle(usage: JsonObject, input: number | null): Named {
-  const reasoning = countIn(usage, "thoughtsTokenCount") ?? countIn(usage, "total_thought_tokens");
-  const toolUse = countIn(usage, "toolUsePromptTokenCount") ?? countIn(usage, "total_tool_use_tokens");
-  const answer = countIn(usage, "candidatesTokenCount") ?? countIn(usage, "total_output_tokens");
+  const reasoning = count(usage["thoughtsTokenCount"]) ?? count(usage["total_thought_tokens"]);
+  const toolUse = count(usage["toolUsePromptTokenCount"]) ?? count(usage["total_tool_use_tokens"]);
+  const answer = count(usage["candidatesTokenCount"]) ?? count(usage["total_output_tokens"]);
   return {
     input: input === null ? null : input + (toolUse ?? 0),
     isApart: false,
-    cached: countIn(usage, "cachedContentTokenCount") ?? countIn(usage, "total_cached_tokens"),
+    cached: count(usage["cachedContentTokenCount"]) ?? count(usage["total_cached_tokens"]),
     cacheWrite: null,
     output: answer === null && reasoning === null ? null : (answer ?? 0) + (reasoning ?? 0),
     reasoning,
@@ -218,29 +236,29 @@ function namedByGoogle(usage: JsonObject, input: number | null): Named {
 
 /** Anthropic, Responses, pictures, Bedrock: all call it input. Anthropic alone counts what a cache held beside it. */
 function namedByOthers(usage: JsonObject): Named | null {
-  const input = countIn(usage, "input_tokens") ?? countIn(usage, "inputTokens");
-  const inputDetails = partOf(usage, "input_tokens_details");
-  const outputDetails = partOf(usage, "output_tokens_details");
-  const read = countIn(usage, "cache_read_input_tokens") ?? countIn(usage, "cacheReadInputTokens");
+  const input = count(usage["input_tokens"]) ?? count(usage["inputTokens"]);
+  const inputDetails = partOf(usage["input_tokens_details"]);
+  const outputDetails = partOf(usage["output_tokens_details"]);
+  const read = count(usage["cache_read_input_tokens"]) ?? count(usage["cacheReadInputTokens"]);
   const written =
-    countIn(usage, "cache_creation_input_tokens") ??
-    countIn(usage, "cacheWriteInputTokens") ??
-    sumOf(usage, "cache_creation");
+    count(usage["cache_creation_input_tokens"]) ??
+    count(usage["cacheWriteInputTokens"]) ??
+    sumOf(usage["cache_creation"]);
   const isApart = read !== null || written !== null;
-  const reasoning = countIn(outputDetails, "reasoning_tokens") ?? countIn(outputDetails, "thinking_tokens");
+  const reasoning = count(outputDetails?.["reasoning_tokens"]) ?? count(outputDetails?.["thinking_tokens"]);
   const output =
-    countIn(usage, "output_tokens") ??
-    countIn(usage, "outputTokens") ??
-    countIn(usage, "completion_tokens") ??
-    countIn(usage, "eval_count");
-  const total = countIn(usage, "total_tokens");
+    count(usage["output_tokens"]) ??
+    count(usage["outputTokens"]) ??
+    count(usage["completion_tokens"]) ??
+    count(usage["eval_count"]);
+  const total = count(usage["total_tokens"]);
   const isNamed = input !== null || output !== null || isApart;
   if (!isNamed && total === null) return null;
   return {
     input: isNamed ? input : total, // embeddings and rankings of some name only the sum, which is all input
     isApart,
-    cached: read ?? countIn(inputDetails, "cached_tokens"),
-    cacheWrite: written ?? countIn(inputDetails, "cache_write_tokens"),
+    cached: read ?? count(inputDetails?.["cached_tokens"]),
+    cacheWrite: written ?? count(inputDetails?.["cache_write_tokens"]),
     output: withReasoning(output, reasoning, input ?? 0, total),
     reasoning,
   };
@@ -254,11 +272,11 @@ function withReasoning(output: number | null, reasoning: number | null, input: n
 
 /** `billed_units` leave out what Cohere adds itself, so `tokens` comes first. */
 function namedByCohere(usage: JsonObject): Named | null {
-  const [tokens, billed] = [partOf(usage, "tokens"), partOf(usage, "billed_units")];
-  const input = countIn(tokens, "input_tokens") ?? countIn(billed, "input_tokens");
-  const output = countIn(tokens, "output_tokens") ?? countIn(billed, "output_tokens");
+  const [tokens, billed] = [partOf(usage["tokens"]), partOf(usage["billed_units"])];
+  const input = count(tokens?.["input_tokens"]) ?? count(billed?.["input_tokens"]);
+  const output = count(tokens?.["output_tokens"]) ?? count(billed?.["output_tokens"]);
   if (input === null && output === null) return null;
-  const cached = countIn(usage, "cached_tokens");
+  const cached = count(usage["cached_tokens"]);
   return { input, isApart: false, cached, cacheWrite: null, output, reasoning: null };
 }
 
@@ -303,23 +321,21 @@ function totalOf(named: Named | null): TokenUsage | null {
   };
 }
 
-function partOf(usage: JsonObject, name: string): JsonObject | null {
-  const part = field(usage, name);
-  return isObject(part) ? part : null;
+function partOf(value: unknown): JsonObject | null {
+  return isObject(value) ? value : null;
 }
 
-/** The counts of an object added up; null: it is not there, or holds none. */
-function sumOf(usage: JsonObject, name: string): number | null {
-  const parts = partOf(usage, name);
-  if (parts === null) return null;
-  const counts = Object.keys(parts).map((part) => countIn(parts, part));
-  const known = counts.filter((value) => value !== null);
-  return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0);
+/** The counts of an object added up; null: it is none, or holds none. */
+function sumOf(parts: unknown): number | null {
+  if (!isObject(parts)) return null;
+  const counts = Object.values(parts)
+    .map(count)
+    .filter((value) => value !== null);
+  return counts.length === 0 ? null : counts.reduce((sum, value) => sum + value, 0);
 }
 
-/** A number of tokens; null: there is none, or it can be none. */
-function countIn(usage: JsonObject | null, name: string): number | null {
-  const value = usage === null ? undefined : field(usage, name);
+/** A number of tokens; null: there is none, or it can be none. What every object has (`constructor`) is no number. */
+function count(value: unknown): number | null {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MOST_TOKENS
     ? value
     : null;
