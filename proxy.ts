@@ -33,11 +33,13 @@ import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
 import { matchesGlob } from "./lib/core/glob.ts";
+import type { UpstreamResponse } from "./lib/core/runtime.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
 import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
+  DRAINING,
   INTERNAL_ERROR,
   NO_ROOM,
   UNREADABLE_TARGET,
@@ -60,6 +62,7 @@ import {
 } from "./lib/http/request.ts";
 import { EventScanner, followerOf, tokensOfAnswer } from "./lib/http/sse.ts";
 import type { StreamFollower } from "./lib/http/sse.ts";
+import { accessByBun } from "./lib/http/connections.ts";
 import { errorEvent } from "./lib/http/stream-dialect.ts";
 import { AttemptTimeouts, cutByDrain } from "./lib/http/timeouts.ts";
 import {
@@ -108,7 +111,15 @@ import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import { modelsAnswer } from "./lib/routing/all-models.ts";
 import { createEngine, reconfigure } from "./lib/routing/engine.ts";
-import type { AdminApi, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
+import type {
+  AdminApi,
+  BodySink,
+  ClientEnd,
+  Dependencies,
+  Engine,
+  PoolMaker,
+  Upstream,
+} from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
@@ -158,7 +169,7 @@ export class Pool implements KeyPool {
       onGivenUp: (reason, now) => this.#onGivenUp(reason, now),
     });
     this.#arrange(config.keys, clock.now());
-    if (keeper !== null) this.#restore(keeper);
+    if (keeper !== null) this.restore(keeper);
   }
 
   get keys(): readonly Key[] {
@@ -430,7 +441,7 @@ export class Pool implements KeyPool {
   }
 
   /** Takes over what was stored of keys in an earlier run. */
-  #restore(keeper: Keeper): void {
+  restore(keeper: Keeper): void {
     const { clock } = this.#dependencies;
     const now = clock.now();
     this.#turnDay(now);
@@ -582,7 +593,7 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 /** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   context.expectBody();
-  const received = await receive(context.request, context.headers, context.share, engine.config);
+  const received = await context.clientEnd.receive(context.request, context.share, engine.config);
   keepForwarded(context.headers, USER_AGENT, engine.config.access);
   if (received.kind === "refused") return refuse(received, context, engine);
   context.setBody(received);
@@ -761,6 +772,8 @@ function giveUp(
   engine: Engine,
 ): Response {
   const { kept, progress } = context;
+  if (setback.kind === "abandoned" && context.signal.reason === DRAINING)
+    return context.finish(DRAINING.status, DRAINING.type, refused(DRAINING, context.origin, engine));
   if (setback.kind === "abandoned")
     return context.finish(499, "abandoned", new Response(null, { status: 499 }));
   // What no account may do is about the request, whatever the status (P36); but a 429 never goes out.
@@ -845,7 +858,7 @@ function send(
   { config, base, connections }: Upstream,
   { key }: Lease,
   signal: AbortSignal,
-): Promise<Response> {
+): Promise<UpstreamResponse> {
   const { method, headers, target, api, progress } = context;
   const path = joinBase(base, target.path, api);
   if (context.readsAnswer) headers.set("accept-encoding", "identity");
@@ -929,8 +942,6 @@ function addOurFields(headers: Headers, context: RequestContext, engine: Engine)
   addCors(headers, context.origin, engine.config.corsOrigins);
 }
 
-type DirectController = ReadableStreamDirectController;
-
 /** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
 class StreamPassthrough {
   readonly #answer: StreamedResponse;
@@ -976,38 +987,38 @@ class StreamPassthrough {
     if (answer.begun) timeouts.streams();
   }
 
-  /** The body as Bun takes it at the least cost: written to, not pulled from chunk by chunk. */
   stream(): ReadableStream<Bytes> {
-    return new ReadableStream<Bytes>({
-      type: "direct",
-      pull: (controller) => this.#run(controller),
-      cancel: () => this.#leave(),
-    });
+    const { clientEnd, request } = this.#context;
+    return clientEnd.openBody(
+      request,
+      (sink) => this.#run(sink),
+      () => this.#leave(),
+    );
   }
 
-  async #run(controller: DirectController): Promise<void> {
+  async #run(sink: BodySink): Promise<void> {
     const { reader } = this.#answer;
     try {
-      await this.#passFirst(controller);
+      await this.#passFirst(sink);
       while (!this.#ended) {
         this.#timeouts.resumes();
         const { done, value } = await (this.#pending ?? reader.read());
         this.#pending = null;
         if (done) break;
-        const written = this.#pass(value, controller);
+        const written = this.#pass(value, sink);
         if (written instanceof Promise) await this.#taken(written, value); // until then nothing more is read
       }
     } catch (error) {
-      return this.#break(this.#timeouts.explain(error), controller);
+      return this.#break(this.#timeouts.explain(error), sink);
     }
-    if (!this.#ended) await this.#close(controller);
+    if (!this.#ended) await this.#close(sink);
   }
 
   /** What was read already; let go of, else it would be kept as long as the stream. */
-  async #passFirst(controller: DirectController): Promise<void> {
+  async #passFirst(sink: BodySink): Promise<void> {
     const { first } = this.#answer;
     this.#answer.first = null;
-    const written = first === null ? 0 : this.#pass(first, controller);
+    const written = first === null ? 0 : this.#pass(first, sink);
     if (first !== null && written instanceof Promise) await this.#taken(written, first);
   }
 
@@ -1018,14 +1029,14 @@ class StreamPassthrough {
   }
 
   /** A promise where the client has not taken it all. */
-  #pass(chunk: Bytes, controller: DirectController): number | Promise<number> {
+  #pass(chunk: Bytes, sink: BodySink): number | Promise<number> {
     this.#bytes += chunk.length;
     const sent = this.#follower === null ? chunk : this.#follower.push(chunk);
     this.#listen?.(chunk, this.#clock.wall());
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
     if (sent === null) return 0; // it may be an error, and is held back until its end is here
     this.#timeouts.rests();
-    return controller.write(sent);
+    return sink.write(sent);
   }
 
   /** Waits until the client has taken a chunk. Until then it is in memory, and counts as buffered (P23). */
@@ -1050,8 +1061,8 @@ class StreamPassthrough {
   }
 
   /** Upstream ended the body: but did the stream say that it was done? */
-  async #close(controller: DirectController): Promise<void> {
-    await this.#passRest(controller);
+  async #close(sink: BodySink): Promise<void> {
+    await this.#passRest(sink);
     const end = this.#follower === null ? "complete" : await this.#follower.end();
     const failure = this.#follower?.failure ?? "";
     const asked = { provider: this.#upstream.config, clock: this.#clock };
@@ -1059,7 +1070,7 @@ class StreamPassthrough {
     switch (end) {
       case "complete": // also where its last event says that it failed
         this.#finish(status, failure === "" ? outcome : lateVerdict(failure, asked));
-        controller.close();
+        sink.close();
         return;
       case "failed":
         this.#finish(status, lateVerdict(failure, asked));
@@ -1067,7 +1078,7 @@ class StreamPassthrough {
       case "cut": {
         const verdict = judgeLate(failure, asked);
         if (verdict === null)
-          return this.#tellBroken(protocolError("the stream ended before its last event"), controller);
+          return this.#tellBroken(protocolError("the stream ended before its last event"), sink);
         this.#finish(status, verdict); // it told the client itself, in words that no dialect has
         return this.#cutOff();
       }
@@ -1075,31 +1086,31 @@ class StreamPassthrough {
   }
 
   /** Passes on what was held back because it might have been an error. */
-  async #passRest(controller: DirectController): Promise<void> {
+  async #passRest(sink: BodySink): Promise<void> {
     const rest = this.#follower?.rest() ?? null;
-    if (rest !== null) await controller.write(rest);
+    if (rest !== null) await sink.write(rest);
   }
 
   /** The connection broke, was cut for silence, or the client left. */
-  async #break(setback: Unreachable | Abandoned, controller: DirectController): Promise<void> {
+  async #break(setback: Unreachable | Abandoned, sink: BodySink): Promise<void> {
     this.#timeouts.abort(setback);
     if (setback.kind === "unreachable") this.#upstream.connectionBroke();
     if (setback.kind === "abandoned") {
       this.#finish(499, setback);
       return this.#cutOff();
     }
-    if (await this.#follower?.isOver()) return this.#close(controller); // all of it had come
-    return this.#tellBroken(setback, controller);
+    if (await this.#follower?.isOver()) return this.#close(sink); // all of it had come
+    return this.#tellBroken(setback, sink);
   }
 
   /** The answer cannot go on: the client is told in the stream's own words, then the connection is cut. */
-  async #tellBroken(setback: Unreachable, controller: DirectController): Promise<void> {
+  async #tellBroken(setback: Unreachable, sink: BodySink): Promise<void> {
     this.#context.isTruncated = true;
     this.#finish(this.#answer.status, setback);
     if (!this.#follower?.isPlain) return this.#cutOff();
-    await this.#passRest(controller);
+    await this.#passRest(sink);
     const edge = this.#follower.atEdge ? "" : "\n\n";
-    await controller.write(edge + errorEvent(this.#follower.dialect, setback.type, setback.message));
+    await sink.write(edge + errorEvent(this.#follower.dialect, setback.type, setback.message));
     return this.#cutOff();
   }
 
@@ -1128,7 +1139,12 @@ const CUT_SHORT = new Error("the answer was cut short");
 type Server = Bun.Server<undefined>;
 
 /** Answers one request: the proxy's own paths and refusals here, everything else by `relay`. */
-function handle(request: Request, server: Server, engine: Engine): Response | Promise<Response> {
+function handle(
+  request: Request,
+  server: Server,
+  clients: ClientEnd,
+  engine: Engine,
+): Response | Promise<Response> {
   const { config, openAdmin } = engine;
   const { headers } = request;
   const target = targetOf(request.url, headers.get("host"));
@@ -1150,12 +1166,23 @@ function handle(request: Request, server: Server, engine: Engine): Response | Pr
   if (route.kind === "refused") return refused(route, headers.get("origin"), engine);
   const { client, keyId = null } = admission;
   const share = engine.load.shareOf(client ?? peer ?? THIS_MACHINE);
-  const context = new RequestContext(request, server, engine, route, client, keyId, share);
+  const context = new RequestContext(request, clients, engine, route, client, keyId, share);
   return relay(context, route, engine);
 }
 
 /** Who asks, where there is no address and no name. */
 const THIS_MACHINE = "this machine";
+
+/** The clients of a server. */
+function connectionsOf(server: Server): ClientEnd {
+  return {
+    timeout: (request, seconds) => server.timeout(request, seconds),
+    receive: (request, share, limits) => receive(request, request.headers, share, limits),
+    startsToWait() {},
+    // As Bun takes it at the least cost: written to, not pulled from piece by piece.
+    openBody: (_, pass, leave) => new ReadableStream<Bytes>({ type: "direct", pull: pass, cancel: leave }),
+  };
+}
 
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
 function peerOf(request: Request, server: Server, { listen }: Config): string | null {
@@ -1196,13 +1223,13 @@ const CUT_GRACE_MS = 100;
 
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
-  const engine = createEngine(config, VERSION, newPool, dependencies);
+  const engine = createEngine(config, VERSION, newPool, accessByBun(), dependencies);
   const { listen } = config;
   const options = {
     idleTimeout: IDLE_SEC,
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
-    fetch: (request: Request, bunServer: Server) => handle(request, bunServer, engine),
+    fetch: (request: Request, bunServer: Server) => handle(request, bunServer, clients, engine),
     error: (error: Error) => bugResponse(error, engine),
   } as const;
   const where =
@@ -1210,6 +1237,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
       ? { unix: listen.path }
       : { hostname: listen.hostname, port: listen.port, reusePort: false };
   const server: Server = Bun.serve({ ...options, ...where } as Bun.Serve.Options<undefined>);
+  const clients = connectionsOf(server);
   const stop = async () => {
     engine.clocks.stop();
     engine.keyChecker.close();

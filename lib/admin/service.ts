@@ -205,8 +205,12 @@ export class AdminService implements Observer {
       return keys.map(() => ({ kind: "unclear", said: "there is no such provider yet" }));
     const issuers = keys.map((key) => foreignIssuer(key, config.baseUrl));
     const own = keys.filter((_, index) => issuers[index] === null); // the others are not even to be tried there
-    const { fetch, clock } = this.#options.engine;
-    const checked = await checkKeys([{ ...config, keys: own }], { fetch, clock, onProgress() {} });
+    const { access, clock } = this.#options.engine;
+    const checked = await checkKeys([{ ...config, keys: own }], {
+      fetch: access.fetch,
+      clock,
+      onProgress() {},
+    });
     const trials = checked.map(trialOf);
     return issuers.map((issuer) =>
       issuer === null

@@ -1,6 +1,7 @@
 /**
  * What may stand in a setting: a rule reads the text, and says in a sentence what it would have understood. Pure.
  */
+import { urlOrNull } from "../core/language.ts";
 import { looksLikeKey } from "./key-shapes.ts";
 
 /** How one kind of setting is read. */
@@ -127,7 +128,7 @@ export const ORIGINS: Parser<string[]> = {
 /** chrome-extension:// and app:// are origins too, though the URL standard gives them none ("null"). */
 function parseOrigin(text: string): string | null {
   if (!/^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@*\\]+\/?$/i.test(text)) return null;
-  const url = URL.parse(text);
+  const url = urlOrNull(text);
   if (url === null) return null;
   return /^https?:$/.test(url.protocol) ? url.origin : text.replace(/\/$/, "").toLowerCase();
 }
@@ -159,7 +160,7 @@ const ENDPOINT = /\/(?:chat\/completions|completions|responses|messages|embeddin
 
 /** The root of an API. Understood, or the sentence that says what is wrong; that sentence shows no part of it. */
 export function parseBaseUrl(text: string): URL | string {
-  const url = URL.parse(text);
+  const url = urlOrNull(text);
   if (url === null || !/^https?:\/\/[^/]/i.test(text)) {
     return "is not an address. Use one such as https://api.example.com/v1";
   }
@@ -197,7 +198,7 @@ function isPath(text: string): boolean {
 export const WEB_ADDRESS: Parser<string> = {
   says: "Use an address that begins with https:// or http://",
   read(text) {
-    const url = URL.parse(text);
+    const url = urlOrNull(text);
     const isWhole = /^https?:\/\/[^/\s][^\s<>]*$/i.test(text) && !text.includes("...");
     return url !== null && isWhole ? url.href : null;
   },

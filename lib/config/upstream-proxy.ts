@@ -6,6 +6,7 @@
  * common standard of these; read here is what curl, Go and Python agree on. An address may hold a password, so it is
  * a secret and no message shows it.
  */
+import { urlOrNull } from "../core/language.ts";
 import { Secret } from "../core/secret.ts";
 import type { SettingsReader } from "./settings.ts";
 
@@ -69,7 +70,7 @@ function parseProxy(text: string, setBy: string): UpstreamProxy | string {
   if (scheme?.startsWith("socks")) {
     return "is a SOCKS proxy, which keywheel does not speak. Use the address of an HTTP proxy, such as http://proxy.example.com:3128";
   }
-  const url = URL.parse(scheme === undefined ? `http://${text}` : text);
+  const url = urlOrNull(scheme === undefined ? `http://${text}` : text);
   const isWhole =
     url !== null &&
     !/%(?![0-9a-f]{2})/i.test(url.username + url.password) &&
@@ -136,7 +137,7 @@ function bitsOf(text: string): number[] | null {
   if (/^\d{1,3}(?:\.\d{1,3}){3}$/.test(host)) return toBits(host.split(".").map(Number), 8);
   if (!host.includes(":")) return null;
   // The URL standard writes every IPv6 address in one way.
-  const [head = "", tail] = (URL.parse(`http://[${host}]`)?.hostname.slice(1, -1) ?? "").split("::");
+  const [head = "", tail] = (urlOrNull(`http://[${host}]`)?.hostname.slice(1, -1) ?? "").split("::");
   const groups = (part: string) => (part === "" ? [] : part.split(":").map((group) => parseInt(group, 16)));
   const [left, right] = [groups(head), groups(tail ?? "")];
   const gap = tail === undefined ? 0 : 8 - left.length - right.length;

@@ -8,6 +8,7 @@
  * `wall()` is the machine's date, which somebody may set at any moment: it serves dates in hints, midnight, and what
  * is shown or stored (P46). An instant of the one becomes one of the other by adding or taking off `wallOffset`.
  */
+import { deferred } from "./language.ts";
 
 export const SECOND_MS = 1000;
 export const MINUTE_MS = 60 * SECOND_MS;
@@ -53,7 +54,7 @@ export function nextTurn(afterMs = 1): Promise<void> {
 
 /** Resolves after `durationMs`, or at once when the signal fires. */
 export function pause(durationMs: number, signal: AbortSignal, clock: Clock): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
+  const { promise, resolve } = deferred<void>();
   const cancel = clock.after(durationMs, end);
   signal.addEventListener("abort", end);
   if (signal.aborted) end();

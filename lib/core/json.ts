@@ -6,6 +6,8 @@
  * send `model` first, so it usually looks at a few bytes. It does not check what it jumps over: that is upstream's.
  */
 
+import { textBetween } from "#runtime";
+
 // ------------------------------------------------ values of unknown shape
 
 /** A JSON object of unknown shape. */
@@ -200,7 +202,7 @@ export class JsonCursor {
   /** The name of the present field; null: no JSON. Empty for an element. */
   name(): string | null {
     const [start, end] = [this.#nameStart, this.#nameEnd];
-    const written = textIn(this.#bytes, start, end);
+    const written = textBetween(this.#bytes, start, end);
     // "mod\u0065l" is the same name to every parser.
     return written.includes("\\") ? parseString(this.#bytes, start - 1, end + 1) : written;
   }
@@ -228,14 +230,9 @@ export class JsonCursor {
   }
 }
 
-/** Bytes as text. A body is asked for its model with every request: making a Buffer of it would cost more than this. */
-function textIn(bytes: Uint8Array, start: number, end: number): string {
-  return Buffer.prototype.toString.call(bytes, "utf8", start, end);
-}
-
 /** The string that stands there with its quotes, or null where it is none to a parser. */
 function parseString(bytes: Uint8Array, start: number, end: number): string | null {
-  const written = textIn(bytes, start, end);
+  const written = textBetween(bytes, start, end);
   if (!NEEDS_PARSER.test(written)) return written.slice(1, -1);
   try {
     const value: unknown = JSON.parse(written);

@@ -5,9 +5,11 @@
  * `reveal()` is the one way out, and therefore the one word a leak review has to search for.
  */
 
+import { sha256 } from "#runtime";
+
 /** First 8 hex digits of the SHA-256 of `text`: names a key in logs, state and health without telling it. */
 export function fingerprint(text: string): string {
-  return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 8);
+  return Buffer.from(sha256(text)).toString("hex", 0, 4);
 }
 
 /** Of a shorter secret four characters are too much. */
@@ -51,7 +53,7 @@ export class Secret {
     return this.toString();
   }
 
-  [Bun.inspect.custom](): string {
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
   }
 }
@@ -62,15 +64,11 @@ export class Secret {
  * byte. (`node:crypto` has this too, but loading it costs 1.7 MB of memory.)
  */
 export function equalInConstantTime(presented: string, expected: string): boolean {
-  const left = digest(presented);
-  const right = digest(expected);
+  const left = sha256(presented);
+  const right = sha256(expected);
   let difference = 0;
   for (let at = 0; at < left.length; at++) difference |= (left[at] ?? 0) ^ (right[at] ?? 0);
   return difference === 0;
-}
-
-function digest(text: string): Uint8Array {
-  return new Bun.CryptoHasher("sha256").update(text).digest();
 }
 
 /** What stands where a key stood in an upstream's error answer. */

@@ -7,6 +7,9 @@
  * them; and which costs 0.3 MB of memory, where `node:zlib` costs 2 to 2.5.
  */
 
+import { decompressor, gunzip } from "#runtime";
+import type { CompressionName, Decompressor, UpstreamResponse } from "../core/runtime.ts";
+
 export type Bytes = Uint8Array<ArrayBuffer>;
 
 /** What is read of a body: the standard's reader, as far as it is used. */
@@ -97,13 +100,12 @@ export function lengthOf(chunks: readonly Bytes[]): number {
 }
 
 /** A whole body. Cheaper than its buffer and a view of that; Bun's types leave open what the bytes are in (1.4.5). */
-export function bytesOf(message: Request | Response): Promise<Bytes> {
+export function bytesOf(message: { bytes(): Promise<Uint8Array> }): Promise<Bytes> {
   return message.bytes() as Promise<Bytes>;
 }
 
 /** A reader of an answer's body, or null where it has none. */
-export function readerOf(response: Response): ByteReader | null {
-  const body: ReadableStream<Bytes> | null = response.body;
+export function readerOf({ body }: Pick<UpstreamResponse, "body">): ByteReader | null {
   return body === null ? null : body.getReader();
 }
 
@@ -199,7 +201,7 @@ const MOST_LAYERS = 4;
 const HARMLESS_GZIP_BYTES = 2 * 1024;
 
 /** The names in `content-encoding` (RFC 9110 8.4.1, RFC 8878). */
-const FORMATS: Readonly<Record<string, Bun.CompressionFormat>> = {
+const FORMATS: Readonly<Record<string, CompressionName>> = {
   gzip: "gzip",
   "x-gzip": "gzip",
   deflate: "deflate",
@@ -299,7 +301,7 @@ async function unpackUnnamed(bytes: Bytes): Promise<Unpacked | null> {
   return null;
 }
 
-const UNNAMED: readonly Bun.CompressionFormat[] = ["deflate", "brotli", "deflate-raw"];
+const UNNAMED: readonly CompressionName[] = ["deflate", "brotli", "deflate-raw"];
 
 function isText(bytes: Bytes): boolean {
   try {
@@ -310,12 +312,12 @@ function isText(bytes: Bytes): boolean {
 }
 
 /** How bytes are packed, as their first ones tell; null: not in a way that shows. */
-function formatOf([first, second, third, fourth]: Bytes): Bun.CompressionFormat | null {
+function formatOf([first, second, third, fourth]: Bytes): CompressionName | null {
   if (first === 0x1f && second === 0x8b) return "gzip";
   return first === 0x28 && second === 0xb5 && third === 0x2f && fourth === 0xfd ? "zstd" : null;
 }
 
-async function unpackLayer(bytes: Bytes, format: Bun.CompressionFormat | null): Promise<Unpacked> {
+async function unpackLayer(bytes: Bytes, format: CompressionName | null): Promise<Unpacked> {
   if (format === null) return UNREADABLE;
   const unpacked = await unpackAs(bytes, format);
   if (unpacked.extent !== "none" || unpacked === TOO_LONG) return unpacked;
@@ -326,10 +328,11 @@ async function unpackLayer(bytes: Bytes, format: Bun.CompressionFormat | null): 
 
 async function unpackAs(
   bytes: Bytes,
-  format: Bun.CompressionFormat,
+  format: CompressionName,
   mayTake: (bytes: number) => boolean = upTo(LONGEST_PLAIN_BYTES),
 ): Promise<Unpacked> {
-  const stream = new DecompressionStream(format);
+  const stream = decompressor(format);
+  if (stream === null) return UNREADABLE;
   const writer = stream.writable.getWriter();
   const reader = stream.readable.getReader();
   writer.write(bytes).catch(() => {}); // the reader gets to know it
@@ -358,7 +361,7 @@ function upTo(limit: number): (bytes: number) => boolean {
 /** Something stands behind the end of the gzip, for which the stream refuses all of it. */
 function unpackBeforeJunk(bytes: Bytes): Unpacked {
   try {
-    const plain = Bun.gunzipSync(bytes);
+    const plain = gunzip(bytes);
     return plain.length > LONGEST_PLAIN_BYTES ? TOO_LONG : { plain, extent: "part" };
   } catch {
     return UNREADABLE;
@@ -374,11 +377,11 @@ export class Unpacker {
   /** Null where it is packed in a way that cannot be undone here. */
   static of(encodings: readonly string[]): Unpacker | null {
     const format = FORMATS[encodings[0] ?? ""];
-    return encodings.length === 1 && format !== undefined ? new Unpacker(format) : null;
+    const stream = encodings.length === 1 && format !== undefined ? decompressor(format) : null;
+    return stream && new Unpacker(stream);
   }
 
-  private constructor(format: Bun.CompressionFormat) {
-    const stream = new DecompressionStream(format);
+  private constructor(stream: Decompressor) {
     this.#writer = stream.writable.getWriter();
     this.#reader = stream.readable.getReader();
   }

@@ -2,6 +2,13 @@
  * The connections to a provider: kept for the next request as long as they are likely to live, dropped together when
  * one proves dead, and asked for beside an attempt that hears nothing.
  */
+import type {
+  UpstreamConnections,
+  UpstreamQuestion,
+  UpstreamRequest,
+  UpstreamResponse,
+} from "../core/runtime.ts";
+import { deferred } from "../core/language.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Secret } from "../core/secret.ts";
 
@@ -19,28 +26,26 @@ const PROBE_MS = 2000;
  */
 const SENT_ONCE: ReadonlySet<string> = new Set(["POST", "PATCH"]);
 
-type Fetch = Bun.FetchSession["fetch"];
-
-/** The connections to one provider. */
-export class Connections {
+/** The connections to one provider, by Bun's `fetch`. */
+export class Connections implements UpstreamConnections {
   readonly #session = new Bun.FetchSession({ proxy: false, keepAlive: { idleTimeout: IDLE_SEC } });
 
-  /**
-   * Sends a request. `isReplay`: one like it has just found its connection dead, so this one goes over a fresh one.
-   */
-  send(
-    url: string,
-    request: Parameters<Fetch>[1] & { method: string },
-    isReplay: boolean,
-  ): Promise<Response> {
+  send(url: string, request: UpstreamRequest, isReplay: boolean): Promise<UpstreamResponse> {
     const keepalive = !isReplay && SENT_ONCE.has(request.method);
     return this.#session.fetch(url, keepalive ? request : { ...request, keepalive });
   }
 
-  /** Drops those that are idle: one of their like was found dead. Requests under way go on. */
+  /** Requests under way go on. */
   dropIdle(): void {
     this.#session.close();
   }
+}
+
+/** The ways to providers by Bun's own `fetch`. */
+export function accessByBun() {
+  const { fetch } = new Bun.FetchSession({ proxy: false });
+  const ask: (url: string, question: UpstreamQuestion) => Promise<UpstreamResponse> = fetch;
+  return { openConnections: () => new Connections(), fetch: ask, canConnect, reusesSignals: true };
 }
 
 /** An HTTP proxy on the way. */
@@ -61,7 +66,7 @@ export async function canConnect(
 ): Promise<boolean> {
   // Not `Bun.connect`: it cannot give up a connection that is being made. Loaded when the first probe is needed.
   const [net, tls] = await Promise.all([import("node:net"), import("node:tls")]);
-  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const { promise, resolve } = deferred<boolean>();
   const proxyUrl = proxy === null ? null : new URL(proxy.address.reveal());
   const cancel = clock.after(PROBE_MS, () => resolve(false));
   const isSecure = url.protocol === "https:";

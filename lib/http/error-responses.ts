@@ -2,6 +2,7 @@
  * The proxy's own answers: JSON that OpenAI and Anthropic SDKs both read, and sentences that say what happened and
  * what to do about it.
  */
+import { grouped } from "../core/language.ts";
 import { formatDuration, retryAfterSec } from "../core/clock.ts";
 import type { KeyReason } from "../core/events.ts";
 import type { NoKey, Unreachable } from "../providers/verdict.ts";
@@ -214,7 +215,7 @@ function reasonOf({ state, reason, models }: ShownKey, model: string | null): Ke
 
 /** ` (2 after a rate limit, 1 paused by hand)`; empty where nothing is known against any. */
 function whyNoKey(keys: readonly ShownKey[], model: string | null): string {
-  const byReason = Map.groupBy(keys, (key) => reasonOf(key, model));
+  const byReason = grouped(keys, (key) => reasonOf(key, model));
   const parts = [...byReason].flatMap(([reason, alike]) =>
     reason === null
       ? []

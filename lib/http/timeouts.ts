@@ -47,14 +47,17 @@ export class TimeoutTicker {
   readonly #watches = new Set<AttemptTimeouts>();
   /** Never fired, and of attempts that are over: to make one costs more than all the rest of a watch. */
   readonly #spare: AbortController[] = [];
+  readonly #mostSpare: number;
   #ticking = false;
   #cancelTick: CancelTimer = () => {};
   /** The time of the last tick: exact enough for limits of seconds, and free. */
   now = 0;
 
-  constructor(limits: ClockLimits, clock: Clock) {
+  /** `mostSpare`: how many signals are kept to be used again. */
+  constructor(limits: ClockLimits, clock: Clock, mostSpare = MOST_SPARE) {
     this.#limits = limits;
     this.#clock = clock;
+    this.#mostSpare = mostSpare;
   }
 
   /** Attempts that begin from now on go by these; those under way by theirs. */
@@ -84,7 +87,7 @@ export class TimeoutTicker {
   /** The attempt is over. `controller`: what it may leave to another one. */
   forget(watch: AttemptTimeouts, controller: AbortController): void {
     this.#watches.delete(watch);
-    if (!controller.signal.aborted && this.#spare.length < MOST_SPARE) this.#spare.push(controller);
+    if (!controller.signal.aborted && this.#spare.length < this.#mostSpare) this.#spare.push(controller);
   }
 
   #scheduleTick(): void {

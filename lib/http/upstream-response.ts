@@ -5,6 +5,8 @@
  * up to its first event (an error may stand in its place), an error to its end; and the key that an error may echo
  * is taken out before anybody reads it.
  */
+import type { UpstreamResponse } from "../core/runtime.ts";
+import { deferred } from "../core/language.ts";
 import type { Clock } from "../core/clock.ts";
 import {
   charsetOf,
@@ -117,7 +119,7 @@ const SERVED: Verdict = { kind: "served" };
 const NO_BYTES: Bytes = new Uint8Array();
 
 /** Reads an answer as far as it must be known. Throws what a read throws: the connection broke, or was aborted. */
-export async function readOpening(response: Response, asked: Asked): Promise<Attempted> {
+export async function readOpening(response: UpstreamResponse, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
   if (status < 200 || status > 599) return failed(protocolError(`its status is ${status}`));
   if (status >= 300) return readRefusal(response, asked);
@@ -140,7 +142,7 @@ function isBodiless(status: number, method: string): boolean {
 }
 
 /** Whether an answer is good, known to be short, and no stream: then it is read whole and judged by `judgeShort`. */
-export function isShort({ status, headers }: Response, method: string): boolean {
+export function isShort({ status, headers }: UpstreamResponse, method: string): boolean {
   const length = headers.get("content-length");
   if (length === null || Number(length) > WHOLE_BYTES) return false;
   if (status < 200 || status >= 300 || isBodiless(status, method)) return false;
@@ -152,7 +154,11 @@ export function isShort({ status, headers }: Response, method: string): boolean 
  * A short answer may still be an error that a gateway put in an answer's place. A promise where it is packed, as only
  * then something has to be waited for.
  */
-export function judgeShort(response: Response, body: Bytes, asked: Asked): Attempted | Promise<Attempted> {
+export function judgeShort(
+  response: UpstreamResponse,
+  body: Bytes,
+  asked: Asked,
+): Attempted | Promise<Attempted> {
   if (beginsWithId(body) && !namesFailure(body)) return whole(response, body);
   const encodings = encodingsOf(response.headers);
   if (encodings.length > 0) return judgePacked(response, body, encodings, asked);
@@ -162,7 +168,7 @@ export function judgeShort(response: Response, body: Bytes, asked: Asked): Attem
 
 /** Looks first whether it can be an error at all: only its size and its beginning are needed for that. */
 async function judgePacked(
-  response: Response,
+  response: UpstreamResponse,
   body: Bytes,
   encodings: readonly string[],
   asked: Asked,
@@ -220,7 +226,7 @@ function pastSpace(body: Bytes, from: number): number {
 
 /** Judges what came with a good status in an answer's place; null: it is no error. */
 function judgeInPlace(
-  response: Response,
+  response: UpstreamResponse,
   sent: Bytes,
   unpacked: Unpacked,
   { call, provider: { dialect }, redactor, clock }: Asked,
@@ -270,7 +276,7 @@ export function lateVerdict(event: string, asked: Pick<Asked, "provider" | "cloc
  * JSON of unknown length: read whole where it is short, because it may be an error, and because where only the
  * connection's end frames it a reset looks like an end, and the JSON itself must tell.
  */
-async function readJson(response: Response, reader: ByteReader, asked: Asked): Promise<Attempted> {
+async function readJson(response: UpstreamResponse, reader: ByteReader, asked: Asked): Promise<Attempted> {
   const isFramed = response.headers.has("transfer-encoding");
   const isPlain = encodingsOf(response.headers).length === 0;
   const isGemini = asked.call.streamDialect === "gemini";
@@ -345,7 +351,7 @@ function readingAgain(value: Bytes, reader: ByteReader): ByteReader {
  * key (P20). What comes before it is held back, but not for ever.
  */
 async function readStream(
-  response: Response,
+  response: UpstreamResponse,
   reader: ByteReader,
   framing: Framing,
   asked: Asked,
@@ -367,7 +373,7 @@ async function readStream(
 
 /** `unpacker`: null where it is packed in a way that cannot be undone here; then nothing of it is judged. */
 async function readUpToContent(
-  response: Response,
+  response: UpstreamResponse,
   reader: ByteReader,
   framing: Framing,
   asked: Asked,
@@ -419,26 +425,32 @@ async function readUpToContent(
   }
 }
 
-function judgeEvent(response: Response, sent: Bytes, scanner: EventScanner, asked: Asked, text: string) {
+function judgeEvent(
+  response: UpstreamResponse,
+  sent: Bytes,
+  scanner: EventScanner,
+  asked: Asked,
+  text: string,
+) {
   return judgeInPlace(response, sent, unpackedAlready(scanner.bytes), asked, text);
 }
 
 /** A stream that ended before its first event. Not an answer, unless nobody knows what it should have been. */
-function endedEarly(response: Response, sent: Bytes, dialect: StreamDialect): Attempted {
+function endedEarly(response: UpstreamResponse, sent: Bytes, dialect: StreamDialect): Attempted {
   if (dialect === "other") return whole(response, sent);
   return failed(protocolError("the stream ended before its first event"));
 }
 
 /** The result of a read, or null when `deadline` (epoch ms) comes first; the read goes on. */
 function readBefore(read: Promise<ReadResult>, deadline: number, clock: Clock): Promise<ReadResult | null> {
-  const { promise, resolve, reject } = Promise.withResolvers<ReadResult | null>();
+  const { promise, resolve, reject } = deferred<ReadResult | null>();
   const cancel = clock.after(deadline - clock.now(), () => resolve(null));
   read.then(resolve, reject).finally(cancel);
   return promise;
 }
 
 /** An error, or a redirect: its address may hold the key. And what it means. */
-async function readRefusal(response: Response, asked: Asked): Promise<Attempted> {
+async function readRefusal(response: UpstreamResponse, asked: Asked): Promise<Attempted> {
   const { status, headers } = response;
   cleanFields(headers, asked.redactor); // what they say is judged, too
   const reader = isBodiless(status, asked.call.method) ? null : readerOf(response);
@@ -515,12 +527,16 @@ export function protocolError(what: string): Unreachable {
   return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
 }
 
-function whole({ status, headers }: Response, body: Bytes | null, outcome = SERVED): BufferedResponse {
+function whole(
+  { status, headers }: UpstreamResponse,
+  body: Bytes | null,
+  outcome = SERVED,
+): BufferedResponse {
   return { kind: "buffered", status, headers, body, outcome };
 }
 
 function open(
-  { status, headers }: Response,
+  { status, headers }: UpstreamResponse,
   opening: Pick<StreamedResponse, "framing" | "first" | "reader" | "pending" | "begun">,
 ): StreamedResponse {
   return { kind: "streamed", status, headers, outcome: SERVED, ...opening };

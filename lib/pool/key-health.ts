@@ -5,6 +5,7 @@
  * that nobody knows. `checkKeys` checks keys when somebody asks; `KeyChecker` checks those in doubt or out of use by
  * itself (P12).
  */
+import type { UpstreamQuestion, UpstreamResponse } from "../core/runtime.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
 import { DAY_MS, MINUTE_MS, nextTurn } from "../core/clock.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
@@ -50,7 +51,7 @@ export interface CheckedKey extends Finding {
 }
 
 export interface CheckOptions {
-  fetch: (url: string, init: BunFetchRequestInit) => Promise<Response>;
+  fetch: (url: string, question: UpstreamQuestion) => Promise<UpstreamResponse>;
   clock: Clock;
   /** Called whenever a key has been checked. */
   onProgress(done: number, total: number): void;

@@ -6,6 +6,7 @@
  * A limit belongs to an account, which may have several keys; a key without an account is one of its own. Death, pause
  * and the day's count belong to the key.
  */
+import { hash32 } from "#runtime";
 import type { Clock } from "../core/clock.ts";
 import type { ConfiguredKey, ProviderConfig } from "../config/config.ts";
 import type { KeyReason, Observer } from "../core/events.ts";
@@ -215,6 +216,8 @@ export interface KeyPool {
   setPaused(key: Key, isPaused: boolean, now: number): void;
   /** The keys as they are shown. */
   report(now: number): KeyReport[];
+  /** Takes over what was stored of keys in an earlier run. */
+  restore(keeper: Keeper): void;
   /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
   reconfigure(config: ProviderConfig, maxCooldownMs: number): void;
 }
@@ -271,7 +274,7 @@ export function accountName(key: Key): string {
 
 /** The number that stands for a key in `rendezvous`. `id` names it, and is the same after a restart. */
 export function seedOf(id: string): number {
-  return Bun.hash.xxHash32(id);
+  return hash32(id);
 }
 
 // ---- what is shown

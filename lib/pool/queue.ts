@@ -5,6 +5,7 @@
  * of its own wait in a line of their own, and one that only its own history keeps from the keys that are ready stands
  * aside. A request that comes back after a refusal takes its old place. One timer looks after all of them.
  */
+import { deferred } from "../core/language.ts";
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import type { NoKey } from "../providers/verdict.ts";
 import type { Lease, Need } from "./key.ts";
@@ -47,7 +48,7 @@ export class Queue {
 
   /** Waits for a turn; `readyAt`: when there may be a key. Resolves when the client leaves. */
   join(need: Need, readyAt: number, now: number): Promise<Lease | NoKey> {
-    const { promise, resolve } = Promise.withResolvers<Lease | NoKey>();
+    const { promise, resolve } = deferred<Lease | NoKey>();
     const leave = () => waiter.resolve({ kind: "no_key", readyAt: Infinity, why: "cooling" });
     const waiter = new Waiter(need, (result) => {
       need.signal.removeEventListener("abort", leave);

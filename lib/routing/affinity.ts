@@ -7,6 +7,7 @@
  * is parsed: the bytes of those texts are hashed as they stand, and what stands behind them is not looked at, save
  * for an id. Two conversations with the same hash share a key, and nothing worse.
  */
+import { hash32 } from "#runtime";
 import { asBuffer, JsonCursor, QUOTE, stringEnd } from "../core/json.ts";
 
 /**
@@ -42,7 +43,7 @@ const ID_FIELDS = [
 function idInHeaders(headers: Headers): number | null {
   for (const name of ID_FIELDS) {
     const id = headers.get(name);
-    if (id !== null && id !== "") return Bun.hash.xxHash32(id);
+    if (id !== null && id !== "") return hash32(id);
   }
   return null;
 }
@@ -53,7 +54,7 @@ function idInBody(path: string, bytes: Buffer): number | null {
   const id = path.includes("/messages")
     ? lastStringOf(bytes, 'user_id"', SESSION)
     : lastStringOf(bytes, 'prompt_cache_key"', WHOLE);
-  return id === null ? null : Bun.hash.xxHash32(id);
+  return id === null ? null : hash32(id);
 }
 
 /** `user_…_account_…_session_<uuid>`, or JSON in a string: `{\"session_id\":\"<uuid>\"}`. */
@@ -98,7 +99,7 @@ function beginningOf(path: string, body: Buffer): number | null {
   const bytes = body.subarray(0, FRONT_BYTES);
   const fields = JsonCursor.ofObject(bytes, 0);
   const modelInPath = /\/(?:models|deployments)\/([^/:]+)/.exec(path)?.[1] ?? "";
-  let hash = Bun.hash.xxHash32(modelInPath);
+  let hash = hash32(modelInPath);
   while (fields?.next()) {
     const start = fields.valueStart;
     switch (fields.name()) {
@@ -201,7 +202,7 @@ function withTexts(hash: number, bytes: Buffer, start: number, mostBytes: number
   let mixed = hash;
   forEachText(bytes, start, 0, (quote) => {
     if (openingOf(bytes, quote).startsWith(CHANGING_LINE)) return;
-    mixed = Bun.hash.xxHash32(insideOf(bytes, quote, mostBytes), mixed);
+    mixed = hash32(insideOf(bytes, quote, mostBytes), mixed);
   });
   return mixed;
 }

@@ -7,16 +7,21 @@ import type { Clock } from "../core/clock.ts";
 import { toAll } from "../core/events.ts";
 import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import { Redactor, Secret } from "../core/secret.ts";
-import { Connections, canConnect } from "../http/connections.ts";
+import type { UpstreamConnections } from "../core/runtime.ts";
+import type { Bytes } from "../http/body.ts";
+import type { ProxyAddress } from "../http/connections.ts";
+import type { ProxyError } from "../http/error-responses.ts";
 import { baseOf } from "../http/request.ts";
 import { Load } from "../http/load.ts";
-import type { Base } from "../http/request.ts";
+import type { ClientShare, LoadLimits } from "../http/load.ts";
+import type { Base, Received } from "../http/request.ts";
 import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import { logObserver } from "../observability/log.ts";
 import { Metrics } from "../observability/metrics.ts";
 import { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
+import type { CheckOptions } from "../pool/key-health.ts";
 import type { Keeper, KeyPool, PoolDependencies } from "../pool/key.ts";
 import { HeaderSampler } from "../providers/rate-limit-headers.ts";
 import { ModelLists } from "./all-models.ts";
@@ -30,9 +35,47 @@ export interface Upstream extends Reachable {
   readonly prefix: string | null;
   readonly base: Base;
   readonly pool: KeyPool;
-  readonly connections: Connections;
+  readonly connections: UpstreamConnections;
   /** What its answers announce of limits. */
   readonly headerSampler: HeaderSampler;
+}
+
+/** The ways to providers. */
+export interface UpstreamAccess {
+  openConnections(): UpstreamConnections;
+  /** For questions about keys; requests go over the connections of their upstream. */
+  readonly fetch: CheckOptions["fetch"];
+  /** Whether a connection to the host of `url` can be opened in time, TLS included. Nothing is sent. */
+  canConnect(url: URL, clock: Clock, proxy: ProxyAddress | null): Promise<boolean>;
+  /** Whether one signal may serve one request after the other. */
+  readonly reusesSignals: boolean;
+}
+
+/** Where a body is written to, piece by piece. */
+export interface BodySink {
+  /** A promise where the client has not taken it all: it settles when there is room again. */
+  write(piece: Bytes | string): number | Promise<number>;
+  /** The body is whole. */
+  close(): void;
+}
+
+/** The client's end of its requests: connections of the server, or calls of the library. */
+export interface ClientEnd {
+  /** After how many seconds of silence the request's connection is closed; 0: never. */
+  timeout(request: Request, seconds: number): void;
+  /** Takes the body in, as `receive` in lib/http/request.ts says. */
+  receive(request: Request, share: ClientShare, limits: LoadLimits): Promise<Received | ProxyError>;
+  /** A request begins to wait for a key, or to pause before it is sent again. */
+  startsToWait(request: Request): void;
+  /**
+   * The body of its answer, which `pass` writes when somebody reads it. Where `pass` throws, the body breaks off: it has
+   * no end. `leave` is called where nobody wants to read it any more.
+   */
+  openBody(
+    request: Request,
+    pass: (sink: BodySink) => Promise<void>,
+    leave: () => void,
+  ): ReadableStream<Bytes>;
 }
 
 /** A request for `/admin` or something below it, as the server knows it. */
@@ -78,8 +121,7 @@ export interface Engine {
   /** Keeps what is known of keys over a restart; null: nobody does. */
   readonly keeper: Keeper | null;
   readonly clocks: TimeoutTicker;
-  /** For questions about keys; requests go over the connections of their upstream. */
-  readonly fetch: Bun.FetchSession["fetch"];
+  readonly access: UpstreamAccess;
   readonly startedAt: number;
   /** Tells everybody who wants to know of finished requests and changes of keys. */
   readonly observer: Required<Observer>;
@@ -128,6 +170,7 @@ export function createEngine(
   config: Config,
   version: string,
   newPool: PoolMaker,
+  access: UpstreamAccess,
   dependencies: Dependencies,
 ): Engine {
   const { clock, random, log, observers = [], keeper = null } = dependencies;
@@ -135,8 +178,7 @@ export function createEngine(
   const load = new Load();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
-  const { fetch } = new Bun.FetchSession({ proxy: false });
-  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch, clock });
+  const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch: access.fetch, clock });
   const own = [logObserver(log), metrics, keyChecker];
   const all = [...own, ...observers];
   const observer = toAll(all);
@@ -146,11 +188,11 @@ export function createEngine(
     random,
     log,
     config,
-    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper, newPool }),
+    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper, newPool, access }),
     keeper,
     newPool,
-    clocks: new TimeoutTicker(config, clock),
-    fetch,
+    clocks: new TimeoutTicker(config, clock, access.reusesSignals ? undefined : 0),
+    access,
     startedAt: clock.now(),
     observer,
     metrics,
@@ -197,13 +239,13 @@ function secretsOf({ providers }: Config): Secret[] {
 function upstreamsOf(
   config: Config,
   before: readonly Upstream[],
-  { newPool, clock, random, observer, keeper }: PoolDependencies & { readonly newPool: PoolMaker },
+  { newPool, access, clock, random, observer, keeper }: PoolDependencies & Pick<Engine, "newPool" | "access">,
 ): readonly [Upstream, ...Upstream[]] {
   const upstreamOf = (provider: ProviderConfig): Upstream => {
     const old = before.find(({ config }) => config.name === provider.name);
     const pool = old?.pool ?? newPool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
-    const connections = old?.connections ?? new Connections();
+    const connections = old?.connections ?? access.openConnections();
     return {
       config: provider,
       connections,
@@ -214,7 +256,7 @@ function upstreamsOf(
       host: provider.baseUrl.host,
       proxy: provider.upstreamProxy,
       heardAt: 0,
-      canConnect: () => canConnect(provider.baseUrl, clock, provider.upstreamProxy),
+      canConnect: () => access.canConnect(provider.baseUrl, clock, provider.upstreamProxy),
       connectionBroke: () => connections.dropIdle(),
     };
   };

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { stage } from "../testing/fixture.ts";
+import type { ClientEnd } from "./engine.ts";
 import { RequestContext } from "./request-context.ts";
 import { planRoute } from "./route.ts";
 
@@ -12,11 +13,16 @@ async function timeoutsOf(method: string, play: (context: RequestContext) => voi
   const route = planRoute(request, { path: "/v1/x", query: "" }, proxy.engine);
   if (route.kind === "refused") throw new Error(route.message);
   const timeouts: number[] = [];
-  const server = { timeout: (_: Request, seconds: number) => timeouts.push(seconds) };
+  const clientEnd: ClientEnd = {
+    timeout: (_, seconds) => void timeouts.push(seconds),
+    receive: () => Promise.resolve({ kind: "received", body: null, readable: null }),
+    startsToWait() {},
+    openBody: () => new ReadableStream(),
+  };
   play(
     new RequestContext(
       request,
-      server as unknown as Bun.Server<undefined>,
+      clientEnd,
       proxy.engine,
       route,
       null,

@@ -21,7 +21,7 @@ import type { Key, Lease, Need } from "../pool/key.ts";
 import type { Progress } from "../pool/retry-policy.ts";
 import type { Failure } from "../providers/verdict.ts";
 import { conversationOf } from "./affinity.ts";
-import type { Engine, Upstream } from "./engine.ts";
+import type { ClientEnd, Engine, Upstream } from "./engine.ts";
 import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { LimitedRequest, Reservation } from "../pool/client-limits.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
@@ -132,7 +132,7 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
 
   constructor(
     readonly request: Request,
-    readonly server: Bun.Server<undefined>,
+    readonly clientEnd: ClientEnd,
     readonly engine: Engine,
     { target, api, retryStatus }: Route,
     /** The client's name, where its key has one. */
@@ -162,6 +162,7 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   enterPhase(phase: RequestPhase, now: number): void {
     this.#phase = phase;
     this.#phaseSince = now;
+    if (phase === "waiting") this.clientEnd.startsToWait(this.request);
   }
 
   /** How far it has come. The model is told as soon as the body is there, which is looked at once and no sooner. */
@@ -338,14 +339,14 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
 
   /** A body is to come: the connection may be one that is kept for long, and a body may not be silent for so long. */
   expectBody(): void {
-    if (this.method !== "GET" && this.method !== "HEAD") this.server.timeout(this.request, IDLE_SEC);
+    if (this.method !== "GET" && this.method !== "HEAD") this.clientEnd.timeout(this.request, IDLE_SEC);
   }
 
   /** From here on only our own clocks end the connection, not the server's idle timer. */
   hold(): void {
     if (this.#isHeld || this.#isOver) return;
     this.#isHeld = true;
-    this.server.timeout(this.request, 0);
+    this.clientEnd.timeout(this.request, 0);
   }
 
   /** It is sent to upstream with this lease's key. */
@@ -491,7 +492,7 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     this.share.leave();
     void this.model; // its readers want to know it
     this.#dropBody();
-    this.server.timeout(this.request, KEEP_ALIVE_SEC);
+    this.clientEnd.timeout(this.request, KEEP_ALIVE_SEC);
     const { tokens, wentOut } = this;
     this.reservation?.end({ wentOut, status, tokens: tokens === null ? 0 : tokens.input + tokens.output });
     const totalMs = engine.clock.now() - this.#arrivedAt;

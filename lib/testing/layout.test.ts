@@ -35,13 +35,19 @@ const MODULES = [...SOURCES.keys()].filter(
 /** `core` of `lib/core/clock.ts`. */
 const folderOf = (path: string) => path.split("/")[1] ?? "";
 
+/** What `#runtime` stands for, here and in the npm package. */
+const RUNTIMES = ["lib/core/runtime-bun.ts", "lib/core/runtime-node.ts"];
+/** Sources that only the npm package is built of: the executable has no byte of them. */
+const isOfPackage = (path: string) => path === RUNTIMES[1] || path.startsWith("lib/library/");
+
 /** What a file imports of ours, types included: a type that points upwards is an arrow that points upwards. */
 function importsOf(path: string): string[] {
   const source = SOURCES.get(path) ?? "";
   const specifiers = [...source.matchAll(/\b(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(
     ([, specifier]) => specifier,
   );
-  return specifiers.map((specifier) => normalize(join(dirname(path), specifier ?? "")));
+  const relative = specifiers.map((specifier) => normalize(join(dirname(path), specifier ?? "")));
+  return source.includes('from "#runtime"') ? [...relative, ...RUNTIMES] : relative;
 }
 
 /** The lines of a file that say `pattern`, comments left aside, as `path: line`. */
@@ -81,7 +87,7 @@ describe("the layout", () => {
     const outside = [ENTRY, ...MODULES].flatMap((path) =>
       [...withoutComments(SOURCES.get(path) ?? "").matchAll(/\b(?:from|import)\s*\(?\s*"([^."][^"]*)"/g)]
         .map(([, specifier = ""]) => specifier)
-        .filter((specifier) => !/^(?:node|bun):/.test(specifier))
+        .filter((specifier) => !/^(?:node|bun):|^#runtime$/.test(specifier))
         .map((specifier) => `${path} imports ${specifier}`),
     );
     expect(outside).toEqual([]);
@@ -89,7 +95,31 @@ describe("the layout", () => {
 
   // In the executable all is one module, and what any part of it imports from the runtime is loaded at the start.
   test("loads what the runtime brings along only where it is needed", () => {
-    expect(places(/^import (?!type\b).*"(?:node|bun):|^\} from "(?:node|bun):/)).toEqual([]);
+    const program = [ENTRY, ...MODULES].filter((path) => !isOfPackage(path));
+    const atStart = /^import (?!type\b).*"(?:node|bun):|^\} from "(?:node|bun):/;
+    expect(program.flatMap((path) => linesWith(atStart, path))).toEqual([]);
+  });
+
+  // The npm package runs on Node 20: lib/core/language.ts has what it lacks.
+  test("uses nothing newer than Node 20 in what the npm package is built of", () => {
+    const newer =
+      /Promise\.(?:withResolvers|try)|(?:Map|Object)\.groupBy|URL\.parse|fromAsync|RegExp\.escape|Error\.isError|\.(?:toBase64|toHex)\(/;
+    const ofPackage = MODULES.filter((path) => !/^lib\/(?:admin|cli|observability)\//.test(path));
+    expect(ofPackage.flatMap((path) => linesWith(newer, path))).toEqual([]);
+    expect(places(/\bdeferred</).length).toBeGreaterThan(3);
+  });
+
+  test("knows which runtime it runs on only where that is to be known", () => {
+    const inner = /^lib\/(?:core|providers|config|http|pool|routing)\//;
+    const found = MODULES.filter((path) => inner.test(path)).flatMap((path) => linesWith(/\bBun\./, path));
+    const allowed = [
+      /^lib\/core\/runtime-bun\.ts: /,
+      /^lib\/http\/connections\.ts: .*Bun\.FetchSession/,
+      /^lib\/http\/body\.ts: .* as Bun\.Encoding/, // a type
+      /^lib\/config\/(?:config|reload)\.ts: .*Bun\.file/, // the files of the settings, which the package has none of
+    ];
+    expect(found.filter((place) => !allowed.some((rule) => rule.test(place)))).toEqual([]);
+    for (const rule of allowed) expect(found.filter((place) => rule.test(place)).length).toBeGreaterThan(0);
   });
 
   test("is entered through proxy.ts, which nothing imports but tests and what only tests use", () => {
