@@ -43,8 +43,13 @@ export interface UpstreamRequest {
   readonly signal: AbortSignal;
 }
 
-/** A question about a key: a request without a body, whose answer is only read. */
-export type UpstreamQuestion = Pick<UpstreamRequest, "method" | "headers" | "redirect" | "proxy" | "signal">;
+/** A question about a key, whose answer is only read. */
+export type UpstreamQuestion = Pick<
+  UpstreamRequest,
+  "method" | "headers" | "redirect" | "proxy" | "signal"
+> & {
+  readonly body: string | null;
+};
 
 /** An answer of a provider, as far as it is used. Its headers can be changed; they describe the bytes of its body. */
 export interface UpstreamResponse {
