@@ -33,11 +33,11 @@ export interface Decompressor {
 export interface UpstreamRequest {
   readonly method: string;
   readonly headers: Headers;
-  readonly body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array<ArrayBuffer>> | null;
+  readonly body?: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array<ArrayBuffer>> | null;
   /** A followed redirect would carry the key elsewhere. */
   readonly redirect: "manual";
-  /** The bytes of the answer stay as they were sent, where the runtime can. */
-  readonly decompress: false;
+  /** Set: the bytes of the answer stay as they were sent, where the runtime can. */
+  readonly decompress?: false;
   /** The address of an HTTP proxy; undefined: none. */
   readonly proxy: string | undefined;
   readonly signal: AbortSignal;

@@ -7,8 +7,9 @@
 import { isObject, field, parseJson, type JsonObject } from "../core/json.ts";
 import type { Config, ProviderConfig } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
+import { deferred } from "../core/language.ts";
+import type { UpstreamConnections, UpstreamResponse } from "../core/runtime.ts";
 import { readerOf, readUpTo, textOf } from "../http/body.ts";
-import type { Connections } from "../http/connections.ts";
 import { joinBase, unescaped } from "../http/request.ts";
 import type { Base, ClientApi } from "../http/request.ts";
 import { isInUse } from "../pool/key.ts";
@@ -47,7 +48,7 @@ export interface ListingUpstream {
   readonly prefix: string | null;
   readonly base: Base;
   readonly pool: Pick<KeyPool, "keys">;
-  readonly connections: Connections;
+  readonly connections: UpstreamConnections;
 }
 
 /** What is known of a provider's list. */
@@ -152,7 +153,7 @@ export class ModelLists {
   }
 
   async #within(waitMs: number, done: Promise<void>): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const { promise, resolve } = deferred<void>();
     const cancel = this.#clock.after(waitMs, resolve);
     await Promise.race([done, promise]);
     cancel();
@@ -163,7 +164,7 @@ function idOf({ config }: ListingUpstream): string {
   return `${config.name} ${config.baseUrl.href}`;
 }
 
-function ask(upstream: ListingUpstream, key: Key, signal: AbortSignal): Promise<Response> {
+function ask(upstream: ListingUpstream, key: Key, signal: AbortSignal): Promise<UpstreamResponse> {
   const { config, base, connections } = upstream;
   const isAnthropic = config.dialect === "anthropic";
   const own = LISTS[config.dialect];
