@@ -91,7 +91,11 @@ export class HeaderSampler {
    * What an answer announces; null: nothing, nothing that is near, or nobody looked. Refusals are always looked at;
    * good answers where limits are learnt or kept at all.
    */
-  read({ dialect, rpm }: Listener, { status, headers }: Pick<Response, "status" | "headers">, clock: Clock): Budgets | null {
+  read(
+    { dialect, rpm }: Listener,
+    { status, headers }: Pick<Response, "status" | "headers">,
+    clock: Clock,
+  ): Budgets | null {
     if (status < 400) {
       if (rpm === "off") return null;
       this.#seen += 1;
