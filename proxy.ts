@@ -1225,11 +1225,13 @@ const CUT_GRACE_MS = 100;
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   const engine = createEngine(config, VERSION, newPool, accessByBun(), dependencies);
   const { listen } = config;
+  let clients: ClientEnd | null = null;
   const options = {
     idleTimeout: IDLE_SEC,
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
-    fetch: (request: Request, bunServer: Server) => handle(request, bunServer, clients, engine),
+    fetch: (request: Request, bunServer: Server) =>
+      handle(request, bunServer, (clients ??= connectionsOf(bunServer)), engine),
     error: (error: Error) => bugResponse(error, engine),
   } as const;
   const where =
@@ -1237,7 +1239,6 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
       ? { unix: listen.path }
       : { hostname: listen.hostname, port: listen.port, reusePort: false };
   const server: Server = Bun.serve({ ...options, ...where } as Bun.Serve.Options<undefined>);
-  const clients = connectionsOf(server);
   const stop = async () => {
     engine.clocks.stop();
     engine.keyChecker.close();
