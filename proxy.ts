@@ -78,35 +78,18 @@ import {
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
 import { CredentialRefusals } from "./lib/pool/credential-refusals.ts";
-import {
-  Account,
-  accountName,
-  fromDates,
-  inDates,
-  newKey,
-  readKeyState,
-  reportOf,
-  stateOf,
-} from "./lib/pool/key.ts";
-import type {
-  Keeper,
-  Key,
-  KeyPool,
-  KeyReport,
-  KeyState,
-  Lease,
-  Need,
-  PoolDependencies,
-} from "./lib/pool/key.ts";
-import { Penalties, isCounted, saidBy } from "./lib/pool/penalties.ts";
-import type { PenaltyRules } from "./lib/pool/penalties.ts";
+import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
+import type { Keeper, Key, KeyPool, KeyReport, Lease, Need, PoolDependencies } from "./lib/pool/key.ts";
+import { KeyRecords } from "./lib/pool/key-records.ts";
+import { Penalties, isCounted, rulesOf, saidBy } from "./lib/pool/penalties.ts";
+import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
 import { Queue, isHopeless } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
-import type { RateRule } from "./lib/pool/rate-limiter.ts";
+import { rateRule } from "./lib/pool/rate-limiter.ts";
 import { RetryBudget, decide } from "./lib/pool/retry-policy.ts";
 import { KeySelector } from "./lib/pool/selection.ts";
-import { authHeader, resetZone } from "./lib/providers/catalog.ts";
+import { authHeader } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import { modelsAnswer } from "./lib/routing/all-models.ts";
@@ -134,39 +117,39 @@ export { reconfigure };
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
   #config: ProviderConfig;
-  readonly #dependencies: PoolDependencies;
+  readonly #clock: Clock;
   readonly #selector: KeySelector;
-  readonly #state = new ProviderState({
-    onPaused: (reason, forMs, said, now) =>
-      this.#tell({ kind: "provider_paused", reason, until: now + forMs, said }, null, now),
-    onUp: (now) => this.#tell({ kind: "provider_up", reason: null, until: null, said: "" }, null, now),
-  });
+  readonly #events: PoolEvents;
+  readonly #state: ProviderState;
   readonly #penalties: Penalties;
   readonly #credentialRefusals = new CredentialRefusals();
   readonly #queue: Queue;
   readonly #day: QuotaDay;
-  readonly #snapshots = new Map<Key, () => KeyState>();
-  #isDry = false;
+  /** null: nothing is kept over a restart. */
+  readonly #records: KeyRecords | null;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
-    const { clock, random, keeper } = dependencies;
+    const { clock, random, keeper, observer } = dependencies;
     this.#config = config;
-    this.#dependencies = dependencies;
+    this.#clock = clock;
+    this.#events = new PoolEvents(config.name, clock, observer);
+    this.#state = new ProviderState(this.#events);
     this.#selector = new KeySelector(config.strategy);
     this.#day = new QuotaDay(clock);
+    this.#records = keeper && new KeyRecords(config.name, keeper, clock, this.#selector, this.#day);
     this.#penalties = new Penalties(rulesOf(config, maxCooldownMs), {
       selector: this.#selector,
       refusesAll: this.#state.refusesAll,
       sharedLimit: this.#state.sharedLimit,
       clock,
       random,
-      tell: (event, key, now) => this.#tell(event, key, now),
-      save: (key) => this.#save(key),
+      tell: (event, key, now) => this.#events.tell(event, key, now),
+      save: (key) => this.#records?.save(key),
     });
     this.#queue = new Queue(clock, {
       lease: (need, now) => this.lease(need, now),
       lineOf: (need) => this.#selector.modelStateOf(need),
-      onGivenUp: (reason, now) => this.#onGivenUp(reason, now),
+      onGivenUp: (reason, now) => this.#events.onGivenUp(reason, now),
     });
     this.#arrange(config.keys, clock.now());
     if (keeper !== null) this.restore(keeper);
@@ -193,7 +176,7 @@ export class Pool implements KeyPool {
   }
 
   get pausedUntil(): number {
-    return this.#state.pausedUntil(this.#dependencies.clock.now());
+    return this.#state.pausedUntil(this.#clock.now());
   }
 
   isRefusedByAll(now: number): boolean {
@@ -206,14 +189,14 @@ export class Pool implements KeyPool {
 
   /** A key now, or in this request's turn, or why there will be none in time. Resolves when the client leaves. */
   acquire(need: Need): Lease | NoKey | Promise<Lease | NoKey> {
-    const now = this.#dependencies.clock.now();
+    const now = this.#clock.now();
     // Serve waiters first, so that a new request cannot jump the queue.
     this.#serveQueue(now);
     const isNext = this.#queue.size === 0; // else who waits has the first claim on what a raised limit lets through
     const result = isNext ? this.lease(need, now) : this.#leaseIfReady(need, now, need.boundTo);
     if (result.kind === "lease") return result;
     if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
-    this.#onGivenUp(result, now);
+    this.#events.onGivenUp(result, now);
     return result;
   }
 
@@ -264,11 +247,8 @@ export class Pool implements KeyPool {
     account.slowStart.onSent(now);
     limits?.limiter?.onSent(now);
     limits?.slowStart.onSent(now);
-    this.#save(key);
-    if (this.#isDry) {
-      this.#isDry = false;
-      this.#tell({ kind: "pool_recovered", reason: null, until: null, said: "" }, null, now);
-    }
+    this.#records?.save(key);
+    this.#events.onLeased(now);
     return {
       kind: "lease",
       key,
@@ -344,7 +324,7 @@ export class Pool implements KeyPool {
       case "abandoned":
         break;
     }
-    this.#save(key);
+    this.#records?.save(key);
     this.#serveQueue(now);
     return refusedAlike;
   }
@@ -409,7 +389,7 @@ export class Pool implements KeyPool {
 
   /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
   reconfigure(config: ProviderConfig, maxCooldownMs: number): void {
-    const now = this.#dependencies.clock.now();
+    const now = this.#clock.now();
     if (config.rpm !== this.#config.rpm)
       for (const account of accountsOf(this.keys)) account.limiter.follow(rateRule(config));
     this.#config = config;
@@ -436,33 +416,13 @@ export class Pool implements KeyPool {
       const key = newKey(entry, index, this.#config, account);
       return old === undefined ? key : Object.assign(old, { dailyLimit: key.dailyLimit, account });
     });
-    for (const key of known) if (!keys.includes(key)) this.#snapshots.delete(key);
+    this.#records?.forget(known.filter((key) => !keys.includes(key)));
     this.#selector.arrange(keys);
   }
 
-  /** Takes over what was stored of keys in an earlier run. */
   restore(keeper: Keeper): void {
-    const { clock } = this.#dependencies;
-    const now = clock.now();
-    this.#turnDay(now);
-    const stored = keeper.keyStates(this.#config.name);
-    for (const key of this.keys) {
-      const dated = readKeyState(stored.get(key.secret.id));
-      if (dated === null) continue;
-      const state = fromDates(dated, wallOffset(clock), now, this.#penalties.rules.maxCooldownMs);
-      const { cooldown, limiter, models, dayEndsAt, today, ...counted } = state;
-      const { account } = key;
-      Object.assign(key, counted);
-      if (this.#day.goesOn(dayEndsAt)) key.today = today;
-      if ((cooldown?.until ?? 0) > (account.cooldown?.until ?? 0)) account.cooldown = cooldown;
-      if (limiter !== null) account.limiter.restore(limiter, now);
-      for (const [model, known] of Object.entries(models)) {
-        const limits = this.#selector.openLimits(model, account, now);
-        limits.cooldown = known.cooldown;
-        limits.deniedUntil = known.deniedUntil;
-        if (known.limiter !== null) this.#penalties.limiterOf(limits, account)?.restore(known.limiter, now);
-      }
-    }
+    this.#turnDay(this.#clock.now());
+    this.#records?.restore(keeper, this.keys, this.#penalties);
   }
 
   #turnDay(now: number): void {
@@ -484,7 +444,7 @@ export class Pool implements KeyPool {
     if (key.disabled === null) return;
     key.disabled = null;
     key.isOnTrial = true;
-    this.#save(key);
+    this.#records?.save(key);
     this.#serveQueue(now);
   }
 
@@ -504,7 +464,7 @@ export class Pool implements KeyPool {
 
   report(now: number): KeyReport[] {
     this.#turnDay(now);
-    const offset = wallOffset(this.#dependencies.clock);
+    const offset = wallOffset(this.#clock);
     return this.keys.map((key) => {
       const report = reportOf(key, this.#selector.limitsOf(key.account), this.#day.endsAt, now);
       return { ...report, lastUsedAt: key.lastUsedAt === 0 ? 0 : key.lastUsedAt + offset };
@@ -513,76 +473,19 @@ export class Pool implements KeyPool {
 
   /** Something about a key has changed that is not the end of a lease. */
   #onKeyChanged(key: Key, event: Pick<KeyEvent, "kind" | "reason" | "said">, now: number): void {
-    this.#save(key);
+    this.#records?.save(key);
     this.#serveQueue(now);
-    this.#tell({ ...event, until: null }, key, now);
+    this.#events.tell({ ...event, until: null }, key, now);
   }
 
   #serveQueue(now: number): void {
     if (this.#queue.size > 0) this.#queue.serve(now);
   }
-
-  /** Has what is known of the key kept. */
-  #save(key: Key): void {
-    const { keeper, clock } = this.#dependencies;
-    if (keeper === null || key.index < 0) return;
-    let snapshot = this.#snapshots.get(key);
-    if (snapshot === undefined) {
-      const selector = this.#selector;
-      snapshot = () => {
-        const state = stateOf(key, selector.limitsOf(key.account), this.#day.endDate, clock.now());
-        return inDates(state, wallOffset(clock));
-      };
-      this.#snapshots.set(key, snapshot);
-    }
-    keeper.saveKey(this.#config.name, key.secret.id, snapshot);
-  }
-
-  /** A request goes without a key. That none can serve any more is told once, until one is served again. */
-  #onGivenUp({ why, readyAt }: NoKey, now: number): void {
-    if (this.#isDry || why === "unsuited" || why === "paused") return;
-    this.#isDry = true;
-    const until = Number.isFinite(readyAt) ? readyAt : null;
-    this.#tell({ kind: "pool_dry", reason: null, until, said: "" }, null, now);
-  }
-
-  #tell(
-    event: Pick<KeyEvent, "kind" | "reason" | "until" | "said"> & { model?: string | null },
-    key: Key | null,
-    at: number,
-  ): void {
-    const { observer, clock } = this.#dependencies;
-    const offset = wallOffset(clock);
-    observer.keyChanged?.({
-      at: at + offset,
-      provider: this.#config.name,
-      key: key?.index ?? null,
-      keyId: key?.secret.id ?? null,
-      account: key?.account.name ?? null,
-      model: null,
-      ...event,
-      until: event.until === null ? null : event.until + offset,
-    });
-  }
-}
-
-function accountsOf(keys: readonly Key[]): Account[] {
-  return [...new Set(keys.map(({ account }) => account))];
 }
 
 const NONE_REFUSED: readonly Key[] = [];
 
 type Revoked = Extract<Verdict, { kind: "revoked" }>;
-function rulesOf(config: ProviderConfig, maxCooldownMs: number): PenaltyRules {
-  const { cooldownMs, timezone, dialect, rpm } = config;
-  return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect), learnsLimits: rpm === "auto" };
-}
-
-function rateRule({ rpm }: ProviderConfig): RateRule {
-  if (rpm === "auto") return { kind: "learnt" };
-  return rpm === "off" ? { kind: "none" } : { kind: "fixed", perMinute: rpm };
-}
-
 // ── 2 · The retry loop ──────────────────────────────────────────────────────────────────────────────────────────
 
 const DEFAULT_ATTEMPTS = 10;

@@ -584,3 +584,8 @@ function readNumber(stored: unknown): number {
 function readText(stored: unknown): string {
   return typeof stored === "string" ? stored.slice(0, 300) : "";
 }
+
+/** The accounts of these keys, each once, in their order. */
+export function accountsOf(keys: readonly Key[]): Account[] {
+  return [...new Set(keys.map(({ account }) => account))];
+}

@@ -5,9 +5,11 @@
  * How long it cools: where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a
  * ladder by reason: each refusal in a row without a success in between is one rung.
  */
+import type { ProviderConfig } from "../config/provider-settings.ts";
 import { HOUR_MS, untilMidnight } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import type { KeyEvent } from "../core/events.ts";
+import { resetZone } from "../providers/catalog.ts";
 import type { Budget, Budgets } from "../providers/rate-limit-headers.ts";
 import type { Outcome, Scope, Verdict } from "../providers/verdict.ts";
 import { DISTINCT_KEYS } from "./circuit-breaker.ts";
@@ -378,4 +380,10 @@ function ratePause(strikes: number, firstMs: number, jitter: number): number {
 function strikesOf({ previous, sentAt, answeredAt }: Refused): number {
   if (previous === null || answeredAt > previous.beganAt) return 0;
   return sentAt <= previous.beganAt ? previous.strikes : previous.strikes + 1;
+}
+
+/** The rules of a provider, as its settings and its dialect say. */
+export function rulesOf(config: ProviderConfig, maxCooldownMs: number): PenaltyRules {
+  const { cooldownMs, timezone, dialect, rpm } = config;
+  return { cooldownMs, maxCooldownMs, timezone, resetZone: resetZone(dialect), learnsLimits: rpm === "auto" };
 }

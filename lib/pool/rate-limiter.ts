@@ -9,6 +9,7 @@
  *
  * `readyAt` changes nothing. What was learnt is raised by `onBlocked` only, when a request had to wait for it.
  */
+import type { ProviderConfig } from "../config/provider-settings.ts";
 import { MINUTE_MS } from "../core/clock.ts";
 import type { Budget } from "../providers/rate-limit-headers.ts";
 import {
@@ -591,4 +592,10 @@ export class SlowStart {
   restart(): void {
     this.#allowed = 1;
   }
+}
+
+/** How the rate of a provider's keys is known, as `RPM` says. */
+export function rateRule({ rpm }: Pick<ProviderConfig, "rpm">): RateRule {
+  if (rpm === "auto") return { kind: "learnt" };
+  return rpm === "off" ? { kind: "none" } : { kind: "fixed", perMinute: rpm };
 }
