@@ -501,15 +501,15 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
   if (received.kind === "refused") return refuse(received, context, engine);
   context.setBody(received);
   try {
-    const reserved = engine.clientLimiter.admit(context);
-    if ("kind" in reserved) return refuse(reserved, context, engine);
-    context.reservation = reserved;
     const listsAll = engine.config.models === "all" && route.mayLeadElsewhere;
     const listed = listsAll ? await modelsAnswer(context, engine, mayUse(context, engine)) : null;
     if (listed !== null) {
       addCors(listed.headers, context.origin, engine.config.corsOrigins);
       return context.finish(200, "served", listed);
     }
+    const reserved = engine.clientLimiter.admit(context);
+    if ("kind" in reserved) return refuse(reserved, context, engine);
+    context.reservation = reserved;
     const namedTarget = (model: string) => engine.modelLists.targetOf(model, engine.upstreams);
     const hops = hopsOf(context, route, engine.config, engine.upstreams, listsAll ? namedTarget : null);
     const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);

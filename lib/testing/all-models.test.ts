@@ -277,9 +277,14 @@ describe("MODELS=all", () => {
       CLIENT_LIMITS: "laptop = 1/min, models groq/*|fast",
       ROUTES: "fast = groq/llama-3; slow = groq/llama-3",
     };
-    await two(async ({ names }) => {
+    await two(async ({ staged, names }) => {
       const init = { headers: { authorization: "Bearer client-key-one" } };
+      const statuses = [];
+      for (let turn = 0; turn < 2; turn += 1)
+        statuses.push((await chat(staged.url, { model: "fast" }, init)).status);
+      expect(statuses).toEqual([200, 429]);
       for (let turn = 0; turn < 3; turn += 1)
+        // it never goes out
         expect(await names("/v1/models", init)).toEqual(["fast", "groq/llama-3", "groq/meta/scout"]);
     }, settings);
   });
