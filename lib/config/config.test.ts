@@ -926,6 +926,16 @@ describe("the files", () => {
     }
   });
 
+  test("are not warned of where it is a device, which keeps nothing", async () => {
+    const loaded = await loadConfig({
+      environment: { API_KEYS: "nvapi-1" },
+      envFile: "/dev/null",
+      workingDirectory: "/",
+      programDirectory: "/",
+    });
+    expect(loaded).toMatchObject({ ok: true, warnings: [] });
+  });
+
   const certificates: [says: string, text: string | null, problem: string | null][] = [
     ["are fine", "# ours\n-----BEGIN CERTIFICATE-----\nAA==\n", null],
     ["have to be there", null, "there is no such file"],

@@ -294,10 +294,11 @@ async function certificateProblems(
   return problems;
 }
 
-/** Whether anybody on this machine may read the file. */
+/** Whether anybody on this machine may read the file. A device or a pipe keeps nothing that could be read. */
 async function isOpenToAll(path: string): Promise<boolean> {
   try {
-    return ((await Bun.file(path).stat()).mode & 0o004) !== 0;
+    const stat = await Bun.file(path).stat();
+    return stat.isFile() && (stat.mode & 0o004) !== 0;
   } catch {
     return false; // it is gone, or whoever asks may not know
   }

@@ -59,7 +59,7 @@ wire_api = "responses"`,
       text: `export OPENAI_BASE_URL=${base}
 export OPENAI_API_KEY=${key}
 qwen --auth-type openai --model ${model}`,
-      known: `${TRIED} qwen 0.15.`,
+      known: `${TRIED} qwen 0.24.`,
     },
     Continue: {
       group: agent,
@@ -89,7 +89,7 @@ models:
       where: "~/.config/kilo/kilo.json",
       text: json({ model: `keywheel/${model}`, provider: { keywheel: compatible() } }),
       note: "In VS Code: Settings, Providers, OpenAI Compatible, and the same three values.",
-      known: READ,
+      known: `${TRIED} kilo 7.7.`,
     },
     Aider: {
       group: agent,
@@ -157,7 +157,7 @@ goose session`,
           },
         },
       }),
-      known: READ,
+      known: `${TRIED} openclaw 2026.9.`,
     },
     PicoClaw: {
       group: agent,
@@ -180,7 +180,7 @@ goose session`,
       text: `OPENAI_API_BASE_URL=${base}
 OPENAI_API_KEY=${key}`,
       note: `Or in its admin settings under Connections. ${CONTAINER}`,
-      known: READ,
+      known: `${TRIED} open-webui 0.12.`,
     },
     LibreChat: {
       group: chat,
@@ -237,7 +237,7 @@ completion = client.chat.completions.create(
 )
 print(completion.choices[0].message.content)`,
       note: `For Anthropic's SDK: Anthropic(base_url="${root}", api_key="${key}"), without /v1.`,
-      known: "",
+      known: `${TRIED} openai 3.57 and anthropic 2.14.`,
     },
     Node: {
       group: code,
@@ -251,7 +251,7 @@ const completion = await openai.chat.completions.create({
 });
 console.log(completion.choices[0].message.content);`,
       note: `For Anthropic's SDK: new Anthropic({ baseURL: "${root}", apiKey: "${key}" }), without /v1.`,
-      known: "",
+      known: `${TRIED} openai 7.59 and @anthropic-ai/sdk 1.14.`,
     },
   };
 }
