@@ -2,48 +2,32 @@
 /**
  * keywheel: stands between LLM agents and their provider, holds a pool of API keys, and hides rate limits.
  *
- * A request's road, top to bottom: `handle` lets it in, `relay` leases keys and tries until there is an answer,
- * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and
- * effects (everything that awaits) are kept apart: a status code is judged in lib/providers/classify.ts and nowhere else,
- * what to do about it is decided by one pure function, and only the loop and the attempt do anything.
+ * The path of a request, top to bottom: `handle` lets it in, `relay` leases keys and tries until there is an answer,
+ * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and effects
+ * are kept apart. lib/README.md has the map.
  */
-import type { OpenAdminOptions } from "./lib/admin/api.ts";
-import { EXIT_FAILED, EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
-import {
-  NO_SETTINGS,
-  banner,
-  demoBanner,
-  givenEnvironment,
-  localAddresses,
-  openOutputs,
-  placesOf,
-  renewProcess,
-  untilSignalled,
-  urlOf,
-  whyNotListening,
-} from "./lib/cli/startup.ts";
-import type { Outputs } from "./lib/cli/startup.ts";
-import { certificateFiles, loadConfig, parseConfig } from "./lib/config/config.ts";
+import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
+import { demo, serve } from "./lib/cli/serve.ts";
+import type { Proxy } from "./lib/cli/serve.ts";
+import { givenEnvironment, placesOf, renewProcess, urlOf } from "./lib/cli/startup.ts";
+import { certificateFiles } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
 import type { ConfiguredKey } from "./lib/config/keys.ts";
-import { NO_KEYS } from "./lib/config/provider-settings.ts";
 import type { ProviderConfig } from "./lib/config/provider-settings.ts";
-import { Reloader } from "./lib/config/reload.ts";
 import { nextTurn, pause, systemClock, wallOffset } from "./lib/core/clock.ts";
 import type { Clock } from "./lib/core/clock.ts";
 import type { KeyEvent } from "./lib/core/events.ts";
-import { matchesGlob } from "./lib/core/glob.ts";
 import type { UpstreamResponse } from "./lib/core/runtime.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
-import { addCors, authorize, isPreflight, preflight } from "./lib/http/client-auth.ts";
+import { addCors, authorize, isPreflight, peerOf, preflight } from "./lib/http/client-auth.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   DRAINING,
-  INTERNAL_ERROR,
   NO_ROOM,
   UNREADABLE_TARGET,
   admissionError,
+  bugResponse,
   errorResponse,
   noKeyError,
   unreachableError,
@@ -56,7 +40,6 @@ import {
   keepFromRunning,
   keyParameter,
   queryFor,
-  receive,
   targetOf,
   withoutPrefix,
 } from "./lib/http/request.ts";
@@ -72,16 +55,17 @@ import {
   judgeLate,
   judgeShort,
   lateVerdict,
+  mayHaveArrived,
   protocolError,
   readOpening,
 } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
-import { CredentialRefusals } from "./lib/pool/credential-refusals.ts";
+import { CredentialRefusals, NONE_REFUSED } from "./lib/pool/credential-refusals.ts";
 import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
 import type { Keeper, Key, KeyPool, KeyReport, Lease, Need, PoolDependencies } from "./lib/pool/key.ts";
 import { KeyRecords } from "./lib/pool/key-records.ts";
-import { Penalties, isCounted, rulesOf, saidBy } from "./lib/pool/penalties.ts";
+import { Penalties, rulesOf, saidBy } from "./lib/pool/penalties.ts";
 import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
 import { Queue, isHopeless } from "./lib/pool/queue.ts";
@@ -93,24 +77,17 @@ import { authHeader } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import { modelsAnswer } from "./lib/routing/all-models.ts";
-import { createEngine, reconfigure } from "./lib/routing/engine.ts";
-import type {
-  AdminApi,
-  BodySink,
-  ClientEnd,
-  Dependencies,
-  Engine,
-  PoolMaker,
-  Upstream,
-} from "./lib/routing/engine.ts";
+import { clientsOf, createEngine, reconfigure } from "./lib/routing/engine.ts";
+import type { BodySink, ClientEnd, Dependencies, Engine, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
-import type { Hop, Route } from "./lib/routing/route.ts";
+import type { Route } from "./lib/routing/route.ts";
 import packageFile from "./package.json";
 
 export { reconfigure };
+export type { Proxy };
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,7 +99,7 @@ export class Pool implements KeyPool {
   readonly #events: PoolEvents;
   readonly #state: ProviderState;
   readonly #penalties: Penalties;
-  readonly #credentialRefusals = new CredentialRefusals();
+  readonly #credentials: CredentialRefusals;
   readonly #queue: Queue;
   readonly #day: QuotaDay;
   /** null: nothing is kept over a restart. */
@@ -146,6 +123,9 @@ export class Pool implements KeyPool {
       tell: (event, key, now) => this.#events.tell(event, key, now),
       save: (key) => this.#records?.save(key),
     });
+    this.#credentials = new CredentialRefusals(this.#penalties, (key, said, now) =>
+      this.disable(key, said, now),
+    );
     this.#queue = new Queue(clock, {
       lease: (need, now) => this.lease(need, now),
       lineOf: (need) => this.#selector.modelStateOf(need),
@@ -288,28 +268,29 @@ export class Pool implements KeyPool {
     lease.settled = true;
     let refusedAlike = NONE_REFUSED;
     const { key } = lease;
-    this.#giveBack(lease, outcome, now);
+    this.#penalties.giveBack(lease, outcome, this.#day.endDate, now);
     this.#state.onEnded(lease, outcome, this.#penalties.rules.maxCooldownMs, now);
     if (budgets !== null) this.#penalties.announce(budgets, lease, now);
     switch (outcome.kind) {
       case "served":
         this.#penalties.forgive(lease);
+        this.#credentials.proveInvalid(lease, now);
         this.#onServed(lease, now);
         break;
       case "rate_limited": {
         key.rateLimited += 1;
-        this.#proveInvalid(lease, now);
+        this.#credentials.proveInvalid(lease, now);
         const pausedMs = this.#penalties.limit(outcome, lease, now);
         if (pausedMs > 0) this.#state.onPaused("common_cause", pausedMs, outcome.said, now);
         break;
       }
       case "exhausted":
-        this.#proveInvalid(lease, now);
+        this.#credentials.proveInvalid(lease, now);
         this.#penalties.cool(outcome, lease, now);
         break;
       case "revoked":
         key.errors += 1;
-        refusedAlike = this.#onCredentialRefused(outcome, lease, now);
+        refusedAlike = this.#credentials.onRefused(outcome, lease, now);
         break;
       case "overloaded":
       case "unreachable":
@@ -329,62 +310,11 @@ export class Pool implements KeyPool {
     return refusedAlike;
   }
 
-  /** A 401 or 403: whether the key or the request is to blame is found out before a key is taken out of use (P36). */
-  #onCredentialRefused({ certain, said }: Revoked, { key, need }: Lease, now: number): readonly Key[] {
-    if (certain && key.isOnTrial) {
-      this.disable(key, said, now);
-      return NONE_REFUSED;
-    }
-    const hasOther = this.#penalties.hasOtherReady(key, now);
-    const undo = this.#penalties.doubt(key, said, !certain, now);
-    const refusal = { key, account: key.account, need, said, certain, at: now, undo };
-    const isConfirmed = this.#credentialRefusals.isConfirmed(refusal);
-    const alike = this.#credentialRefusals.note(refusal);
-    if (isConfirmed) this.disable(key, said, now);
-    else if (alike.length > 0) return alike;
-    return certain && !hasOther && !isConfirmed ? [key] : NONE_REFUSED;
-  }
-
-  /** The request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
-  #proveInvalid({ key, need }: Lease, now: number): void {
-    for (const refusal of this.#credentialRefusals.takeProven(need, key.account))
-      this.disable(refusal.key, refusal.said, now);
-  }
-
-  #onServed(lease: Lease, now: number): void {
-    const { key } = lease;
-    this.#proveInvalid(lease, now);
+  /** The request was served: it clears the key, and blames those of other accounts that were refused for it (P36). */
+  #onServed({ key }: Lease, now: number): void {
     if (!key.isOnTrial) return;
     key.isOnTrial = false;
     this.#onKeyChanged(key, { kind: "back", reason: null, said: "" }, now);
-  }
-
-  /** Gives back what the attempt took, once, from every ending. */
-  #giveBack(lease: Lease, outcome: Outcome, now: number): void {
-    const { key, limits, at } = lease;
-    const { account } = key;
-    const modelLimiter = this.#penalties.modelLimiter(lease);
-    const hasStarted = lease.startedAt > 0;
-    const isCharged = isCounted(lease, outcome);
-    key.inFlight -= 1;
-    account.limiter.onEnded({ hasStarted }, now);
-    modelLimiter?.onEnded({ hasStarted }, now);
-    if (!hasStarted) {
-      account.slowStart.onFailed();
-      limits?.slowStart.onFailed();
-    }
-    this.#state.sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
-    if (!lease.need.isUncounted) {
-      const isOfToday = lease.dayEndsOn === this.#day.endDate;
-      if (isOfToday && key.today > 0 && (!isCharged || lease.isNotFound)) key.today -= 1;
-      if (lease.isNotFound) account.limiter.uncount(at);
-    }
-    if (isCharged) return;
-    // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
-    if (outcome.kind !== "abandoned") {
-      account.limiter.refund(at);
-      modelLimiter?.refund(at);
-    }
   }
 
   /** Other settings from now on. Keys that stay keep all that is known of them; requests under way go on. */
@@ -483,9 +413,6 @@ export class Pool implements KeyPool {
   }
 }
 
-const NONE_REFUSED: readonly Key[] = [];
-
-type Revoked = Extract<Verdict, { kind: "revoked" }>;
 // ── 2 · The retry loop ──────────────────────────────────────────────────────────────────────────────────────────
 
 const DEFAULT_ATTEMPTS = 10;
@@ -502,7 +429,9 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
   context.setBody(received);
   try {
     const listsAll = engine.config.models === "all" && route.mayLeadElsewhere;
-    const listed = listsAll ? await modelsAnswer(context, engine, mayUse(context, engine)) : null;
+    const listed = listsAll
+      ? await modelsAnswer(context, engine, engine.clientLimiter.mayUse(context))
+      : null;
     if (listed !== null) {
       addCors(listed.headers, context.origin, engine.config.corsOrigins);
       return context.finish(200, "served", listed);
@@ -512,7 +441,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     context.reservation = reserved;
     const namedTarget = (model: string) => engine.modelLists.targetOf(model, engine.upstreams);
     const hops = hopsOf(context, route, engine.config, engine.upstreams, listsAll ? namedTarget : null);
-    const hopsLeft = hops.length < 2 ? hops : hopsToOwner(hops, context);
+    const hopsLeft = context.hopsToOwner(hops);
     context.listsModels =
       route.mayLeadElsewhere &&
       engine.config.routes.length > 0 &&
@@ -525,26 +454,14 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     throw new Error("the last target fell back to none");
   } catch (error) {
     context.reason = "a bug of keywheel's own: the line before says which";
-    return context.finish(500, "internal_error", bugResponse(error, engine));
+    return context.finish(500, "internal_error", bugResponse(error, engine.log));
   }
-}
-
-/** Whether a client's limits let it use a model. */
-function mayUse(context: RequestContext, { clientLimiter }: Engine): (model: string) => boolean {
-  const models = clientLimiter.reportOf(context)?.models ?? null;
-  return (model) => models === null || models.some((pattern) => matchesGlob(pattern, model));
 }
 
 /** The client's answer before anybody was asked. */
 function refuse(refusal: ProxyError, context: RequestContext, engine: Engine): Response {
   context.reason = refusal.message;
   return context.finish(refusal.status, refusal.type, refused(refusal, context.origin, engine));
-}
-
-/** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
-function hopsToOwner(hops: readonly Hop[], context: RequestContext): readonly Hop[] {
-  const owner = hops.find(({ upstream }) => context.refersTo(upstream));
-  return owner === undefined ? hops : [owner];
 }
 
 /** Tries one provider until there is an answer or a reason to stop; null: `next` is to be tried. */
@@ -633,11 +550,6 @@ async function tryKeys(
         return giveUp(setback, context, upstream, engine);
     }
   }
-}
-
-/** Whether upstream may have got the request. */
-function mayHaveArrived(result: Attempted): boolean {
-  return result.kind !== "failed" || result.setback.kind !== "unreachable" || result.setback.maybeBilled;
 }
 
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
@@ -1053,7 +965,7 @@ function handle(
   const target = targetOf(request.url, headers.get("host"));
   if (target === null) return errorResponse(UNREADABLE_TARGET);
   const { path, query } = target;
-  const peer = peerOf(request, server, config);
+  const peer = peerOf(request, server, config.listen);
   if (withoutPrefix(path, "/admin") !== null) {
     if (openAdmin === null || config.adminPassword === null) return adminOff(request, peer, config);
     const keepOpen = () => server.timeout(request, 0);
@@ -1076,23 +988,6 @@ function handle(
 /** Who asks, where there is no address and no name. */
 const THIS_MACHINE = "this machine";
 
-/** The clients of a server. */
-function connectionsOf(server: Server): ClientEnd {
-  return {
-    timeout: (request, seconds) => server.timeout(request, seconds),
-    receive: (request, share, limits) => receive(request, request.headers, share, limits),
-    startsToWait() {},
-    // As Bun takes it at the least cost: written to, not pulled from piece by piece.
-    openBody: (_, pass, leave) => new ReadableStream<Bytes>({ type: "direct", pull: pass, cancel: leave }),
-  };
-}
-
-/** The other end of the socket; null: surely this machine, because nothing else is listened on. */
-function peerOf(request: Request, server: Server, { listen }: Config): string | null {
-  if (listen.kind === "unix" || listen.hostname === "127.0.0.1") return null;
-  return server.requestIP(request)?.address ?? "unknown";
-}
-
 /** A refusal of our own, which the page of an allowed origin may read. */
 function refused(refusal: ProxyError, origin: string | null, { config }: Engine): Response {
   const response = errorResponse(refusal);
@@ -1100,33 +995,12 @@ function refused(refusal: ProxyError, origin: string | null, { config }: Engine)
   return response;
 }
 
-/** A bug of ours: the log says which, the client only that there is one. */
-function bugResponse(error: unknown, { log }: Engine): Response {
-  log.line("error", "bug", {
-    error: error instanceof Error ? `${error.name}: ${error.message}` : "not an Error",
-  });
-  return errorResponse(INTERNAL_ERROR);
-}
-
-/** A proxy that listens. */
-export interface Proxy {
-  readonly engine: Engine;
-  /** Where it listens: `http://127.0.0.1:3000`, or `unix:/path`. */
-  readonly url: string;
-  /** Takes no new requests, lets those in flight finish for at most `DRAIN_SEC`, then cuts them. */
-  drain(): Promise<void>;
-  /** Ends everything at once. */
-  stop(): Promise<void>;
-}
-
-const newPool: PoolMaker = (...given) => new Pool(...given);
-
 /** How long the last words of cut streams may take to go out. */
 const CUT_GRACE_MS = 100;
 
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
-  const engine = createEngine(config, VERSION, newPool, accessByBun(), dependencies);
+  const engine = createEngine(config, VERSION, (...given) => new Pool(...given), accessByBun(), dependencies);
   const { listen } = config;
   let clients: ClientEnd | null = null;
   const options = {
@@ -1134,8 +1008,8 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
     development: false, // else an error page would show our source and the error's text
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // counted by ourselves, so that 413 can say why
     fetch: (request: Request, bunServer: Server) =>
-      handle(request, bunServer, (clients ??= connectionsOf(bunServer)), engine),
-    error: (error: Error) => bugResponse(error, engine),
+      handle(request, bunServer, (clients ??= clientsOf(bunServer)), engine),
+    error: (error: Error) => bugResponse(error, engine.log),
   } as const;
   const where =
     listen.kind === "unix"
@@ -1174,9 +1048,17 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
 declare const KEYWHEEL_VERSION: string | undefined;
 export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
 const USER_AGENT = `keywheel/${VERSION}`;
-/** Time and chance as they are; a test brings its own. */
-const WORLD = { clock: systemClock, random: Math.random };
 const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+
+/** Time and chance as they are; a test brings its own. */
+const SERVED = {
+  version: VERSION,
+  clock: systemClock,
+  random: Math.random,
+  newToken,
+  start: startProxy,
+  reconfigure,
+};
 
 /** Runs the command line. Resolves with the exit code, or never while the proxy serves. */
 async function main(): Promise<number> {
@@ -1205,83 +1087,10 @@ async function main(): Promise<number> {
       if (refusal !== null) return refusal;
       if (command.kind === "check")
         return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment, newToken));
-      return command.kind === "demo" ? demo(environment) : serve(environment, command.envFile);
+      return command.kind === "demo"
+        ? demo(environment, SERVED)
+        : serve(environment, command.envFile, SERVED);
     }
-  }
-}
-
-/** Serves what the settings say. */
-async function serve(environment: Record<string, string>, envFile: string | null): Promise<number> {
-  const places = placesOf(environment, envFile);
-  const loaded = await loadConfig(places);
-  for (const warning of loaded.warnings) console.error(`warning: ${warning}`);
-  if (!loaded.ok) {
-    const isUnconfigured = loaded.envFile === null && loaded.problems.join() === NO_KEYS;
-    return refuseSettings(isUnconfigured ? [NO_SETTINGS.trimEnd()] : loaded.problems);
-  }
-  const { config } = loaded;
-  const outputs = await openOutputs(config, WORLD);
-  const proxy = startOrExplain(config, outputs);
-  if (proxy === null) return EXIT_FAILED;
-  const { engine, url } = proxy;
-  const { clock, log } = engine;
-  const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
-  serveAdmin(engine, { reloader, places, usage: outputs.usage, version: VERSION, url });
-  const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
-  const addresses = await localAddresses();
-  console.log(banner(config, { version: VERSION, url, envFile: loaded.envFile, addresses }));
-  return signalled;
-}
-
-/** The dashboard and its API, loaded when they are first asked for. */
-function serveAdmin(engine: Engine, options: Omit<OpenAdminOptions, "engine" | "newToken">): void {
-  let opening: Promise<AdminApi> | null = null;
-  engine.openAdmin = () =>
-    (opening ??= import("./lib/admin/api.ts").then(({ openAdmin }) =>
-      openAdmin({ ...options, engine, newToken }),
-    ));
-}
-
-/** Where no settings are: those of the demo are its own. */
-const NO_FILES = { workingDirectory: "/dev/null", programDirectory: "/dev/null" };
-
-/** The proxy in front of the built-in fake provider: everything can be tried without a key. */
-async function demo(environment: Record<string, string>): Promise<number> {
-  const { DEMO_LIMITS, demoSettings, narrator, startDemoProvider } =
-    await import("./lib/cli/demo-provider.ts");
-  const provider = startDemoProvider(DEMO_LIMITS);
-  const password = newToken().slice(0, 12);
-  const settings = demoSettings(provider, environment, password);
-  const parsed = parseConfig(settings);
-  if (!parsed.ok) return refuseSettings(parsed.problems);
-  const outputs = await openOutputs(parsed.config, WORLD);
-  const observers = [...outputs.observers, narrator((line) => console.log(line))];
-  const proxy = startOrExplain(parsed.config, { ...outputs, observers });
-  if (proxy === null) return EXIT_FAILED;
-  const { engine, url } = proxy;
-  const places = { environment: settings, envFile: null, ...NO_FILES };
-  const loaded = { ...parsed, envFile: null, watched: [] };
-  const reloader = new Reloader({ places, loaded, clock: engine.clock, log: engine.log, apply: () => {} });
-  serveAdmin(engine, { reloader, places, usage: outputs.usage, version: VERSION, url });
-  const signalled = untilSignalled({ proxy, outputs, reloader: null });
-  console.log(demoBanner(parsed.config, { version: VERSION, url, password, ...DEMO_LIMITS }));
-  const code = await signalled;
-  await provider.stop();
-  return code;
-}
-
-function refuseSettings(problems: readonly string[]): number {
-  for (const problem of problems) console.error(problem);
-  return EXIT_USAGE;
-}
-
-/** Starts the proxy; null: it cannot listen, and stderr says why. */
-function startOrExplain(config: Config, { log, observers, store }: Outputs): Proxy | null {
-  try {
-    return startProxy(config, { ...WORLD, log, observers, keeper: store, resources: store });
-  } catch (error) {
-    console.error(whyNotListening(config.listen, error));
-    return null;
   }
 }
 

@@ -191,3 +191,13 @@ export function addCors(headers: Headers, origin: string | null, corsOrigins: re
   headers.set("access-control-allow-origin", origin);
   headers.set("access-control-expose-headers", "*");
 }
+
+/** The other end of the socket; null: surely this machine, because nothing else is listened on. */
+export function peerOf(
+  request: Request,
+  server: { requestIP(request: Request): { readonly address: string } | null },
+  listen: Listen,
+): string | null {
+  if (listen.kind === "unix" || listen.hostname === "127.0.0.1") return null;
+  return server.requestIP(request)?.address ?? "unknown";
+}

@@ -4,7 +4,7 @@
  */
 import { grouped } from "../core/language.ts";
 import { formatDuration, retryAfterSec } from "../core/clock.ts";
-import type { KeyReason } from "../core/events.ts";
+import type { KeyReason, Log } from "../core/events.ts";
 import type { NoKey, Unreachable } from "../providers/verdict.ts";
 
 /** `type` and `code` of the proxy's own errors, those of the operator's door included. */
@@ -320,4 +320,12 @@ export function unreadableRetryStatus(field: string): ProxyError {
     "bad_request",
     `The header ${field} cannot be read. Write statuses and ranges, like 404-409,418.`,
   );
+}
+
+/** A bug of ours: the log says which, the client only that there is one. */
+export function bugResponse(error: unknown, log: Log): Response {
+  log.line("error", "bug", {
+    error: error instanceof Error ? `${error.name}: ${error.message}` : "not an Error",
+  });
+  return errorResponse(INTERNAL_ERROR);
 }

@@ -612,3 +612,8 @@ function cleanEachField(headers: Headers, redactor: Redactor): void {
   headers.delete("set-cookie");
   for (const cookie of cookies) headers.append("set-cookie", redactor.redactField(cookie));
 }
+
+/** Whether upstream may have got the request. */
+export function mayHaveArrived(result: Attempted): boolean {
+  return result.kind !== "failed" || result.setback.kind !== "unreachable" || result.setback.maybeBilled;
+}

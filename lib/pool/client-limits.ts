@@ -185,6 +185,12 @@ export class ClientLimiter {
     return this.#limits.size === 0 ? null : this.#reportOf(idOf(name), this.#clock.now());
   }
 
+  /** Whether this client may use a model, by its name. */
+  mayUse(name: ClientName): (model: string) => boolean {
+    const models = this.reportOf(name)?.models ?? null;
+    return (model) => models === null || models.some((pattern) => matchesGlob(pattern, model));
+  }
+
   #reportOf(id: string, now: number): ClientReport | null {
     const limit = this.#limits.get(id) ?? this.#limits.get(ANY_CLIENT);
     if (limit === undefined) return null;

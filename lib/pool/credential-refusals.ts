@@ -6,7 +6,11 @@
  * the keys is taken back, and only a check, or a request of another kind, takes a key out of use.
  */
 import { MINUTE_MS, SECOND_MS } from "../core/clock.ts";
-import type { Account, Key, Need } from "./key.ts";
+import type { Verdict } from "../providers/verdict.ts";
+import type { Account, Key, Lease, Need } from "./key.ts";
+import type { Penalties } from "./penalties.ts";
+
+type Revoked = Extract<Verdict, { kind: "revoked" }>;
 
 /** Requests of several clients that are refused in the same words within this time are alike. */
 const ALIKE_WITHIN_MS = 10 * SECOND_MS;
@@ -29,37 +33,66 @@ export interface CredentialRefusal {
   readonly undo: () => void;
 }
 
-const NO_KEYS: readonly Key[] = [];
+/** No keys were refused alike. */
+export const NONE_REFUSED: readonly Key[] = [];
 
 export class CredentialRefusals {
+  readonly #penalties: Penalties;
+  readonly #disable: (key: Key, said: string, now: number) => void;
   #remembered: CredentialRefusal[] = [];
+
+  constructor(penalties: Penalties, disable: (key: Key, said: string, now: number) => void) {
+    this.#penalties = penalties;
+    this.#disable = disable;
+  }
+
+  /** A key was refused. Returns the keys of which a check has to say whether they are to blame; none: it is decided. */
+  onRefused({ certain, said }: Revoked, { key, need }: Lease, now: number): readonly Key[] {
+    if (certain && key.isOnTrial) {
+      this.#disable(key, said, now);
+      return NONE_REFUSED;
+    }
+    const hasOther = this.#penalties.hasOtherReady(key, now);
+    const undo = this.#penalties.doubt(key, said, !certain, now);
+    const refusal = { key, account: key.account, need, said, certain, at: now, undo };
+    const isConfirmed = this.#isConfirmed(refusal);
+    const alike = this.#note(refusal);
+    if (isConfirmed) this.#disable(key, said, now);
+    else if (alike.length > 0) return alike;
+    return certain && !hasOther && !isConfirmed ? [key] : NONE_REFUSED;
+  }
+
+  /** A request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
+  proveInvalid({ key, need }: Lease, now: number): void {
+    if (this.#remembered.length === 0) return;
+    for (const refusal of this.#takeProven(need, key.account)) this.#disable(refusal.key, refusal.said, now);
+  }
 
   /**
    * Remembers a refusal. Where another account was refused alike, what was done to all of them has been taken back, and
    * these keys are returned; else none.
    */
-  note(refusal: CredentialRefusal): readonly Key[] {
+  #note(refusal: CredentialRefusal): readonly Key[] {
     const { account, at } = refusal;
     this.#remembered = this.#remembered
       .filter((other) => other.at > at - REMEMBERED_MS)
       .slice(-MOST_REMEMBERED);
     const alike = this.#remembered.filter((other) => isAlike(other, refusal));
     this.#remembered.push(refusal);
-    if (!alike.some((other) => other.account !== account)) return NO_KEYS;
+    if (!alike.some((other) => other.account !== account)) return NONE_REFUSED;
     for (const { undo } of [...alike, refusal].toReversed()) undo();
     return [...new Set([...alike, refusal].map(({ key }) => key))];
   }
 
   /** Whether the key was refused as invalid before, for a request of another kind. */
-  isConfirmed({ key, need, certain, at }: CredentialRefusal): boolean {
+  #isConfirmed({ key, need, certain, at }: CredentialRefusal): boolean {
     const isOther = (other: CredentialRefusal) =>
       other.key === key && other.certain && other.need !== need && kindOf(other.need) !== kindOf(need);
     return certain && this.#remembered.some((other) => isOther(other) && other.at < at - SECOND_MS);
   }
 
   /** This request was served with another account: those refused as invalid for it are. Each is told of once. */
-  takeProven(need: Need, account: Account): readonly CredentialRefusal[] {
-    if (this.#remembered.length === 0) return [];
+  #takeProven(need: Need, account: Account): readonly CredentialRefusal[] {
     const isProven = (refusal: CredentialRefusal) => refusal.need === need && refusal.account !== account;
     const proven = this.#remembered.filter(isProven);
     if (proven.length > 0) this.#remembered = this.#remembered.filter((refusal) => !isProven(refusal));

@@ -181,6 +181,34 @@ export class Penalties {
     return this.#context.selector.keys.some((other) => other.account !== account && isReady(other));
   }
 
+  /** Gives back what an attempt took, from every ending. `dayEndsOn`: the day of now, by the date of its end. */
+  giveBack(lease: Lease, outcome: Outcome, dayEndsOn: number, now: number): void {
+    const { key, limits, at } = lease;
+    const { account } = key;
+    const modelLimiter = this.modelLimiter(lease);
+    const hasStarted = lease.startedAt > 0;
+    const isCharged = isCounted(lease, outcome);
+    key.inFlight -= 1;
+    account.limiter.onEnded({ hasStarted }, now);
+    modelLimiter?.onEnded({ hasStarted }, now);
+    if (!hasStarted) {
+      account.slowStart.onFailed();
+      limits?.slowStart.onFailed();
+    }
+    this.#context.sharedLimit.onEnded(at, { hasStarted, isCounted: isCharged }, now);
+    if (!lease.need.isUncounted) {
+      const isOfToday = lease.dayEndsOn === dayEndsOn;
+      if (isOfToday && key.today > 0 && (!isCharged || lease.isNotFound)) key.today -= 1;
+      if (lease.isNotFound) account.limiter.uncount(at);
+    }
+    if (isCharged) return;
+    // What a client left was sent all the same: the day's reservation comes back, the minute's may have been used.
+    if (outcome.kind !== "abandoned") {
+      account.limiter.refund(at);
+      modelLimiter?.refund(at);
+    }
+  }
+
   /** A success ends the streak of refusals of this key (and model), save one that began after it was sent. */
   forgive({ key: { account }, limits, at }: Lease): void {
     if (account.cooldown !== null && account.cooldown.beganAt < at) account.cooldown = null;

@@ -11,7 +11,7 @@ import type { UpstreamConnections } from "../core/runtime.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ProxyAddress } from "../http/connections.ts";
 import type { ProxyError } from "../http/error-responses.ts";
-import { baseOf } from "../http/request.ts";
+import { baseOf, receive } from "../http/request.ts";
 import { Load } from "../http/load.ts";
 import type { ClientShare, LoadLimits } from "../http/load.ts";
 import type { Base, Received } from "../http/request.ts";
@@ -262,4 +262,15 @@ function upstreamsOf(
   };
   const [first, ...others] = config.providers;
   return [upstreamOf(first), ...others.map(upstreamOf)];
+}
+
+/** The clients of a server. */
+export function clientsOf(server: { timeout(request: Request, seconds: number): void }): ClientEnd {
+  return {
+    timeout: (request, seconds) => server.timeout(request, seconds),
+    receive: (request, share, limits) => receive(request, request.headers, share, limits),
+    startsToWait() {},
+    // As Bun takes it at the least cost: written to, not pulled from piece by piece.
+    openBody: (_, pass, leave) => new ReadableStream<Bytes>({ type: "direct", pull: pass, cancel: leave }),
+  };
 }

@@ -26,7 +26,7 @@ import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { LimitedRequest, Reservation } from "../pool/client-limits.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
 import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts";
-import type { Route } from "./route.ts";
+import type { Hop, Route } from "./route.ts";
 import { saidBy } from "../pool/penalties.ts";
 import { accountName, accountNames } from "../pool/key.ts";
 
@@ -316,6 +316,12 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
       this.binding = bindingOf({ path, query, method, body }, config.name, names, owners, least);
     }
     this.boundTo = this.binding?.boundTo ?? null;
+  }
+
+  /** Of several targets the one whose account alone has what the request refers to (P35), where one is known to. */
+  hopsToOwner(hops: readonly Hop[]): readonly Hop[] {
+    const owner = hops.length < 2 ? undefined : hops.find(({ upstream }) => this.refersTo(upstream));
+    return owner === undefined ? hops : [owner];
   }
 
   /** Whether it refers to what an account of this provider is known to have. */

@@ -220,7 +220,7 @@ describe("the layout", () => {
     [
       "the terminal",
       /console\.|process\.std(?:out|err|in)/,
-      [/^proxy\.ts: /, /^lib\/(?:cli\/startup|cli\/terminal|observability\/log)\.ts: /],
+      [/^proxy\.ts: /, /^lib\/(?:cli\/serve|cli\/startup|cli\/terminal|observability\/log)\.ts: /],
     ],
     [
       "a file's text",
