@@ -190,6 +190,11 @@ export class ProcessTree {
     throw new Error(`${tree.#name} ${what}: ${tree.#stderr.trim() || "nothing on stderr"}`);
   }
 
+  /** Of the first process. */
+  get id(): number {
+    return this.#child.pid;
+  }
+
   /** User and system time of all threads of all processes since they began. */
   cpuUs(): number {
     const how = this.#child.signalCode ?? this.#child.exitCode;

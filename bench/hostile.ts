@@ -13,7 +13,7 @@
  * Exit code 0: everything holds, 1: something does not, 2: it could not run.
  */
 import type { Socket } from "bun";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
@@ -314,10 +314,14 @@ function defaultCommand(): string {
 async function play(scenario: Scenario, command: string): Promise<Verdict> {
   const { name, settings = {}, descriptors, limits } = scenario;
   const upstream = new Role("upstream");
+  const steady = new Role("upstream"); // the witness has one of its own, so that nobody but the proxy holds it up
   const upstreamPort = Number(await upstream.ask("port"));
   const limited = descriptors === undefined ? command : `prlimit --nofile=${descriptors} ${command}`;
   const proxy = await startProxy(limited, upstreamPort, "proxy", {
     API_KEYS: "key-a,key-b,key-c",
+    STEADY_API_KEYS: "key-d",
+    STEADY_BASE_URL: `http://${LOOPBACK}:${await steady.ask("port")}/v1`,
+    STEADY_PROVIDER: "openai",
     ...settings,
   });
   const tree = proxy.process!;
@@ -336,7 +340,7 @@ async function play(scenario: Scenario, command: string): Promise<Verdict> {
   }, SAMPLE_MS);
   let idleMb = 0;
   try {
-    await witness.ask(`watch ${proxy.port}`);
+    await witness.ask(`watch ${proxy.port} ${tree.id}`);
     idleMb = anonymousMb(tree);
     const late = Bun.sleep(SCENARIO_MS).then(() => [`not over after ${SCENARIO_MS / 1000} s`]);
     complaints.push(...(await Promise.race([scenario.run(attackOn(proxy.port, held)), late])));
@@ -349,6 +353,7 @@ async function play(scenario: Scenario, command: string): Promise<Verdict> {
   for (const socket of held) socket.terminate();
   witness.killNow();
   upstream.killNow();
+  steady.killNow();
   await tree.stop();
   const grownMb = peakMb - idleMb;
   const holds = complaints.length === 0 && stallMs <= limits.stallMs + NOISE_MS && grownMb <= limits.peakMb;
@@ -468,23 +473,61 @@ function takeOrders(obey: (order: string) => string | number | Promise<string | 
   });
 }
 
-/** Reads one endless stream, and says by how much its longest gap was longer than the events are apart. */
+/**
+ * The longest time for which a process's main thread ran without a pause, the time left out in which other processes had
+ * the processor.
+ */
+class BusyStretch {
+  longestMs = 0;
+  #stretchMs = 0;
+  #before: { at: number; ranMs: number; heldUpMs: number } | null = null;
+  readonly #file: string;
+
+  constructor(id: string) {
+    this.#file = `/proc/${id}/task/${id}/schedstat`;
+  }
+
+  look(): void {
+    const [ran = 0, heldUp = 0] = readFileSync(this.#file, "latin1").split(" ").map(Number);
+    const now = { at: performance.now(), ranMs: ran / 1e6, heldUpMs: heldUp / 1e6 };
+    const before = this.#before ?? now;
+    const ranMs = now.ranMs - before.ranMs;
+    const wantedMs = ranMs + now.heldUpMs - before.heldUpMs;
+    const isBusy = wantedMs > BUSY_SHARE * (now.at - before.at);
+    this.#stretchMs = isBusy ? this.#stretchMs + ranMs : ranMs;
+    this.longestMs = Math.max(this.longestMs, this.#stretchMs);
+    if (!isBusy) this.#stretchMs = 0;
+    this.#before = now;
+  }
+}
+
+const BUSY_SHARE = 0.5;
+/** The kernel counts with its ticks, which are 10 ms apart at most. */
+const LOOK_EVERY_MS = 20;
+
+/**
+ * Reads one endless stream, and says by how much its longest gap was longer than the events are apart; or for how long
+ * the proxy was busy without a pause, where that is less: then the machine had other things to do.
+ */
 function beWitness(): void {
   let lastAt = 0;
   let longestMs = 0;
   let isOpen = false;
+  let busy: BusyStretch | null = null;
   takeOrders(async (order) => {
     if (order === "stall") {
       const waiting = performance.now() - lastAt;
-      return isOpen ? Math.max(0, Math.max(longestMs, waiting) - EVENT_EVERY_MS) : NaN;
+      const gapMs = Math.max(0, Math.max(longestMs, waiting) - EVENT_EVERY_MS);
+      return isOpen ? Math.min(gapMs, busy?.longestMs ?? Infinity) : NaN;
     }
+    const [, port = "", id = ""] = order.split(" ");
     const { promise, resolve } = Promise.withResolvers<number>();
     const body = chat("hello", `,"stream":true`);
     await Bun.connect({
       hostname: LOOPBACK,
-      port: Number(order.split(" ")[1]),
+      port: Number(port),
       socket: {
-        open: (socket) => void socket.write(post(asking("steady"), body.length) + body),
+        open: (socket) => void socket.write(post(`/steady${asking("steady")}`, body.length) + body),
         data() {
           const now = performance.now();
           if (lastAt > 0) longestMs = Math.max(longestMs, now - lastAt);
@@ -492,6 +535,9 @@ function beWitness(): void {
             isOpen = true;
             setTimeout(() => {
               longestMs = 0; // what comes before is the start of everything
+              const stretch = new BusyStretch(id);
+              busy = stretch;
+              setInterval(() => stretch.look(), LOOK_EVERY_MS);
               resolve(0);
             }, 300);
           }
