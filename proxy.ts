@@ -6,6 +6,7 @@
  * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and effects
  * are kept apart. lib/README.md has the map.
  */
+import { free } from "#runtime";
 import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import { demo, serve } from "./lib/cli/serve.ts";
 import type { Proxy } from "./lib/cli/serve.ts";
@@ -820,8 +821,9 @@ class StreamPassthrough {
         const { done, value } = await (this.#pending ?? reader.read());
         this.#pending = null;
         if (done) break;
+        const { length } = value;
         const written = this.#pass(value, sink);
-        if (written instanceof Promise) await this.#taken(written, value); // until then nothing more is read
+        if (written instanceof Promise) await this.#taken(written, length); // until then nothing more is read
       }
     } catch (error) {
       return this.#break(this.#timeouts.explain(error), sink);
@@ -833,8 +835,10 @@ class StreamPassthrough {
   async #passFirst(sink: BodySink): Promise<void> {
     const { first } = this.#answer;
     this.#answer.first = null;
-    const written = first === null ? 0 : this.#pass(first, sink);
-    if (first !== null && written instanceof Promise) await this.#taken(written, first);
+    if (first === null) return;
+    const { length } = first;
+    const written = this.#pass(first, sink);
+    if (written instanceof Promise) await this.#taken(written, length);
   }
 
   /** The client left, or its connection broke. */
@@ -851,11 +855,20 @@ class StreamPassthrough {
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
     if (sent === null) return 0; // it may be an error, and is held back until its end is here
     this.#timeouts.rests();
-    return sink.write(sent);
+    const written = sink.write(sent);
+    if (sent === chunk && chunk.length >= LARGE_CHUNK_BYTES) this.#free(chunk);
+    return written;
+  }
+
+  /** A large chunk that was written is copied, and nobody but us has it: fifty clients that do not read have many. */
+  #free(chunk: Bytes): void {
+    const isOurs =
+      chunk.length === chunk.buffer.byteLength && this.#listen === null && this.#beginning === null;
+    if (isOurs && (this.#follower === null || this.#follower.isPlain)) free(chunk);
   }
 
   /** Waits until the client has taken a chunk. Until then it is in memory, and counts as buffered (P23). */
-  async #taken(written: Promise<number>, { length }: Bytes): Promise<void> {
+  async #taken(written: Promise<number>, length: number): Promise<void> {
     this.#waitingBytes = length;
     this.#context.share.hold(length);
     await written;
@@ -947,6 +960,8 @@ class StreamPassthrough {
   }
 }
 
+/** Longer chunks are freed when they are written: half a megabyte may come at once. */
+const LARGE_CHUNK_BYTES = 32 * 1024;
 const CUT_SHORT = new Error("the answer was cut short");
 
 // ── 4 · The server ──────────────────────────────────────────────────────────────────────────────────────────────

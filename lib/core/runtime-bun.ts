@@ -12,3 +12,8 @@ export const textBetween: Runtime["textBetween"] = (bytes, start, end) =>
 export const gunzip: Runtime["gunzip"] = (bytes) => Bun.gunzipSync(bytes);
 
 export const decompressor: Runtime["decompressor"] = (format) => new DecompressionStream(format);
+
+/** What is sent or written was copied by then (1.4.5). */
+export const free: Runtime["free"] = (bytes) => void bytes.buffer.transfer(0);
+
+export const sendsInPieces: Runtime["sendsInPieces"] = true;

@@ -29,6 +29,12 @@ function gzipHeaderBytes(bytes: Uint8Array): number {
   return flags & 2 ? at + 2 : at;
 }
 
+/** Node writes to its sockets what it is given, without a copy: it may be reading them yet. */
+export const free: Runtime["free"] = () => {};
+
+/** Node's `fetch` sends a stream in chunks, which not every provider takes. */
+export const sendsInPieces: Runtime["sendsInPieces"] = false;
+
 export const decompressor: Runtime["decompressor"] = (format) => {
   switch (format) {
     case "gzip":

@@ -17,6 +17,13 @@ export interface Runtime {
   textBetween(bytes: Uint8Array, start: number, end: number): string;
   /** Unpacks a gzip in one go, and ignores what stands behind its end. Throws where it is none. */
   gunzip(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer>;
+  /**
+   * Gives the memory that these bytes are in back at once, where the runtime can: its collector comes by when as much
+   * again has been taken up. Nobody may read them any more.
+   */
+  free(bytes: Uint8Array<ArrayBuffer>): void;
+  /** Whether `fetch` sends a stream with the `content-length` that it is given, and needs no copy for that. */
+  readonly sendsInPieces: boolean;
   /** Unpacks piece by piece; null: this runtime cannot undo the format. */
   decompressor(format: CompressionName): Decompressor | null;
 }

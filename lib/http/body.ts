@@ -109,14 +109,6 @@ export function readerOf({ body }: Pick<UpstreamResponse, "body">): ByteReader |
   return body === null ? null : body.getReader();
 }
 
-/**
- * Gives the memory that these bytes are in back at once. The garbage collector comes by when as much again has been
- * taken up. Nobody may read them any more: they are none.
- */
-export function free(bytes: Bytes): void {
-  bytes.buffer.transfer(0);
-}
-
 /** Closes an answer nobody will read: unread, it would hold its socket until the garbage collector came by. */
 export function discard(reader: ByteReader): void {
   reader.cancel().catch(() => {}); // closed or cut already: the same to us

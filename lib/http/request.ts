@@ -6,9 +6,10 @@
  * where the `Host` header was readable; and an escape that is percent-encoded is left as it is. What an upstream
  * would make of such a path is its own affair, so it is not sent at all.
  */
+import { free } from "#runtime";
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, encodingsOf, free, textOf, unpackWhile } from "./body.ts";
+import { bytesOf, encodingsOf, textOf, unpackWhile } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
@@ -350,7 +351,7 @@ function dropNamedByConnection(headers: Headers): void {
 /** A request whose body was taken in. */
 export interface Received {
   readonly kind: "received";
-  /** All of it; null: there is none. */
+  /** All of it; null: there is none. It belongs to the request: its memory is given back when that needs it no more. */
   readonly body: Bytes | null;
   /** What stands in it, where it is packed or begins with a byte order mark; null: it can be read as it is, or not. */
   readonly readable: Bytes | null;

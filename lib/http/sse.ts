@@ -378,13 +378,16 @@ class PlainFollower implements StreamFollower {
         this.#lastEventAt = 0;
         this.#keptFromLine = isLineEnd(chunk[from - 1]);
       }
-      kept = chunk.slice(from);
+      kept = chunk.subarray(from);
     }
     this.#kept.push(kept);
     this.#keptBytes += kept.length;
     while (this.#lastEventAt > 0 && this.#keptBytes - (this.#kept[0]?.length ?? 0) >= TAIL_BYTES)
       this.#drop();
     if (this.#keptBytes > LAST_EVENT_BYTES) this.#shortenLastEvent();
+    // Copied last, because most of it may not be needed any more.
+    const at = this.#kept.length - 1;
+    if (!isSmall && this.#kept[at] === kept) this.#kept[at] = kept.slice();
   }
 
   #drop(): void {
@@ -515,17 +518,22 @@ function lastEventOf(text: string): string {
   return text.trimEnd().split(EVENT_BOUNDARY).at(-1) ?? "";
 }
 
-/** The beginning of the last event in these chunks, the first of which holds where it began. */
-function headOfLastEvent(chunks: readonly Uint8Array[]): Uint8Array {
-  const bytes = Buffer.concat(chunks);
+/** The beginning of the last event in these chunks, the first of which holds where it began. A copy. */
+function headOfLastEvent([first = NO_BYTES, ...others]: readonly Bytes[]): Uint8Array {
+  const near = others.map((chunk) => chunk.subarray(0, EDGE_BYTES + EVENT_HEAD_BYTES));
+  const bytes = near.length === 0 ? asBuffer(first) : Buffer.concat([first, ...near]);
   // The end of the event itself, where it is here, is none that it begins behind.
-  const inFirst = bytes.toString("latin1", 0, (chunks[0]?.length ?? 0) + 4).trimEnd();
-  const begin = inFirst.length - (inFirst.split(EVENT_BOUNDARY).at(-1)?.length ?? 0);
-  return bytes.subarray(begin, begin + EVENT_HEAD_BYTES);
+  let end = Math.min(first.length + EDGE_BYTES, bytes.length);
+  while (end > 0 && bytes[end - 1]! <= 0x20) end -= 1;
+  const before = bytes.subarray(0, end);
+  const begin = Math.max(...EDGES.map((edge) => endOfLast(before, edge)));
+  return new Uint8Array(bytes.subarray(begin, begin + EVENT_HEAD_BYTES));
 }
 
 const EVENT_END = /(?:\n\n|\r\r|\r\n\r\n)$/;
 const EVENT_BOUNDARY = /\n\n|\r\r|\r\n\r\n/;
+/** The longest end of an event. */
+const EDGE_BYTES = 4;
 const EDGES = ["\n\n", "\r\r", "\r\n\r\n"].map((edge) => Buffer.from(edge));
 
 function endOfLast(buffer: Buffer, edge: Buffer): number {

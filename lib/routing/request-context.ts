@@ -2,6 +2,7 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
+import { free, sendsInPieces } from "#runtime";
 import type {
   AttemptRecord,
   RequestPhase,
@@ -9,7 +10,7 @@ import type {
   RequestUnderWay,
   TokenUsage,
 } from "../core/events.ts";
-import { free, inPieces, joined, lengthOf } from "../http/body.ts";
+import { inPieces, joined, lengthOf } from "../http/body.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientShare } from "../http/load.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
@@ -281,7 +282,7 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     const { parts } = this;
     if (parts === null) return NO_BODY;
     const length = lengthOf(parts);
-    if (length <= LONG_BODY_BYTES) return { body: joined(parts), length: null };
+    if (!sendsInPieces || length <= LONG_BODY_BYTES) return { body: joined(parts), length: null };
     this.#uploads += 1;
     const onOver = () => {
       this.#uploads -= 1;

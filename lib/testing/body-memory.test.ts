@@ -9,6 +9,7 @@ import {
   connectRaw,
   EVENT_STREAM_HEAD,
   httpAnswer,
+  seeded,
   stage,
   startRawProvider,
   until,
@@ -357,3 +358,70 @@ describe("a long body", () => {
       expect(countsOf(proxy)).toEqual(NOTHING);
     }));
 });
+
+describe("an answer whose client is slow", () => {
+  const events = (count: number, length: number) =>
+    Array.from(
+      { length: count },
+      (_, index) =>
+        `data: {"id":"c","choices":[{"delta":{"content":"${index} ${"abcdefghij".repeat(length / 10)}"}}]}\n\n`,
+    ).join("") + "data: [DONE]\n\n";
+  /** Events that hardly get shorter by packing. */
+  const noise = (length: number) => {
+    const random = seeded(7);
+    let text = "";
+    while (text.length < length)
+      text += `data: {"choices":[{"delta":{"content":"${Array.from({ length: 200 }, () => random().toString(36).slice(2)).join("")}"}}]}\n\n`;
+    return `${text}data: [DONE]\n\n`;
+  };
+  const binary = Buffer.from(
+    Uint8Array.from({ length: 6 * MB }, (_, index) => (index * 31 + (index >> 9)) % 256),
+  );
+  const rows: [says: string, type: string, sent: Buffer | Uint8Array, encoding?: string][] = [
+    ["events of 65 KB", "text/event-stream", Buffer.from(events(90, 65_000))],
+    ["small events", "text/event-stream", Buffer.from(events(9000, 600))],
+    ["one event", "text/event-stream", Buffer.from(events(1, 6_000_000))],
+    ["packed events", "text/event-stream", Bun.gzipSync(Buffer.from(noise(6 * MB))), "gzip"],
+    ["a file", "application/octet-stream", binary],
+    ["JSON", "application/json", Buffer.from(`{"data":"${"x".repeat(6 * MB)}"}`)],
+  ];
+  test.each(rows)(
+    "P18 P23 arrives to the byte, with what waits counted: %s",
+    (_, type, sent, encoding = "") =>
+      onWire(
+        (_request, connection) => {
+          const packed = encoding === "" ? {} : { "content-encoding": encoding };
+          const fields = { "content-type": type, "content-length": String(sent.length), ...packed };
+          connection.write(answerHead(200, fields));
+          connection.write(sent);
+        },
+        {},
+        async (proxy) => {
+          const client = await connectRaw(proxy.url);
+          client.pause();
+          client.write(post({ "Content-Length": "2" }, "{}"));
+          await until("a piece waits", () => proxy.engine.bufferedBytes > 2);
+          client.resume();
+          await until("it is over", () => proxy.engine.inFlight === 0);
+          expect(proxy.engine.bufferedBytes).toBe(0);
+          const isWhole = () => client.received().subarray(-16).includes("\r\n0\r\n\r\n");
+          await until("all has come", isWhole);
+          const received = client.received();
+          const body = dechunked(received.subarray(received.indexOf("\r\n\r\n") + 4));
+          expect(body.equals(sent)).toBe(true);
+          client.end();
+        },
+      ),
+  );
+});
+
+function dechunked(bytes: Buffer): Buffer {
+  const pieces: Buffer[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const lineEnd = bytes.indexOf("\r\n", at);
+    const length = parseInt(bytes.toString("latin1", at, lineEnd), 16);
+    pieces.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + length));
+    at = lineEnd + 2 + length + 2;
+  }
+  return Buffer.concat(pieces);
+}
