@@ -473,54 +473,26 @@ function takeOrders(obey: (order: string) => string | number | Promise<string | 
   });
 }
 
-/**
- * The longest time for which a process's main thread ran without a pause, the time left out in which other processes had
- * the processor.
- */
-class BusyStretch {
-  longestMs = 0;
-  #stretchMs = 0;
-  #before: { at: number; ranMs: number; heldUpMs: number } | null = null;
-  readonly #file: string;
-
-  constructor(id: string) {
-    this.#file = `/proc/${id}/task/${id}/schedstat`;
-  }
-
-  look(): void {
-    const [ran = 0, heldUp = 0] = readFileSync(this.#file, "latin1").split(" ").map(Number);
-    const now = { at: performance.now(), ranMs: ran / 1e6, heldUpMs: heldUp / 1e6 };
-    const before = this.#before ?? now;
-    const ranMs = now.ranMs - before.ranMs;
-    const wantedMs = ranMs + now.heldUpMs - before.heldUpMs;
-    const isBusy = wantedMs > BUSY_SHARE * (now.at - before.at);
-    this.#stretchMs = isBusy ? this.#stretchMs + ranMs : ranMs;
-    this.longestMs = Math.max(this.longestMs, this.#stretchMs);
-    if (!isBusy) this.#stretchMs = 0;
-    this.#before = now;
-  }
+/** For how long a process's main thread had to wait because other processes had the processor, since it began. */
+function heldUpMs(id: string): number {
+  return Number(readFileSync(`/proc/${id}/task/${id}/schedstat`, "latin1").split(" ")[1]) / 1e6;
 }
 
-const BUSY_SHARE = 0.5;
-/** The kernel counts with its ticks, which are 10 ms apart at most. */
-const LOOK_EVERY_MS = 20;
-
 /**
- * Reads one endless stream, and says by how much its longest gap was longer than the events are apart; or for how long
- * the proxy was busy without a pause, where that is less: then the machine had other things to do.
+ * Reads one endless stream, and says by how much its longest gap was longer than the events are apart, the time left out
+ * in which other processes held up the proxy.
  */
 function beWitness(): void {
-  let lastAt = 0;
+  let last = { at: 0, heldUpMs: 0 };
   let longestMs = 0;
   let isOpen = false;
-  let busy: BusyStretch | null = null;
   takeOrders(async (order) => {
     if (order === "stall") {
-      const waiting = performance.now() - lastAt;
-      const gapMs = Math.max(0, Math.max(longestMs, waiting) - EVENT_EVERY_MS);
-      return isOpen ? Math.min(gapMs, busy?.longestMs ?? Infinity) : NaN;
+      look();
+      return isOpen ? longestMs : NaN;
     }
     const [, port = "", id = ""] = order.split(" ");
+    watched = id;
     const { promise, resolve } = Promise.withResolvers<number>();
     const body = chat("hello", `,"stream":true`);
     await Bun.connect({
@@ -529,19 +501,14 @@ function beWitness(): void {
       socket: {
         open: (socket) => void socket.write(post(`/steady${asking("steady")}`, body.length) + body),
         data() {
-          const now = performance.now();
-          if (lastAt > 0) longestMs = Math.max(longestMs, now - lastAt);
-          else {
+          if (last.at === 0) {
             isOpen = true;
             setTimeout(() => {
               longestMs = 0; // what comes before is the start of everything
-              const stretch = new BusyStretch(id);
-              busy = stretch;
-              setInterval(() => stretch.look(), LOOK_EVERY_MS);
               resolve(0);
             }, 300);
           }
-          lastAt = now;
+          look();
         },
         close() {
           isOpen = false;
@@ -551,6 +518,13 @@ function beWitness(): void {
     });
     return promise;
   });
+  let watched = "";
+  function look(): void {
+    const now = { at: performance.now(), heldUpMs: heldUpMs(watched) };
+    const gapMs = now.at - last.at - EVENT_EVERY_MS - (now.heldUpMs - last.heldUpMs);
+    if (last.at > 0) longestMs = Math.max(longestMs, gapMs);
+    last = now;
+  }
 }
 
 const STREAM_HEAD =
