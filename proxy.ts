@@ -63,17 +63,20 @@ import {
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
 import { CredentialRefusals, NONE_REFUSED } from "./lib/pool/credential-refusals.ts";
+import type { Patience } from "./lib/pool/exact-limits.ts";
 import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
-import type { Keeper, Key, KeyPool, KeyReport, Lease, Need, PoolDependencies } from "./lib/pool/key.ts";
+import type { Keeper, Key, KeyPool, KeyReport, Lease, Need } from "./lib/pool/key.ts";
 import { KeyRecords } from "./lib/pool/key-records.ts";
 import { Penalties, rulesOf, saidBy } from "./lib/pool/penalties.ts";
 import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
+import { poolSideOf } from "./lib/pool/pool-side.ts";
 import { Queue, isHopeless } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
 import { rateRule } from "./lib/pool/rate-limiter.ts";
 import { RetryBudget, decide } from "./lib/pool/retry-policy.ts";
 import { KeySelector } from "./lib/pool/selection.ts";
+import type { PoolLink, PoolSide, SharedPoolDependencies } from "./lib/pool/sharing.ts";
 import { authHeader } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
@@ -92,6 +95,11 @@ export type { Proxy };
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
+/** The minute of `RPM=n` over several instances: their requests may overtake each other on the way by the rest. */
+const EXACT_MINUTE_MS = 60_100;
+/** A key whose day seems full to others is looked at again so soon: something may have been given back. */
+const FULL_FOR_MS = 2000;
+
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
   #config: ProviderConfig;
@@ -105,8 +113,10 @@ export class Pool implements KeyPool {
   readonly #day: QuotaDay;
   /** null: nothing is kept over a restart. */
   readonly #records: KeyRecords | null;
+  /** The way to other instances that share the pool; null: there is none. */
+  readonly #link: PoolLink | null;
 
-  constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: PoolDependencies) {
+  constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: SharedPoolDependencies) {
     const { clock, random, keeper, observer } = dependencies;
     this.#config = config;
     this.#clock = clock;
@@ -134,6 +144,21 @@ export class Pool implements KeyPool {
     });
     this.#arrange(config.keys, clock.now());
     if (keeper !== null) this.restore(keeper);
+    this.#link = dependencies.sharing?.share(this.#side()) ?? null;
+  }
+
+  /** What other instances hear of, and tell. */
+  #side(): PoolSide {
+    return poolSideOf({
+      provider: this.#config.name,
+      selector: this.#selector,
+      state: this.#state,
+      penalties: this.#penalties,
+      day: this.#day,
+      clock: this.#clock,
+      turnDay: () => this.#turnDay(this.#clock.now()),
+      wake: () => this.#serveQueue(this.#clock.now()),
+    });
   }
 
   get keys(): readonly Key[] {
@@ -241,8 +266,69 @@ export class Pool implements KeyPool {
       startedAt: 0,
       answeredBefore: account.answeredAt,
       isNotFound: false,
+      place: null,
       settled: false,
     };
+  }
+
+  confirm(lease: Lease, patience: Patience): Promise<boolean> | null {
+    const link = this.#link;
+    const { key, need } = lease;
+    if (link === null) return null;
+    const { rpm } = this.#config;
+    const perMinute = typeof rpm === "number" ? rpm : null;
+    if (!need.isUncounted && (perMinute !== null || key.dailyLimit !== null))
+      return this.#ask(lease, link, perMinute, patience);
+    link.sent(key, need.model, need.isUncounted);
+    if (!need.isUncounted) link.meterOf(key).count(1, 0);
+    return null;
+  }
+
+  async #ask(lease: Lease, link: PoolLink, perMinute: number | null, patience: Patience): Promise<boolean> {
+    const { key } = lease;
+    const siblings = this.keys.filter((other) => other !== key && other.account === key.account);
+    const others = perMinute === null ? [] : siblings.map((other) => link.meterOf(other));
+    const limits = {
+      perMinute,
+      windowMs: EXACT_MINUTE_MS,
+      perDay: key.dailyLimit,
+      tokensPerDay: null,
+      dayEndsOn: lease.dayEndsOn,
+    };
+    const meter = link.meterOf(key);
+    const answer = await meter.ask(limits, others, patience);
+    const now = this.#clock.now();
+    if (lease.dayEndsOn === this.#day.endDate) key.today = meter.requests + meter.othersRequests;
+    if (answer.kind === "place") {
+      lease.place = answer;
+      link.sent(key, lease.need.model, false);
+      return true;
+    }
+    this.#takeBack(lease, now);
+    const isOfKey = answer.what === "day";
+    key.fullUntil = Math.max(
+      key.fullUntil,
+      isOfKey ? Math.min(answer.readyAt, now + FULL_FOR_MS) : answer.readyAt,
+    );
+    if (!isOfKey) for (const other of siblings) other.fullUntil = Math.max(other.fullUntil, answer.readyAt);
+    this.#serveQueue(now);
+    return false;
+  }
+
+  /** The lease was never used. */
+  #takeBack(lease: Lease, now: number): void {
+    const { key, limits, at } = lease;
+    lease.settled = true;
+    key.requests -= 1;
+    key.inFlight -= 1;
+    key.account.limiter.onEnded({ hasStarted: false }, now);
+    key.account.limiter.uncount(at);
+    key.account.slowStart.onFailed();
+    limits?.limiter?.onEnded({ hasStarted: false }, now);
+    limits?.slowStart.onFailed();
+    this.#state.onEnded(lease, ABANDONED, 0, now);
+    this.#state.sharedLimit.onEnded(at, { hasStarted: false, isCounted: false }, now);
+    this.#records?.save(key);
   }
 
   /** The response has started: the key's limit does not stand in its way. */
@@ -269,7 +355,10 @@ export class Pool implements KeyPool {
     lease.settled = true;
     let refusedAlike = NONE_REFUSED;
     const { key } = lease;
+    const { today } = key;
     this.#penalties.giveBack(lease, outcome, this.#day.endDate, now);
+    if (this.#link !== null && key.today < today) this.#link.meterOf(key).count(-1, 0);
+    if (lease.place !== null && lease.isNotFound) lease.place.uncountMinute();
     this.#state.onEnded(lease, outcome, this.#penalties.rules.maxCooldownMs, now);
     if (budgets !== null) this.#penalties.announce(budgets, lease, now);
     switch (outcome.kind) {
@@ -327,6 +416,7 @@ export class Pool implements KeyPool {
     this.#penalties.rules = rulesOf(config, maxCooldownMs);
     this.#selector.strategy = config.strategy;
     this.#arrange(config.keys, now);
+    this.#link?.keysChanged();
     this.#serveQueue(now);
   }
 
@@ -361,7 +451,9 @@ export class Pool implements KeyPool {
     const change = this.#day.look(timezone ?? resetZone, now);
     if (change === "same") return;
     this.#selector.dayEndsAt = this.#day.endsAt;
-    if (change === "new") for (const key of this.keys) key.today = 0;
+    if (change !== "new") return;
+    for (const key of this.keys) key.today = 0;
+    this.#link?.dayTurned();
   }
 
   disable(key: Key, said: string, now: number): void {
@@ -437,11 +529,15 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
       addCors(listed.headers, context.origin, engine.config.corsOrigins);
       return context.finish(200, "served", listed);
     }
-    const reserved = engine.clientLimiter.admit(context);
+    const { clientLimiter, sharing } = engine;
+    const reserved =
+      sharing === null ? clientLimiter.admit(context) : await clientLimiter.admitShared(context, sharing);
     if ("kind" in reserved) return refuse(reserved, context, engine);
     context.reservation = reserved;
     const namedTarget = (model: string) => engine.modelLists.targetOf(model, engine.upstreams);
     const hops = hopsOf(context, route, engine.config, engine.upstreams, listsAll ? namedTarget : null);
+    if (sharing !== null && hops.length > 1)
+      for (const { upstream } of hops) await context.lookUpOwners(upstream, sharing);
     const hopsLeft = context.hopsToOwner(hops);
     context.listsModels =
       route.mayLeadElsewhere &&
@@ -479,6 +575,7 @@ async function tryKeys(
     engine.config.maxAttempts ?? progress.attempts + Math.max(DEFAULT_ATTEMPTS, pool.keys.length + 2);
   pool.retryBudget.countRequest();
   context.deferredAt = 0;
+  if (engine.sharing !== null) await context.lookUpOwners(upstream, engine.sharing);
   context.bind(upstream);
   const isOwned = context.boundTo !== null || (context.binding?.owner ?? null) !== null;
   const isChained = next !== null && !isOwned; // no other provider has what this one made
@@ -496,6 +593,8 @@ async function tryKeys(
       }
       setback = context.signal.aborted ? ABANDONED : lease;
     } else {
+      const confirmed = pool.confirm(lease, context);
+      if (confirmed !== null && !(await confirmed)) continue; // other instances have taken the last place
       progress.attempts += 1;
       context.deferredAt = 0;
       const attempted = await attempt(context, upstream, lease, engine);
@@ -507,7 +606,11 @@ async function tryKeys(
         context.noteMissingResource(missing, upstream, lease);
         continue; // another account may have it
       }
-      if (result.kind !== "failed") return passThrough(result, attempted, context, upstream, lease, engine);
+      if (result.kind !== "failed") {
+        const response = passThrough(result, attempted, context, upstream, lease, engine);
+        if (engine.sharing !== null) await engine.sharing.ownersSaved(context); // the next request may go elsewhere
+        return response;
+      }
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
@@ -897,6 +1000,8 @@ class StreamPassthrough {
     const { status, outcome } = this.#answer;
     switch (end) {
       case "complete": // also where its last event says that it failed
+        const { sharing } = this.#context.engine;
+        if (sharing !== null) await sharing.ownersSaved(this.#context);
         this.#finish(status, failure === "" ? outcome : lateVerdict(failure, asked));
         sink.close();
         return;

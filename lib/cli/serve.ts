@@ -63,6 +63,7 @@ export async function serve(
   }
   const { config } = loaded;
   const outputs = await openOutputs(config, served);
+  if (outputs.problem !== null) return refuseSettings([outputs.problem]);
   const proxy = startOrExplain(config, outputs, served);
   if (proxy === null) return EXIT_FAILED;
   const { engine, url } = proxy;
@@ -124,11 +125,14 @@ function refuseSettings(problems: readonly string[]): number {
 /** Starts the proxy; null: it cannot listen, and stderr says why. */
 function startOrExplain(
   config: Config,
-  { log, observers, store }: Outputs,
-  { clock, random, start }: Served,
+  { log, observers, store, sharing }: Outputs,
+  served: Served,
 ): Proxy | null {
+  const { random, start } = served;
+  const clock = sharing?.clock ?? served.clock; // instances have one date in common
+  const kept = sharing ?? store;
   try {
-    return start(config, { clock, random, log, observers, keeper: store, resources: store });
+    return start(config, { clock, random, log, observers, keeper: kept, resources: kept, sharing });
   } catch (error) {
     console.error(whyNotListening(config.listen, error));
     return null;

@@ -2,6 +2,7 @@
  * How the program starts and ends: the banner, the environment and limits of the process, signals, and what the work
  * is written to. Nothing that is printed holds a key.
  */
+import type { StateServer } from "../config/state-server.ts";
 import type { Config, Listen, Places, ProviderConfig, RouteTarget } from "../config/config.ts";
 import { codeOf } from "../core/json.ts";
 import { formatDuration, nextTurn } from "../core/clock.ts";
@@ -11,6 +12,7 @@ import type { Secret } from "../core/secret.ts";
 import type { LogFiles } from "../observability/log-files.ts";
 import { createBoundedWriter, createLog, logLine, sendToStdout } from "../observability/log.ts";
 import type { Store } from "../observability/store.ts";
+import type { SharedPool } from "../sharing/shared-pool.ts";
 import { Usage } from "../observability/usage.ts";
 import { EXIT_FINE, EXIT_USAGE } from "./args.ts";
 
@@ -393,8 +395,12 @@ export interface Outputs {
   readonly log: Log;
   /** null: nobody asks for it. */
   readonly usage: Usage | null;
-  /** null: nothing outlives the program. */
+  /** null: nothing outlives the program, or a server keeps it. */
   readonly store: Store | null;
+  /** The pool of several instances; null: this one is by itself. */
+  readonly sharing: SharedPool | null;
+  /** Why it cannot start with these settings, as a server says; null: it can. */
+  readonly problem: string | null;
   readonly observers: readonly Observer[];
   /** Writes what is still to be written; takes a second at most. */
   close(): Promise<void>;
@@ -407,6 +413,8 @@ const LAST_WORDS_MS = 1000;
 interface TimeAndChance {
   readonly clock: Clock;
   readonly random: () => number;
+  /** A name that nobody else has. */
+  readonly newToken: () => string;
 }
 
 /** Opens what the settings ask for. */
@@ -418,18 +426,23 @@ export async function openOutputs(config: Config, timeAndChance: TimeAndChance):
     logLine(format, clock.wall(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
   const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
   const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
-  const { statePath, logDir, webhookUrl, adminPassword } = config;
+  const { statePath, stateServer, logDir, webhookUrl, adminPassword } = config;
   const usage = statePath === null && adminPassword === null ? null : new Usage();
   const files = logDir === null ? null : await openLogFiles(logDir, config, log, timeAndChance);
   const notifier = webhookUrl === null ? null : await openNotifier(webhookUrl, log, timeAndChance);
   const store =
     statePath === null || usage === null ? null : await openState(statePath, usage, log, timeAndChance);
+  const shared = stateServer === null ? null : await openShared(stateServer, config, log, timeAndChance);
+  const sharing = typeof shared === "string" ? null : shared;
   return {
     log,
     usage,
     store,
+    sharing,
+    problem: typeof shared === "string" ? shared : null,
     observers: [usage, store, files, notifier].filter((observer) => observer !== null),
     async close() {
+      await sharing?.close();
       store?.close();
       log.flush();
       await Promise.race([Promise.all([output.flushed(), files?.close()]), nextTurn(LAST_WORDS_MS)]);
@@ -445,6 +458,22 @@ async function openState(
 ): Promise<Store | null> {
   const { openStore } = await import("../observability/store.ts");
   return openStore({ path, clock, log, usage });
+}
+
+/** The pool of several instances; or why the settings do not fit the server. */
+async function openShared(
+  server: StateServer,
+  { providers }: Config,
+  log: Log,
+  { clock, newToken }: TimeAndChance,
+): Promise<SharedPool | string> {
+  const { openSharedPool, ServerRefusal } = await import("../sharing/shared-pool.ts");
+  try {
+    return await openSharedPool({ server, clock, log, newToken }, providers);
+  } catch (error) {
+    if (!(error instanceof ServerRefusal)) throw error;
+    return `STATE: the server at ${server.shown} says: ${error.message}. Correct the address, or its password.`;
+  }
 }
 
 async function openLogFiles(

@@ -64,6 +64,7 @@ describe("without any setting but a key, the configuration", () => {
       clientLimits: [],
       clientZone: "UTC",
       statePath: "keywheel.db",
+      stateServer: null,
       certificateFiles: [],
       adminPassword: null,
       webhookUrl: null,
@@ -488,11 +489,6 @@ describe("STATE", () => {
   });
 
   const faults: [says: string, text: string, problem: string][] = [
-    [
-      "a Redis server",
-      "redis://u:canary@h/0",
-      "STATE is the address of a Redis server, which is not supported yet.",
-    ],
     [
       "another server",
       "mysql://h/x",

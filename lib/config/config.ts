@@ -32,14 +32,8 @@ import {
   readProviders,
 } from "./provider-settings.ts";
 import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
-import {
-  type Environment,
-  providerPrefix,
-  SETTINGS,
-  SettingsReader,
-  settingOf,
-  spellingOf,
-} from "./settings.ts";
+import { type Environment, providerPrefix, SettingsReader, settingOf, spellingOf } from "./settings.ts";
+import { isServerAddress, parseStateServer, STATE_PREFIX, type StateServer } from "./state-server.ts";
 
 export type { ClientKey, ConfiguredKey } from "./keys.ts";
 export { parseStatusList } from "./parsers.ts";
@@ -91,8 +85,10 @@ export interface Config {
   clientLimits: ClientLimit[];
   /** IANA zone whose midnight ends the day of clients' limits. */
   clientZone: string;
-  /** The file that outlives a restart; null: off. A relative one begins at the working directory. */
+  /** The file that outlives a restart; null: off, or a server. A relative one begins at the working directory. */
   statePath: string | null;
+  /** The server by which several proxies are one pool; null: there is none. */
+  stateServer: StateServer | null;
   /** Files with certificates of CAs that are trusted too, as they are written. */
   certificateFiles: string[];
   /** null: there is no /admin. */
@@ -144,6 +140,7 @@ export function parseConfig(
     clientLimits: readClientLimits(reader, access),
     clientZone: reader.readOptional("TIMEZONE", TIMEZONE) ?? "UTC",
     statePath: readStatePath(reader, environment.STATE_DIRECTORY),
+    stateServer: readStateServer(reader),
     certificateFiles: CERTIFICATE_SETTINGS.flatMap((name) => reader.text(name) ?? []),
     adminPassword: readAdminPassword(reader),
     webhookUrl: readWebhookUrl(reader),
@@ -413,16 +410,22 @@ function readClientLimits(reader: SettingsReader, access: Access): ClientLimit[]
 
 /** `directories`: what systemd says in `STATE_DIRECTORY`, several separated by `:`. */
 function readStatePath(reader: SettingsReader, directories: string | undefined): string | null {
-  if (/^rediss?:/i.test(reader.text("STATE") ?? "")) {
-    reader.problems.add(
-      `STATE is the address of a Redis server, which is not supported yet. ${STATE.says}, or remove it for the default, ${SETTINGS.STATE}.`,
-    );
-    return null;
-  }
+  if (isServerAddress(reader.text("STATE") ?? "")) return null;
   const path = reader.read("STATE", STATE);
   if (path === "off") return null;
   const [directory = ""] = directories?.trim().split(":") ?? [];
   return directory === "" ? path : absolutePath(directory, path);
+}
+
+/** Its address may hold a password, so it is never shown. */
+function readStateServer(reader: SettingsReader): StateServer | null {
+  const prefix = reader.read("STATE_PREFIX", STATE_PREFIX);
+  const text = reader.text("STATE");
+  if (text === null || !isServerAddress(text)) return null;
+  const server = parseStateServer(text, prefix);
+  if (typeof server !== "string") return server;
+  reader.problems.add(`STATE ${server}.`);
+  return null;
 }
 
 /** After the keys: whoever holds one of them must not hold the password too. Never shown. */

@@ -99,6 +99,7 @@ const AT_START = [
   "logDir",
   "logRetentionDays",
   "statePath",
+  "stateServer",
   "webhookUrl",
   "certificateFiles",
 ] as const;
@@ -110,6 +111,7 @@ const VARIABLES: Record<AtStart, string> = {
   logDir: "LOG_DIR",
   logRetentionDays: "LOG_RETENTION_DAYS",
   statePath: "STATE",
+  stateServer: "STATE and STATE_PREFIX",
   webhookUrl: "WEBHOOK_URL",
   certificateFiles: "NODE_EXTRA_CA_CERTS and SSL_CERT_FILE",
 };

@@ -43,6 +43,7 @@ export const SETTINGS = {
   MODELS: "default",
   CLIENT_LIMITS: null,
   STATE: "keywheel.db",
+  STATE_PREFIX: "keywheel",
   ADMIN_PASSWORD: null,
   CORS_ORIGINS: null,
   LOG_LEVEL: "info",

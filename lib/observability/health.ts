@@ -5,6 +5,7 @@ import type { ProviderConfig } from "../config/config.ts";
 import { instantText, retryAfterSec } from "../core/clock.ts";
 import type { ClientReport, LimitReport } from "../pool/client-limits.ts";
 import type { KeyPool, KeyReport, ProviderReport } from "../pool/key.ts";
+import type { Instance } from "../pool/sharing.ts";
 
 /** A provider as it is now. */
 export function reportOfProvider(config: ProviderConfig, pool: KeyPool, now: number): ProviderReport {
@@ -27,6 +28,16 @@ interface HealthReport {
   isKnownClient: boolean;
   /** What the client that asks has left; null: it is not limited, or not known. */
   client: ClientReport | null;
+  /** The instances that share the pool; null: this one is by itself. */
+  sharing?: SharingReport | null;
+}
+
+/** The instances that share a pool, and whether they can. */
+export interface SharingReport {
+  readonly state: "ok" | "alone";
+  readonly instances: readonly Instance[];
+  /** The date that all of them have in common. */
+  readonly date: number;
 }
 
 /** 200 while a key of the default provider can serve now or after a cooldown, else 503. */
@@ -36,6 +47,7 @@ export function healthResponse({
   providers,
   isKnownClient,
   client,
+  sharing = null,
 }: HealthReport): Response {
   const { keys } = providers[0];
   const status = poolStatus(keys);
@@ -45,6 +57,7 @@ export function healthResponse({
     uptime_sec: Math.floor(uptimeMs / 1000),
     keys: keys.length,
     pool: keys.map(poolWord).join(" "),
+    ...(sharing === null ? {} : sharingJson(sharing)),
     ...(client === null ? {} : { client: clientJson(client) }),
     ...(isKnownClient ? { providers: providers.map(providerJson) } : {}),
   };
@@ -62,6 +75,18 @@ export function poolStatus(keys: readonly KeyReport[]): "ok" | "degraded" | "dow
 
 function poolWord({ index, state, coolingMs }: KeyReport): string {
   return `[${index}]:${state === "cooling" ? `cooling(${retryAfterSec(coolingMs)}s)` : state}`;
+}
+
+/** The instances of a pool in JSON: the one shape for `/health` and the admin API. */
+export function sharingJson({ state, instances, date }: SharingReport) {
+  return {
+    state_store: state,
+    instances: instances.map(({ id, since, seenAt }) => ({
+      id,
+      since: `${instantText(since).slice(0, 19)}Z`,
+      seen_sec: Math.max(0, Math.floor((date - seenAt) / 1000)),
+    })),
+  };
 }
 
 /** A provider in JSON, with its keys: the one shape for `/health` and, with more in it, for the admin API. */

@@ -9,6 +9,7 @@
 import { hidden429Of } from "../core/events.ts";
 import type { KeyEvent, Observer, RequestRecord, TokenUsage } from "../core/events.ts";
 import type { ProviderReport } from "../pool/key.ts";
+import type { SharingReport } from "./health.ts";
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -21,6 +22,8 @@ export interface Snapshot {
   providers: readonly ProviderReport[];
   /** Null: not asked for. */
   vitals: Vitals | null;
+  /** The instances that share the pool; null: this one is by itself. */
+  sharing?: SharingReport | null;
 }
 
 /** Upper bounds in seconds: a refusal takes milliseconds, an answer of a thinking model minutes. */
@@ -88,6 +91,7 @@ export class Metrics implements Observer {
     renderTimes(text, this.#waits, this.#firstBytes, this.#durations);
     renderKeys(text, snapshot.providers);
     renderProviders(text, snapshot);
+    renderSharing(text, snapshot.sharing ?? null);
     renderProcess(text, snapshot);
     return text.text;
   }
@@ -177,6 +181,18 @@ function renderProviders(text: MetricsText, { providers, inFlight }: Snapshot): 
   for (const { name, waiting } of providers) text.sample(waiting, { provider: name });
   text.family("keywheel_provider_paused", "gauge", "1 while a provider as a whole is left alone.");
   for (const { name, pausedMs } of providers) text.sample(pausedMs > 0 ? 1 : 0, { provider: name });
+}
+
+function renderSharing(text: MetricsText, sharing: SharingReport | null): void {
+  if (sharing === null) return;
+  text.family(
+    "keywheel_state_store_up",
+    "gauge",
+    "1 while the server of STATE answers in time, 0 while alone.",
+  );
+  text.sample(sharing.state === "ok" ? 1 : 0);
+  text.family("keywheel_instances", "gauge", "Proxies that share the pool, this one included.");
+  text.sample(sharing.instances.length);
 }
 
 function renderProcess(text: MetricsText, { version, startedAt, vitals }: Snapshot): void {

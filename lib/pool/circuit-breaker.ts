@@ -74,6 +74,12 @@ export class CircuitBreaker {
     this.#isOnTrial = false;
   }
 
+  /** Another instance that shares the pool found it open until then. */
+  openElsewhere(until: number): void {
+    this.#hasOpened = true;
+    this.#openUntil = Math.max(this.#openUntil, until);
+  }
+
   /** The upstream answered, whatever it said. */
   onAnswered(): void {
     this.#failuresInRow = 0;
@@ -123,6 +129,17 @@ export class ModelBreakers {
     return this.#failing.get(need.model) ?? null;
   }
 
+  /** Those that are left alone, or on trial, and until when. */
+  *open(): Generator<readonly [model: string, until: number]> {
+    for (const [model, breaker] of this.#failing) if (!breaker.isQuiet) yield [model, breaker.openUntil];
+  }
+
+  /** Another instance that shares the pool leaves this model alone; 0: not any more. */
+  hear(model: string, until: number): void {
+    if (until === 0) this.#failing.delete(model);
+    else this.#opened(model).openElsewhere(until);
+  }
+
   /** Whether another model fails as well. */
   hasOther(model: string): boolean {
     return this.#failing.size > (this.#failing.has(model) ? 1 : 0);
@@ -143,14 +160,18 @@ export class ModelBreakers {
 
   /** A request for this model failed. Returns for how many ms that opens its breaker; 0 where it does not. */
   onFailed(model: string, now: number, wasTrial: boolean): number {
+    return this.#opened(model).onFailed(now, wasTrial);
+  }
+
+  /** The breaker of a model, made where there is none. */
+  #opened(model: string): CircuitBreaker {
     let breaker = this.#failing.get(model);
-    if (breaker === undefined) {
-      const [oldest] = this.#failing.keys();
-      if (this.#failing.size >= MOST_MODELS && oldest !== undefined) this.#failing.delete(oldest);
-      breaker = new CircuitBreaker(FAULTS);
-      this.#failing.set(model, breaker);
-    }
-    return breaker.onFailed(now, wasTrial);
+    if (breaker !== undefined) return breaker;
+    const [oldest] = this.#failing.keys();
+    if (this.#failing.size >= MOST_MODELS && oldest !== undefined) this.#failing.delete(oldest);
+    breaker = new CircuitBreaker(FAULTS);
+    this.#failing.set(model, breaker);
+    return breaker;
   }
 
   /** A request for this model was answered. */
@@ -230,6 +251,11 @@ export class SharedLimit {
     if (this.#limiter === null) return;
     this.#limiter.onSent(now);
     this.#slowStart.onSent(now);
+  }
+
+  /** Another instance that shares the pool sent one. */
+  onSentElsewhere(now: number): void {
+    if (this.isKnown(now)) this.#limiter?.onSentElsewhere(now, false);
   }
 
   /** The response to a request that was sent at `sentAt` (epoch ms) has started. */

@@ -14,6 +14,8 @@ import { proxyError } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
 import { SlidingLog } from "./limit-learning.ts";
 import { QuotaDay } from "./quota-day.ts";
+import type { Full, Meter, Patience, Place } from "./exact-limits.ts";
+import type { Sharing } from "./sharing.ts";
 
 /** Who asks: the name of the client's key, and what its counts go by where it has none; null: nobody was asked. */
 export interface ClientName {
@@ -90,6 +92,7 @@ const UNLIMITED: Reservation = { end() {} };
 export class ClientLimiter {
   readonly #clock: Clock;
   readonly #keeper: ClientKeeper | null;
+  readonly #sharing: Sharing | null;
   readonly #day: QuotaDay;
   readonly #counts = new Map<string, ClientCounts>();
   /** What was kept in an earlier run. */
@@ -97,8 +100,10 @@ export class ClientLimiter {
   #limits = new Map<string, ClientLimit>();
   #zone = "UTC";
 
-  constructor(clock: Clock, keeper: ClientKeeper | null) {
+  /** `sharing`: other instances that share the pool; null: there is none. */
+  constructor(clock: Clock, keeper: ClientKeeper | null, sharing: Sharing | null = null) {
     this.#clock = clock;
+    this.#sharing = sharing;
     this.#keeper = keeper;
     this.#day = new QuotaDay(clock);
     this.#kept = keeper?.keyStates(KEPT_UNDER) ?? new Map();
@@ -127,25 +132,65 @@ export class ClientLimiter {
     return this.#reservation(idOf(request), counts, isUncounted, now);
   }
 
+  /** The same over all instances that share the pool. */
+  async admitShared(request: LimitedRequest & Patience, sharing: Sharing): Promise<Reservation | ProxyError> {
+    const limit = this.#limits.size === 0 ? null : this.#limitOf(request);
+    if (limit === null) return UNLIMITED;
+    const refusal = modelRefusal(request, limit);
+    if (refusal !== null) return refusal;
+    const { isUncounted } = request;
+    const { perMinute } = limit;
+    const perDay = isUncounted ? null : limit.perDay;
+    const tokensPerDay = isUncounted ? null : limit.tokensPerDay;
+    if (perMinute === null && perDay === null && tokensPerDay === null) return UNLIMITED;
+    this.#countsOf(idOf(request), this.#clock.now()); // it is among those that are reported
+    const meter = sharing.meterOfClient(idOf(request));
+    const limits = { perMinute, windowMs: MINUTE_MS, perDay, tokensPerDay, dayEndsOn: this.#day.endDate };
+    const place = await meter.ask(limits, [], request);
+    if (place.kind === "full") {
+      const readyAt = place.what === "minute" ? place.readyAt : Math.max(place.readyAt, this.#day.endsAt);
+      return clientRefusal(request, limit, place.what, readyAt - this.#clock.now());
+    }
+    if (isUncounted) meter.count(-1, 0);
+    return this.#sharedReservation(meter, place, isUncounted);
+  }
+
+  /** A place that all instances have counted. */
+  #sharedReservation(meter: Meter, place: Place, isUncounted: boolean): Reservation {
+    const { endDate } = this.#day;
+    let hasEnded = false;
+    return {
+      end: ({ wentOut, status, tokens }) => {
+        if (hasEnded) return;
+        hasEnded = true;
+        this.#turnDay(this.#clock.now());
+        if (!wentOut) place.uncountMinute();
+        meter.turnDay(this.#day.endDate);
+        const isGivenBack = !isUncounted && endDate === this.#day.endDate && (!wentOut || status === 404);
+        meter.count(isGivenBack ? -1 : 0, tokens);
+      },
+    };
+  }
+
   #limitRefusal(
-    { client, isUncounted }: LimitedRequest,
-    { perMinute, perDay, tokensPerDay }: ClientLimit,
+    request: LimitedRequest,
+    limit: ClientLimit,
     counts: ClientCounts,
     now: number,
   ): ProxyError | null {
+    const { isUncounted } = request;
+    const { perMinute, perDay, tokensPerDay } = limit;
     const minuteEndsAt = perMinute === null ? 0 : counts.sent.last(perMinute) + MINUTE_MS;
     const isDayOver = !isUncounted && perDay !== null && counts.requests >= perDay;
     const isOutOfTokens = !isUncounted && tokensPerDay !== null && counts.tokens >= tokensPerDay;
     const readyAt = Math.max(minuteEndsAt, isDayOver || isOutOfTokens ? this.#day.endsAt : 0);
     if (readyAt <= now) return null;
-    const spent = isDayOver
-      ? `its ${perDay} requests of the day`
-      : isOutOfTokens
-        ? `its ${tokensPerDay} tokens of the day`
-        : `its ${perMinute} requests a minute`;
-    const inTime = formatDuration(retryAfterSec(readyAt - now) * 1000);
-    const message = `${named(client)} has used up ${spent} (CLIENT_LIMITS of this proxy; the provider was not asked). Try again in ${inTime}, or ask its operator for more.`;
-    return proxyError(429, "client_limit", message, readyAt - now);
+    return clientRefusal(
+      request,
+      limit,
+      isDayOver ? "day" : isOutOfTokens ? "tokens" : "minute",
+      readyAt - now,
+    );
   }
 
   /** What was counted just now. */
@@ -196,14 +241,21 @@ export class ClientLimiter {
     if (limit === undefined) return null;
     const counts = this.#countsOf(id, now);
     const { perMinute, perDay, tokensPerDay, models } = limit;
-    const ofMinute = counts.sent.countSince(now - MINUTE_MS + 1);
-    const minuteEndsAt = counts.sent.last(Math.min(ofMinute, perMinute ?? 0)) + MINUTE_MS;
+    const meter = this.#sharing?.meterOfClient(id) ?? null;
+    meter?.turnDay(this.#day.endDate);
+    const ofMinute = meter?.usedOfMinute(MINUTE_MS) ?? counts.sent.countSince(now - MINUTE_MS + 1);
+    const oldest = meter?.oldestOfMinute(MINUTE_MS) ?? counts.sent.last(Math.min(ofMinute, perMinute ?? 0));
+    const minuteEndsAt = oldest + MINUTE_MS;
+    const { requests, tokens } =
+      meter === null
+        ? counts
+        : { requests: meter.requests + meter.othersRequests, tokens: meter.tokens + meter.othersTokens };
     const dayMs = Math.max(0, this.#day.endsAt - now);
     return {
       ...nameOf(id),
       perMinute: limitReport(perMinute, ofMinute, Math.max(0, minuteEndsAt - now)),
-      perDay: limitReport(perDay, counts.requests, dayMs),
-      tokensPerDay: limitReport(tokensPerDay, counts.tokens, dayMs),
+      perDay: limitReport(perDay, requests, dayMs),
+      tokensPerDay: limitReport(tokensPerDay, tokens, dayMs),
       models,
     };
   }
@@ -259,6 +311,23 @@ export class ClientLimiter {
       if (at <= now && at > now - MINUTE_MS) counts.sent.add(at, now - MINUTE_MS);
     }
   }
+}
+
+/** `what` is used up, and something comes free in `waitMs`. */
+function clientRefusal(
+  { client }: LimitedRequest,
+  { perMinute, perDay, tokensPerDay }: ClientLimit,
+  what: Full["what"],
+  waitMs: number,
+): ProxyError {
+  const spent = {
+    day: `its ${perDay} requests of the day`,
+    tokens: `its ${tokensPerDay} tokens of the day`,
+    minute: `its ${perMinute} requests a minute`,
+  }[what];
+  const inTime = formatDuration(retryAfterSec(waitMs) * 1000);
+  const message = `${named(client)} has used up ${spent} (CLIENT_LIMITS of this proxy; the provider was not asked). Try again in ${inTime}, or ask its operator for more.`;
+  return proxyError(429, "client_limit", message, waitMs);
 }
 
 function limitReport(limit: number | null, used: number, resetMs: number): LimitReport | null {

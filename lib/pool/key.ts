@@ -15,6 +15,7 @@ import type { Secret } from "../core/secret.ts";
 import type { Budgets } from "../providers/rate-limit-headers.ts";
 import type { NoKey, Outcome, Verdict } from "../providers/verdict.ts";
 import type { CircuitBreaker } from "./circuit-breaker.ts";
+import type { Patience, Place } from "./exact-limits.ts";
 import type { RetryBudget } from "./retry-policy.ts";
 import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
 import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
@@ -35,6 +36,10 @@ export interface Key {
   /** It was found dead, and is tried again by a real request. */
   isOnTrial: boolean;
   inFlight: number;
+  /** The same with other instances that share the pool. */
+  inFlightElsewhere: number;
+  /** No request that counts goes out before: other instances have taken all places; 0: they have not. */
+  fullUntil: number;
   requests: number;
   rateLimited: number;
   errors: number;
@@ -81,6 +86,11 @@ abstract class Limits {
   get readyAtIfNotLearnt(): number {
     const limiterAt = this.limiter?.readyAtIfNotLearnt ?? 0;
     return Math.max(this.cooldown?.until ?? 0, this.slowStart.readyAt, limiterAt);
+  }
+
+  /** Whether instances that share the pool take turns with it: one would be refused for what another has sent. */
+  isTight(now: number, instances: number): boolean {
+    return this.slowStart.isOn || (this.limiter?.isTight(now, instances) ?? false);
   }
 
   /** A request has to wait for it: a learnt limit in its way may be raised. Returns whether one was. */
@@ -163,6 +173,8 @@ export interface Lease {
   answeredBefore: number;
   /** The answer is a 404, which counts against no daily cap and no `RPM=n` either. */
   isNotFound: boolean;
+  /** Its place among all instances that share the pool; null: nobody was asked. */
+  place: Place | null;
   settled: boolean;
 }
 
@@ -199,6 +211,11 @@ export interface KeyPool {
   lease(need: Need, now: number, account?: string): Lease | NoKey;
   /** Why this request gets no key now, and until when: for its answer when its attempts are spent. */
   noKeyFor(need: Need, now: number): NoKey;
+  /**
+   * Whether all instances that share the pool leave a place for this lease; null: nobody need be asked. Where they leave
+   * none, the lease has been given back, and the request needs another.
+   */
+  confirm(lease: Lease, patience: Patience): Promise<boolean> | null;
   /** `budgets`: what the response announced of limits; null: nothing. */
   responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void;
   /**
@@ -238,6 +255,8 @@ export function newKey(
     isPaused: false,
     isOnTrial: false,
     inFlight: 0,
+    inFlightElsewhere: 0,
+    fullUntil: 0,
     requests: 0,
     rateLimited: 0,
     errors: 0,
@@ -254,7 +273,8 @@ export function isInUse(key: Key): boolean {
 /** Epoch ms from which the key itself may be asked, whatever its account allows; Infinity: nobody knows. */
 export function keyReadyAt(key: Key, dayEndsAt: number, isUncounted = false): number {
   if (!isInUse(key)) return Infinity;
-  return isSpent(key) && !isUncounted ? dayEndsAt : 0;
+  if (isUncounted) return 0;
+  return isSpent(key) ? dayEndsAt : key.fullUntil;
 }
 
 /** Whether the key has had its day's requests. */
@@ -322,7 +342,7 @@ export function reportOf(
   now: number,
 ): KeyReport {
   const { account } = key;
-  const cooling = isInUse(key) ? coolingOf(account, isSpent(key) ? dayEndsAt : 0, now) : null;
+  const cooling = isInUse(key) ? coolingOf(account, isSpent(key) ? dayEndsAt : 0, now, key.fullUntil) : null;
   const shown: KeyReport["models"] = {};
   let modelRpm: number | null = null;
   for (const [model, limits] of models) {
@@ -348,7 +368,7 @@ export function reportOf(
     today: key.today,
     dailyLimit: key.dailyLimit,
     rpmLimit: account.limiter.perMinute ?? modelRpm, // where only models have limits, the narrowest of theirs
-    inFlight: key.inFlight,
+    inFlight: key.inFlight + key.inFlightElsewhere,
     lastUsedAt: key.lastUsedAt,
     said: key.disabled?.said ?? "",
   };
@@ -359,8 +379,9 @@ function coolingOf(
   { cooldown, limiter, slowStart }: Limits,
   spentUntil: number,
   now: number,
+  fullUntil = 0,
 ): { coolingMs: number; reason: KeyReason } | null {
-  const pacedUntil = Math.max(slowStart.readyAt, limiter?.readyAt(now) ?? 0);
+  const pacedUntil = Math.max(slowStart.readyAt, limiter?.readyAt(now) ?? 0, fullUntil);
   const isFull = pacedUntil >= AFTER_AN_EVENT; // an attempt under way has to end, and nobody knows when
   const coolingUntil = Math.max(cooldown?.until ?? 0, spentUntil, isFull ? 0 : pacedUntil);
   if (coolingUntil <= now) return isFull ? { coolingMs: 0, reason: "pacing" } : null;

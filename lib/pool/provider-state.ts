@@ -29,7 +29,22 @@ const OTHERS_FIRST_MS = 3000;
 
 type Fault = Extract<Outcome, { kind: "overloaded" | "unreachable" }>;
 
+/** What several instances share of a provider. Instants; 0: it is not left alone. */
+export interface SharedProvider {
+  readonly breaker: number;
+  readonly refusesAll: number;
+  /** By model. */
+  readonly models: Record<string, number>;
+  /** What upstream said that made it be left alone. */
+  readonly said: string;
+}
+
+/** When it is the turn of this instance to try what may fail for all; in the past: now. */
+export type TurnAt = (seed: number, now: number) => number;
+
 export class ProviderState {
+  /** null: no other instance shares the pool. */
+  turnAt: TurnAt | null = null;
   /** Opened by failures of the upstream. */
   readonly breaker = new CircuitBreaker(FAULTS);
   /** Opened where the upstream refuses everybody. */
@@ -66,6 +81,8 @@ export class ProviderState {
     const { tried, deferredAt } = need;
     const closedUntil = Math.max(breaker.readyAt(now), refusesAll.readyAt(now));
     if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
+    const turnAt = this.turnAt === null ? 0 : this.#trialTurn(need, this.turnAt, now);
+    if (turnAt > now) return { kind: "no_key", readyAt: turnAt, maybeSooner: true, why: "paused" };
     const modelUntil = this.#modelBreakers.of(need)?.readyAt(now) ?? 0;
     if (modelUntil > now) return { kind: "no_key", readyAt: modelUntil, why: "paused", isOwn: true };
     // It may be refused for what it asks for: whether everybody still is, others find out before it does.
@@ -79,6 +96,32 @@ export class ProviderState {
     if (sharedAt <= now) return null;
     const isEvent = sharedAt >= AFTER_AN_EVENT;
     return { kind: "no_key", readyAt: isEvent ? Infinity : sharedAt, maybeSooner: isEvent, why: "paused" };
+  }
+
+  /** Of instances that share the pool one at a time finds out whether the upstream is back. */
+  #trialTurn(need: Need, turnAt: TurnAt, now: number): number {
+    const isQuiet = this.breaker.isQuiet && this.refusesAll.isQuiet;
+    const model = this.#modelBreakers.of(need);
+    return isQuiet && (model === null || model.isQuiet) ? 0 : turnAt(0, now);
+  }
+
+  /** What other instances have to know. */
+  shared(): SharedProvider {
+    const { breaker, refusesAll, pauseSaid: said } = this;
+    const models = Object.fromEntries(this.#modelBreakers.open());
+    const untilOf = (each: CircuitBreaker) => (each.isQuiet ? 0 : each.openUntil);
+    return { breaker: untilOf(breaker), refusesAll: untilOf(refusesAll), models, said };
+  }
+
+  /** Takes over what has changed at another instance. `before`: what was so until then. */
+  hear(told: SharedProvider, before: SharedProvider): void {
+    hearBreaker(this.breaker, told.breaker, before.breaker);
+    hearBreaker(this.refusesAll, told.refusesAll, before.refusesAll);
+    for (const [model, until] of Object.entries(told.models)) this.#modelBreakers.hear(model, until);
+    for (const model of Object.keys(before.models))
+      if (!Object.hasOwn(told.models, model)) this.#modelBreakers.hear(model, 0);
+    this.pauseSaid = told.said;
+    this.#isDown = told.breaker > 0 || told.refusesAll > 0;
   }
 
   /** Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back. */
@@ -185,6 +228,12 @@ export class ProviderState {
     this.pauseSaid = said;
     this.#listener.onPaused(reason, forMs, said, now);
   }
+}
+
+function hearBreaker(breaker: CircuitBreaker, until: number, before: number): void {
+  if (until === before) return;
+  if (until === 0) breaker.onAnswered();
+  else breaker.openElsewhere(until);
 }
 
 /** Whether the connection itself failed, which is the same for every model. */

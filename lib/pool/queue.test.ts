@@ -85,6 +85,7 @@ function leaseFor(need: Need, at: number): Lease {
     startedAt: 0,
     answeredBefore: 0,
     isNotFound: false,
+    place: null,
     settled: false,
   };
 }

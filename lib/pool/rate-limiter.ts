@@ -49,6 +49,8 @@ const SAME_DEPTH_HINTED = 3;
 const SAME_DEPTH = 2;
 /** Counts of which one is so many times the other are not the same. */
 const OTHER_COUNT = 1.3;
+/** From this share of a limit on, instances that share it take turns. */
+const TIGHT_FROM = 0.75;
 /** From this share of a limit on, a refusal is no surprise. */
 const NEARLY = 0.8;
 /** A refusal of what is tried beyond the known comes within this time. */
@@ -97,6 +99,8 @@ export class RateLimiter {
   /** `rate` is how many of them may be in any window of this length. */
   #windowMs = MINUTE_MS;
   inFlight = 0;
+  /** The same with other instances that share the pool. */
+  inFlightElsewhere = 0;
   /** Answers under way; the most that were at once, and when. And when the last ones ended. */
   #answering = 0;
   #mostAnswering = 0;
@@ -169,6 +173,12 @@ export class RateLimiter {
     this.#bucket.onSent(now);
   }
 
+  /** Another instance that shares the pool sent one. `isUncounted` as in `onSent`. */
+  onSentElsewhere(now: number, isUncounted: boolean): void {
+    this.onSent(now, isUncounted);
+    this.inFlight -= 1; // `inFlightElsewhere` counts it
+  }
+
   /** An answer has begun. */
   onResponseStarted(now: number): void {
     this.#answering += 1;
@@ -203,7 +213,7 @@ export class RateLimiter {
    * counts against no rate that was set.
    */
   readyAt(now: number, isUncounted = false): number {
-    if (this.inFlight >= this.concurrency.value) return AFTER_AN_EVENT;
+    if (this.inFlight + this.inFlightElsewhere >= this.concurrency.value) return AFTER_AN_EVENT;
     const isUnlimited = this.rate.value === Infinity || (isUncounted && this.#rule.kind === "fixed");
     let at = isUnlimited ? 0 : this.#windowAt(now);
     // More at once than has held goes out by itself: a burst would be refused as a burst.
@@ -291,6 +301,39 @@ export class RateLimiter {
   isNearlyUsedUp(now: number): boolean {
     if (!this.rate.isKnown) return false;
     return this.#sent.countSince(now - this.#windowMs) >= NEARLY * this.rate.proven;
+  }
+
+  /**
+   * Whether so little is left of a limit that is not exact that instances which share it have to take turns, because what
+   * each of them sends becomes known to the others only a moment later.
+   */
+  isTight(now: number, instances: number): boolean {
+    if (this.#rule.kind === "fixed") return false;
+    const spare = 2 * instances;
+    if (this.#resetAt > now && this.#left <= Math.max(spare, this.#announcedLimit * (1 - TIGHT_FROM)))
+      return true;
+    if (
+      this.concurrency.isKnown &&
+      this.inFlight + this.inFlightElsewhere >= this.concurrency.value - instances
+    )
+      return true;
+    if (this.#bucket.isOn) return true;
+    if (!this.rate.isKnown) return false;
+    const { value } = this.rate;
+    return this.#sent.countSince(now - this.#windowMs) >= Math.min(value * TIGHT_FROM, value - spare);
+  }
+
+  /** What is left of the announced window, and until when; null: nothing is announced, or it is over. */
+  announcedLeft(now: number): { left: number; resetAt: number } | null {
+    if (this.#left === Infinity || this.#resetAt <= now) return null;
+    return { left: Math.max(0, this.#left), resetAt: this.#resetAt };
+  }
+
+  /** Another instance was told what is left of the announced window. */
+  hearAnnounced(left: number, resetAt: number): void {
+    const isNew = resetAt > this.#resetAt + SAME_WINDOW_MS;
+    this.#left = isNew ? left : Math.min(this.#left, left);
+    this.#resetAt = Math.max(this.#resetAt, resetAt);
   }
 
   /** Learns from a refusal; the refused request has been refunded and has ended already. */
@@ -566,6 +609,11 @@ export class SlowStart {
   #lastAt = 0;
   /** Attempts whose answer has not begun. */
   undecided = 0;
+
+  /** It has not ended. */
+  get isOn(): boolean {
+    return this.#allowed > 0;
+  }
 
   get readyAt(): number {
     if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;

@@ -27,11 +27,20 @@ const TRIED = 1;
 const DENIED = 2;
 const NONE = 3;
 
+/** The turns of instances that share a pool. */
+export interface Turns {
+  readonly instances: number;
+  /** When it is the turn of this one; in the past: now. */
+  turnAt(seed: number, now: number): number;
+}
+
 export class KeySelector {
   keys: readonly Key[] = [];
   strategy: Strategy;
   /** Epoch ms when the running day ends. */
   dayEndsAt = 0;
+  /** When it is this instance's turn with a key that several share; null: no other shares the pool. */
+  turns: Turns | null = null;
   readonly #models = new Map<string, ModelState>();
   /** Where the next walk begins. */
   #cursor = 0;
@@ -133,7 +142,15 @@ export class KeySelector {
   #readyAt(key: Key, limits: ModelLimits | undefined, { isUncounted }: KeyNeed, now: number): number {
     const keyAt = keyReadyAt(key, this.dayEndsAt, isUncounted);
     const accountAt = Math.max(keyAt, key.account.readyAt(now, isUncounted));
-    return limits === undefined ? accountAt : Math.max(accountAt, limits.readyAt(now));
+    const at = limits === undefined ? accountAt : Math.max(accountAt, limits.readyAt(now));
+    return this.turns === null || at > now ? at : this.#turnAt(this.turns, key, limits, now);
+  }
+
+  /** Instances that share the pool take turns where a limit that is not exact is nearly used up. */
+  #turnAt(turns: Turns, { account, seed }: Key, limits: ModelLimits | undefined, now: number): number {
+    const { instances } = turns;
+    const isTight = account.isTight(now, instances) || (limits?.isTight(now, instances) ?? false);
+    return instances > 1 && isTight ? turns.turnAt(seed, now) : 0;
   }
 
   /**

@@ -22,10 +22,12 @@ import { Metrics } from "../observability/metrics.ts";
 import { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { CheckOptions } from "../pool/key-health.ts";
-import type { Keeper, KeyPool, PoolDependencies } from "../pool/key.ts";
+import { accountName } from "../pool/key.ts";
+import type { Keeper, KeyPool } from "../pool/key.ts";
+import type { OwnerShelf, SharedPoolDependencies, Sharing } from "../pool/sharing.ts";
 import { HeaderSampler } from "../providers/rate-limit-headers.ts";
 import { ModelLists } from "./all-models.ts";
-import { ResourceOwners } from "./resource-owners.ts";
+import { ResourceOwners, isOfTurn } from "./resource-owners.ts";
 import type { OwnedId, OwnerKeeper } from "./resource-owners.ts";
 
 /** A provider at work: its settings, its keys, and when it was last heard of. */
@@ -103,7 +105,7 @@ export interface AdminApi {
 export type PoolMaker = (
   config: ProviderConfig,
   maxCooldownMs: number,
-  dependencies: PoolDependencies,
+  dependencies: SharedPoolDependencies,
 ) => KeyPool;
 
 /** Everything that runs, and nothing of it global. */
@@ -120,6 +122,8 @@ export interface Engine {
   readonly newPool: PoolMaker;
   /** Keeps what is known of keys over a restart; null: nobody does. */
   readonly keeper: Keeper | null;
+  /** Other instances that share the pool; null: there is none. */
+  readonly sharing: Sharing | null;
   readonly clocks: TimeoutTicker;
   readonly access: UpstreamAccess;
   readonly startedAt: number;
@@ -161,6 +165,8 @@ export interface Dependencies {
   /** Told of every finished request and every change of a key. */
   readonly observers?: readonly Observer[];
   readonly keeper?: Keeper | null;
+  /** Other instances that share the pool. */
+  readonly sharing?: Sharing | null;
   /** Where it outlives the program which account owns which resources. */
   readonly resources?: (OwnerKeeper & { resources(): readonly OwnedId[] }) | null;
 }
@@ -173,7 +179,7 @@ export function createEngine(
   access: UpstreamAccess,
   dependencies: Dependencies,
 ): Engine {
-  const { clock, random, log, observers = [], keeper = null } = dependencies;
+  const { clock, random, log, observers = [], keeper = null, sharing = null } = dependencies;
   const metrics = new Metrics();
   const load = new Load();
   const owners = new ResourceOwners(dependencies.resources ?? null);
@@ -188,8 +194,9 @@ export function createEngine(
     random,
     log,
     config,
-    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper, newPool, access }),
+    upstreams: upstreamsOf(config, [], { clock, random, observer, keeper, sharing, newPool, access }),
     keeper,
+    sharing,
     newPool,
     clocks: new TimeoutTicker(config, clock, access.reusesSignals ? undefined : 0),
     access,
@@ -198,7 +205,7 @@ export function createEngine(
     metrics,
     owners,
     keyChecker,
-    clientLimiter: new ClientLimiter(clock, keeper),
+    clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
     modelLists: new ModelLists(clock),
     openAdmin: null,
     underWay: new Set(),
@@ -215,6 +222,7 @@ export function createEngine(
     draining: false,
     redactor: new Redactor(secretsOf(config)),
   };
+  sharing?.keepOwners(ownerShelfOf(engine));
   keyChecker.start();
   engine.clientLimiter.follow(config.clientLimits, config.clientZone);
   return engine;
@@ -231,6 +239,26 @@ export function reconfigure(engine: Engine, config: Config): void {
   engine.config = config;
 }
 
+/** What other instances may know of owners, by keys: what an account is called may differ between them. */
+function ownerShelfOf(engine: Engine): OwnerShelf {
+  const keysOfProvider = (provider: string) =>
+    engine.upstreams.find(({ config }) => config.name === provider)?.pool.keys ?? [];
+  return {
+    isOfTurn,
+    keysOf: (provider, account) =>
+      keysOfProvider(provider)
+        .filter((key) => accountName(key) === account)
+        .map(({ secret }) => secret),
+    found(provider, id, names) {
+      const owner = keysOfProvider(provider).find(({ secret }) =>
+        names.includes(engine.sharing?.nameOf(secret) ?? ""),
+      );
+      if (owner !== undefined)
+        engine.owners.restore([{ provider, id, account: accountName(owner), at: engine.clock.wall() }]);
+    },
+  };
+}
+
 function secretsOf({ providers }: Config): Secret[] {
   return providers.flatMap(({ keys }) => keys.map(({ secret }) => secret));
 }
@@ -239,11 +267,20 @@ function secretsOf({ providers }: Config): Secret[] {
 function upstreamsOf(
   config: Config,
   before: readonly Upstream[],
-  { newPool, access, clock, random, observer, keeper }: PoolDependencies & Pick<Engine, "newPool" | "access">,
+  {
+    newPool,
+    access,
+    clock,
+    random,
+    observer,
+    keeper,
+    sharing = null,
+  }: SharedPoolDependencies & Pick<Engine, "newPool" | "access">,
 ): readonly [Upstream, ...Upstream[]] {
   const upstreamOf = (provider: ProviderConfig): Upstream => {
     const old = before.find(({ config }) => config.name === provider.name);
-    const pool = old?.pool ?? newPool(provider, config.maxCooldownMs, { clock, random, observer, keeper });
+    const dependencies = { clock, random, observer, keeper, sharing };
+    const pool = old?.pool ?? newPool(provider, config.maxCooldownMs, dependencies);
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
     const connections = old?.connections ?? access.openConnections();
     return {

@@ -12,6 +12,7 @@ import type { Admission, ClientIdentity } from "../http/client-auth.ts";
 import { admissionError, errorResponse, proxyError } from "../http/error-responses.ts";
 import type { RequestTarget } from "../http/request.ts";
 import { healthResponse, reportOfProvider } from "../observability/health.ts";
+import type { SharingReport } from "../observability/health.ts";
 import { METRICS_TYPE, readVitals } from "../observability/metrics.ts";
 import type { ClientReport } from "../pool/client-limits.ts";
 import type { ProviderReport } from "../pool/key.ts";
@@ -101,9 +102,22 @@ async function health(identity: ClientIdentity, admission: Admission, engine: En
   const now = clock.now();
   const providers = reportsOf(upstreams, now);
   const client = clientOf(admission, engine);
-  const response = healthResponse({ version, uptimeMs: now - startedAt, providers, isKnownClient, client });
+  const sharing = sharingReportOf(engine);
+  const response = healthResponse({
+    version,
+    uptimeMs: now - startedAt,
+    providers,
+    isKnownClient,
+    client,
+    sharing,
+  });
   addCors(response.headers, identity.headers.get("origin"), config.corsOrigins);
   return response;
+}
+
+/** The instances that share the pool; null: this one is by itself. */
+export function sharingReportOf({ sharing, clock }: Engine): SharingReport | null {
+  return sharing === null ? null : { state: sharing.state, instances: sharing.instances, date: clock.wall() };
 }
 
 /** What the client that asks has left. Whoever may ask without a key is one client. */
@@ -120,7 +134,14 @@ async function metrics(identity: ClientIdentity, admission: Admission, engine: E
   const { version, clock, startedAt, inFlight, upstreams } = engine;
   const providers = reportsOf(upstreams, clock.now());
   const startedOn = startedAt + wallOffset(clock);
-  const text = engine.metrics.render({ version, startedAt: startedOn, inFlight, providers, vitals });
+  const text = engine.metrics.render({
+    version,
+    startedAt: startedOn,
+    inFlight,
+    providers,
+    vitals,
+    sharing: sharingReportOf(engine),
+  });
   return new Response(text, { headers: { "content-type": METRICS_TYPE, "cache-control": "no-store" } });
 }
 

@@ -30,6 +30,9 @@ import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts
 import type { Hop, Route } from "./route.ts";
 import { saidBy } from "../pool/penalties.ts";
 import { accountName, accountNames } from "../pool/key.ts";
+import { idsIn } from "./resources.ts";
+import type { Patience } from "../pool/exact-limits.ts";
+import type { Sharing } from "../pool/sharing.ts";
 
 /** Without a byte for this long a request body is given up, and a connection without a request is closed. */
 export const IDLE_SEC = 30;
@@ -53,7 +56,10 @@ const CHANGES_STORED =
 const NO_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
-export class RequestContext implements Need, Client, LimitedRequest, RequestUnderWay {
+/** No request waits longer for the server of `STATE`, all in all; a little is left for the turn of the event loop. */
+const SERVER_PATIENCE_MS = 45;
+
+export class RequestContext implements Need, Patience, Client, LimitedRequest, RequestUnderWay {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
   readonly method: string;
@@ -99,6 +105,8 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
   reason = "";
   /** What it was counted as in the limits of its client. */
   reservation: Reservation | null = null;
+  /** What is left of the time that it may wait for the server of `STATE`. */
+  serverMs = SERVER_PATIENCE_MS;
   /** Upstream may have got it. */
   wentOut = false;
   /** The path as the client sent it. */
@@ -301,6 +309,16 @@ export class RequestContext implements Need, Client, LimitedRequest, RequestUnde
     const { clock, config } = this.engine;
     const shortly = hasFallback ? clock.now() + config.fallbackAfterMs : Infinity;
     this.waitUntil = Math.min(this.#waitEndsAt, shortly);
+  }
+
+  /** Asks other instances who has what it refers to, where nobody here knows: before `bind`. */
+  async lookUpOwners({ config, pool }: Upstream, sharing: Sharing): Promise<void> {
+    const { owners, upstreams } = this.engine;
+    if (pool.keys.length < 2 && upstreams.length < 2) return;
+    const { path, query } = this.target;
+    const ids = idsIn(path, query, this.method, this.#bodyToRead);
+    const unknown = ids.filter((id) => owners.owner(config.name, id) === null);
+    if (unknown.length > 0) await sharing.lookUpOwners(config.name, unknown, this);
   }
 
   /** Finds out whether it has to do with resources that one account of this provider alone has (P35). */

@@ -207,7 +207,7 @@ function count({ holdings }: Shelves, { account }: Owned, change: 1 | -1): void 
 }
 
 /** Made by the hundred with every conversation: responses and their items, marks of pages and of encrypted texts. */
-function isOfTurn(id: string): boolean {
+export function isOfTurn(id: string): boolean {
   return id.length >= 80 || OF_TURN.test(id);
 }
 

@@ -12,6 +12,7 @@ const LAYERS = [
   ["config"],
   ["http"],
   ["pool"],
+  ["sharing"],
   ["observability"],
   ["routing"],
   ["admin"],
@@ -104,7 +105,7 @@ describe("the layout", () => {
   test("uses nothing newer than Node 20 in what the npm package is built of", () => {
     const newer =
       /Promise\.(?:withResolvers|try)|(?:Map|Object)\.groupBy|URL\.parse|fromAsync|RegExp\.escape|Error\.isError|\.(?:toBase64|toHex)\(/;
-    const ofPackage = MODULES.filter((path) => !/^lib\/(?:admin|cli|observability)\//.test(path));
+    const ofPackage = MODULES.filter((path) => !/^lib\/(?:admin|cli|observability|sharing)\//.test(path));
     expect(ofPackage.flatMap((path) => linesWith(newer, path))).toEqual([]);
     expect(places(/\bdeferred</).length).toBeGreaterThan(3);
   });
@@ -261,6 +262,10 @@ describe("the layout", () => {
       // The address of a proxy, which may hold a password, on its way into a connection.
       /^(?:proxy|lib\/http\/connections|lib\/pool\/key-health|lib\/routing\/all-models)\.ts: .*address\.reveal\(\)/,
       /^lib\/observability\/webhook\.ts: .*webhookRequest\(new URL\(/,
+      // The address of the server of STATE, on its way into a connection; and a key on its way into a hash.
+      /^lib\/sharing\/connection\.ts: .*new Bun\.RedisClient\(/,
+      /^lib\/sharing\/diagnosis\.ts: const address = new URL\(/,
+      /^lib\/sharing\/shared-pool\.ts: .*hashed\(/,
       /^lib\/cli\/admin-client\.ts: .*Bearer/,
       // A key that is new, on its way into the file where keys stand.
       /^lib\/cli\/key-commands\.ts: return keys\.map\(\(key\) => key\.reveal\(\)\)/,

@@ -1,0 +1,82 @@
+/**
+ * What has changed at this instance, for the server and for the others, in one piece.
+ */
+import type { SharedMeter } from "./meters.ts";
+import type { HashChange, PoolExchange } from "./pool-exchange.ts";
+import type { DayNews, PoolNews } from "./wire.ts";
+
+interface Gathered {
+  readonly instance: string;
+  readonly prefix: string;
+  readonly exchanges: readonly PoolExchange[];
+  readonly meters: Iterable<SharedMeter>;
+  /** What goes before the changes. */
+  readonly first: readonly HashChange[];
+  /** All places of the last minute go out, and not only those that the server may not know. */
+  readonly isAll: boolean;
+  /** The server was emptied: counts are raised to their whole, what others counted goes there again, too. */
+  readonly isFilling: boolean;
+  readonly dayName: (meter: SharedMeter) => string;
+  /** The date of a local instant. */
+  readonly dateOf: (at: number) => number;
+  readonly nextNumber: () => number;
+}
+
+/** A count of the day as the script takes it. */
+interface StoredDay extends Omit<DayNews, "endsOn"> {
+  readonly who: string;
+  readonly number: number;
+  readonly endsAt: number;
+}
+
+/** Places of a minute as the script takes them. */
+interface StoredMinute {
+  readonly name: string;
+  readonly windowMs: number;
+  readonly add: readonly { at: number; name: string }[];
+  readonly remove: readonly string[];
+}
+
+/** Takes what has changed; null: nothing has. Both texts are JSON. */
+export function gather(what: Gathered): { news: string; changes: string } | null {
+  const hashes = [...what.first];
+  const pools: PoolNews[] = [];
+  for (const exchange of what.exchanges) {
+    const collected = exchange.collect(what.prefix);
+    // What is raised to its whole must not be added to that.
+    hashes.push(
+      ...(what.isFilling ? collected.hashes.map(({ add: _, ...change }) => change) : collected.hashes),
+    );
+    if (collected.news !== null) pools.push(collected.news);
+  }
+  const days: StoredDay[] = [];
+  const told: DayNews[] = [];
+  const minutes: StoredMinute[] = [];
+  for (const meter of what.meters) {
+    const { dayEndsOn, requests, tokens } = meter;
+    const name = what.dayName(meter);
+    if (dayEndsOn > 0) {
+      told.push({ name, endsOn: dayEndsOn, requests, tokens });
+      const day = { name, endsAt: dayEndsOn };
+      days.push({ ...day, who: what.instance, number: what.nextNumber(), requests, tokens });
+      if (what.isFilling)
+        for (const [who, counts] of meter.others) days.push({ ...day, who, number: 1, ...counts });
+    }
+    const minute = minuteOf(meter, what);
+    if (minute !== null) minutes.push(minute);
+  }
+  if (hashes.length + pools.length + days.length + minutes.length === 0) return null;
+  return {
+    news: JSON.stringify({ instance: what.instance, pools, days: told }),
+    changes: JSON.stringify({ hashes, days, minutes }),
+  };
+}
+
+function minuteOf(meter: SharedMeter, { instance, prefix, isAll, dateOf }: Gathered): StoredMinute | null {
+  const remove = meter.removed.map((number) => `${instance}:${number}`);
+  meter.removed = [];
+  const places = isAll ? meter.ownPlaces() : meter.takenAlone();
+  const add = places.map(({ number, at }) => ({ at: dateOf(at), name: `${instance}:${number}` }));
+  if (add.length + remove.length === 0) return null;
+  return { name: `${prefix}:minute:${meter.name}`, windowMs: meter.windowMs, add, remove };
+}

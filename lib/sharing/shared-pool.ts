@@ -1,0 +1,654 @@
+/**
+ * The pool of all instances: this one's part in it.
+ *
+ * Nothing here is in the path of a request but the question for a place of an exact limit, and for the owner of an
+ * unknown id, each of which has its patience. Everything else is gathered for some milliseconds and sent in one step, with
+ * the news of it for the others. Where the server is silent, this instance goes on alone, and asks again until it answers.
+ */
+import type { ProviderConfig } from "../config/provider-settings.ts";
+import type { StateServer } from "../config/state-server.ts";
+import { MINUTE_MS } from "../core/clock.ts";
+import type { CancelTimer, Clock } from "../core/clock.ts";
+import type { Log } from "../core/events.ts";
+import type { Secret } from "../core/secret.ts";
+import type { Keeper, Key } from "../pool/key.ts";
+import type { ExactLimits, Meter, Patience } from "../pool/exact-limits.ts";
+import type { Instance, OwnerShelf, PoolLink, PoolSide, Sharing } from "../pool/sharing.ts";
+import { gather } from "./batch.ts";
+import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
+import { SharedMeter } from "./meters.ts";
+import type { LeaseAnswer, MeterHost } from "./meters.ts";
+import { PoolExchange } from "./pool-exchange.ts";
+import type { ExchangeHost, HashChange } from "./pool-exchange.ts";
+import { SharedOwners } from "./owners.ts";
+import { BATCH, BEAT, LEASE } from "./scripts.ts";
+import type { Script } from "./scripts.ts";
+import { hashed, readDay, readHash, readInstances, readKey, readNews } from "./wire.ts";
+import type { StoredInstance } from "./wire.ts";
+
+export { ServerRefusal } from "./connection.ts";
+
+/** A sign of life is given so often; more often while the server does not answer. */
+const BEAT_EVERY_MS = 1000;
+const BEAT_ALONE_MS = 200;
+/** An instance that gave no sign for so long is gone. */
+const GONE_AFTER_MS = 15_000;
+/** The server is fast enough while it answers a sign of life within this time. */
+const SLOW_MS = 50;
+/** What a sign of life, a batch or what is read at the start may take: nobody waits for it. */
+const BEHIND_MS = 2000;
+/** What happens together is sent together. */
+const GATHER_MS = 20;
+/** How long an instance that is back waits for the others to come back too, before it trusts the server's counts. */
+const SETTLE_MS = 4000;
+/** Letters of an instance's name. */
+const ID_LENGTH = 10;
+/** What the last words of an instance that ends may take. */
+const LAST_WORDS_MS = 300;
+/** Clocks that drift apart by less go on as they are. */
+const DRIFT_MS = 20;
+/** News of what nobody heard for so long: the connection that listens is dead. */
+const DEAF_AFTER_MS = 5000;
+/** Turns near a limit that nobody knows exactly; and what of a turn is left for the news of the one before. */
+const TURN_MS = 1000;
+const TURN_GUARD_MS = 150;
+/** An instance that had no request for so long has no turn. */
+const IDLE_AFTER_MS = 5000;
+
+export interface SharedPoolOptions {
+  readonly server: StateServer;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Names what is new: this instance, an epoch of the server. */
+  readonly newToken: () => string;
+}
+
+/** The keys of a provider, of which is read what is known of them. */
+type PreparedProvider = Pick<ProviderConfig, "name" | "keys">;
+
+/** Connects. Throws `ServerRefusal` where the server will not have us; where it is not reached, this instance is alone. */
+export async function openSharedPool(
+  options: SharedPoolOptions,
+  providers: readonly PreparedProvider[],
+): Promise<SharedPool> {
+  const pool = new SharedPool(options);
+  await pool.open(providers);
+  return pool;
+}
+
+/** Changes with the number by which the server knows whether it has them. */
+interface Batch {
+  readonly number: number;
+  readonly news: string;
+  readonly changes: string;
+}
+
+/** Where this instance stands. `settling`: the server is back, and others may not have said yet what they used. */
+type Mode = "alone" | "settling" | "joined";
+
+export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
+  readonly id: string;
+  readonly #server: StateServer;
+  readonly #own: Clock;
+  readonly #log: Log;
+  readonly #newToken: () => string;
+  readonly #connection: RedisConnection;
+  readonly #since: number;
+  readonly #names = new WeakMap<Secret, string>();
+  readonly #meters = new Map<string, SharedMeter>();
+  readonly #changedMeters = new Set<SharedMeter>();
+  readonly #exchanges: PoolExchange[] = [];
+  #mode: Mode = "alone";
+  #timesAlone = 1;
+  #isToldAlone = false;
+  #stored: readonly StoredInstance[] = [];
+  /** Names what the server holds; another one where it was emptied. Empty: not known. */
+  #epoch = "";
+  /** What has to be added to `now()` to get the server's date; null: not known. */
+  #serverOffset: number | null = null;
+  #number = 0;
+  #batchNumber = 0;
+  /** A batch that was sent, and may not have been carried out. */
+  #unconfirmed: Batch | null = null;
+  #cancelBatch: CancelTimer | null = null;
+  #isSending = false;
+  #hasMore = false;
+  #cancelBeat: CancelTimer = () => {};
+  /** Who was there when the server came back, and has not been heard of since; and until when that is waited for. */
+  #awaited = new Set<string>();
+  #awaitedUntil = 0;
+  #backAt = 0;
+  #isSynced = false;
+  /** When own news last came back; and when a request last went out. */
+  #heardAt = 0;
+  #busyAt = 0;
+  #isClosed = false;
+  #owners: SharedOwners | null = null;
+
+  constructor({ server, clock, log, newToken }: SharedPoolOptions) {
+    this.#newToken = newToken;
+    this.id = newToken().slice(0, ID_LENGTH);
+    this.#server = server;
+    this.#own = clock;
+    this.#log = log;
+    this.#since = clock.wall();
+    this.#connection = new RedisConnection(server, {
+      channel: this.#channel,
+      onNews: (message) => this.#hear(message),
+      onLost: () => this.#becomeAlone("the connection was lost"),
+    });
+  }
+
+  /** Channels are the same for all databases of a server. */
+  get #channel(): string {
+    return `${this.#server.prefix}:news:${this.#server.database}`;
+  }
+
+  get #prefix(): string {
+    return this.#server.prefix;
+  }
+
+  /** Measures by this machine; its date is the server's, as far as that is known. */
+  get clock(): Clock {
+    const own = this.#own;
+    return {
+      now: () => own.now(),
+      wall: () => (this.#serverOffset === null ? own.wall() : own.now() + this.#serverOffset),
+      after: (delayMs, action) => own.after(delayMs, action),
+    };
+  }
+
+  now(): number {
+    return this.#own.now();
+  }
+
+  nextNumber(): number {
+    this.#number += 1;
+    return this.#number;
+  }
+
+  nameOf(secret: Secret): string {
+    let name = this.#names.get(secret);
+    if (name === undefined) this.#names.set(secret, (name = hashed(`${this.#prefix}\0${secret.reveal()}`)));
+    return name;
+  }
+
+  // ---- who is there
+
+  get state(): "ok" | "alone" {
+    return this.#mode === "alone" ? "alone" : "ok";
+  }
+
+  get aloneEpoch(): number {
+    return this.#mode === "joined" ? 0 : this.#timesAlone;
+  }
+
+  get instances(): readonly Instance[] {
+    const me = { id: this.id, since: this.#since, seenAt: this.clock.wall() };
+    return [me, ...this.#stored.filter(({ id }) => id !== this.id)];
+  }
+
+  get instanceCount(): number {
+    return this.instances.length;
+  }
+
+  /** When it is this instance's turn, of those that have requests; in the past: now. */
+  turnAt(seed: number, now: number): number {
+    const busy = this.#stored.filter(({ id, isBusy }) => isBusy || id === this.id).map(({ id }) => id);
+    if (busy.length < 2 || this.#mode !== "joined" || this.#serverOffset === null) return 0;
+    const date = now + this.#serverOffset;
+    const turn = Math.floor(date / TURN_MS);
+    const mine = busy.toSorted().indexOf(this.id);
+    const ahead = (mine - ((turn + seed) % busy.length) + busy.length) % busy.length;
+    const beginsAt = (turn + ahead) * TURN_MS + TURN_GUARD_MS;
+    return date >= beginsAt ? 0 : beginsAt - this.#serverOffset;
+  }
+
+  // ---- to come and to go
+
+  /** Throws `ServerRefusal` where the server will not have us. */
+  async open(providers: readonly PreparedProvider[]): Promise<void> {
+    await this.#connect(true);
+    await this.#prepare(providers).catch(() => {});
+    if (this.#mode === "alone") this.#becomeAlone("it is not reached");
+    this.#beatAfter(BEAT_ALONE_MS);
+  }
+
+  async #connect(isFirst: boolean): Promise<void> {
+    try {
+      if (await this.#connection.open()) {
+        this.#heardAt = this.now();
+        await this.#beat();
+      }
+    } catch (error) {
+      if (isFirst || !(error instanceof ServerRefusal)) throw error;
+      this.#becomeAlone(error.message);
+    }
+  }
+
+  #beatAfter(delayMs: number): void {
+    if (this.#isClosed) return;
+    this.#cancelBeat();
+    this.#cancelBeat = this.#own.after(delayMs, () => void this.#live());
+  }
+
+  async #live(): Promise<void> {
+    try {
+      if (this.#connection.isOpen && this.now() <= this.#heardAt + DEAF_AFTER_MS) await this.#beat();
+      else await this.#connect(false);
+    } catch (error) {
+      this.#log.line("warn", "state_server_fault", { fault: String(error) });
+    }
+    this.#beatAfter(this.#mode === "joined" ? BEAT_EVERY_MS : BEAT_ALONE_MS);
+  }
+
+  /** Gives a sign of life, and finds out who else is there. */
+  async #beat(): Promise<void> {
+    const prefix = this.#prefix;
+    const sentAt = this.now();
+    const inFlight = Object.fromEntries(this.#exchanges.map((each) => [each.providerName, each.inFlight()]));
+    const isBusy = sentAt < this.#busyAt + IDLE_AFTER_MS;
+    const data = { since: this.#since, epoch: this.#epoch, isSynced: this.#isSynced, isBusy, inFlight };
+    const news = JSON.stringify({ instance: this.id, inFlight });
+    const answer = await this.#run(
+      BEAT,
+      [`${prefix}:epoch`, `${prefix}:instances`],
+      [this.id, JSON.stringify(data), this.#newToken(), String(GONE_AFTER_MS), this.#channel, news],
+      BEHIND_MS,
+    );
+    if (!Array.isArray(answer)) return this.#becomeAlone("it does not answer");
+    const [date, epoch, ...there] = answer as unknown[];
+    const tookMs = this.now() - sentAt;
+    if (typeof date !== "number" || typeof epoch !== "string") return;
+    this.#setDate(date - (sentAt + tookMs / 2), tookMs);
+    const before = this.#stored;
+    this.#stored = readInstances(there);
+    for (const { id } of before) if (!this.#stored.some((each) => each.id === id)) this.#gone(id);
+    for (const { id, inFlight: others } of this.#stored)
+      if (!before.some((each) => each.id === id)) this.#hearInFlight(id, others); // else its news are newer
+    if (tookMs > SLOW_MS && this.#mode !== "joined") return; // it answers, but too late for requests
+    if (epoch !== this.#epoch) await this.#comeBack(epoch, before, date);
+    else if (this.#mode === "alone") await this.#comeBack(epoch, before, date);
+    else if (this.#mode === "settling") this.#settle();
+  }
+
+  /** Dates go by the answer that came fastest; one that was slow says little. */
+  #setDate(offset: number, tookMs: number): void {
+    const known = this.#serverOffset;
+    if (known === null || Math.abs(offset - known) > tookMs / 2 + DRIFT_MS)
+      this.#serverOffset = Math.round(offset);
+  }
+
+  #hearInFlight(id: string, counts: Record<string, Record<string, number>>): void {
+    if (id === this.id) return;
+    for (const exchange of this.#exchanges) exchange.hearInFlight(id, counts[exchange.providerName] ?? {});
+  }
+
+  #gone(id: string): void {
+    for (const exchange of this.#exchanges) exchange.hearInFlight(id, null);
+    this.#awaited.delete(id);
+  }
+
+  /** The server is there (again): writes what it may not know, reads what this instance has not heard. */
+  async #comeBack(epoch: string, before: readonly StoredInstance[], date: number): Promise<void> {
+    const isNew = this.#epoch !== "" && this.#epoch !== epoch;
+    if (this.#mode === "joined") this.#timesAlone += 1;
+    this.#mode = "settling";
+    this.#isSynced = false;
+    if (this.#epoch !== epoch) this.#unconfirmed = null; // what was counted in it is written as a whole below
+    const hadEpoch = this.#epoch !== "";
+    this.#epoch = epoch;
+    const hashes = isNew ? this.#exchanges.flatMap((each) => each.fillAgain(this.#prefix)) : [];
+    for (const exchange of this.#exchanges) exchange.forgetSent();
+    for (const meter of this.#meters.values()) this.#changedMeters.add(meter);
+    await this.#loadAll();
+    if (!(await this.#sendBatch(hashes, { isAll: true, isFilling: isNew })))
+      return this.#becomeAlone("it does not answer");
+    this.#isSynced = true;
+    this.#backAt = date;
+    const others = hadEpoch ? [...before, ...this.#stored] : [];
+    this.#awaited = new Set(others.map(({ id }) => id).filter((id) => id !== this.id));
+    this.#awaitedUntil = this.now() + SETTLE_MS;
+    this.#settle();
+  }
+
+  /** Whether all others have said, too, what they used meanwhile. */
+  #settle(): void {
+    for (const { id, seenAt, isSynced, epoch } of this.#stored)
+      if (seenAt >= this.#backAt && isSynced && epoch === this.#epoch) this.#awaited.delete(id);
+    if (this.#awaited.size > 0 && this.now() < this.#awaitedUntil) return;
+    this.#mode = "joined";
+    if (this.#isToldAlone) this.#log.line("info", "state_server_back", { server: this.#server.shown });
+    this.#isToldAlone = false;
+    for (const exchange of this.#exchanges) {
+      for (const key of exchange.side.keys) key.fullUntil = 0;
+      exchange.showDay();
+      exchange.side.wake();
+    }
+  }
+
+  #becomeAlone(why: string): void {
+    if (this.#mode !== "alone") this.#timesAlone += 1;
+    const wasAlone = this.#mode === "alone";
+    this.#mode = "alone";
+    this.#isSynced = false;
+    if (!this.#isToldAlone && !this.#isClosed) {
+      this.#isToldAlone = true;
+      const hint = "each proxy goes on with its share of what was left, and joins the others again by itself";
+      this.#log.line("warn", "state_server_lost", {
+        server: this.#server.shown,
+        why,
+        instances: this.instanceCount,
+        hint,
+      });
+    }
+    if (!wasAlone) this.#beatAfter(BEAT_ALONE_MS);
+  }
+
+  /** Tells the others that this instance ends, writes what is left, and lets go. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#cancelBeat();
+    this.#cancelBatch?.();
+    if (this.#mode !== "alone") {
+      await this.#sendBatch([], { isAll: false, isFilling: false });
+      await this.#connection
+        .ask("HDEL", [`${this.#prefix}:instances`, this.id], LAST_WORDS_MS)
+        .catch(() => {});
+      const news = JSON.stringify({ instance: this.id, isBye: true });
+      await this.#connection.ask("PUBLISH", [this.#channel, news], LAST_WORDS_MS).catch(() => {});
+    }
+    this.#isClosed = true;
+    this.#connection.close();
+  }
+
+  // ---- exact limits
+
+  meterOfKey(provider: string, name: string): SharedMeter {
+    return this.#meter(`${provider}:${name}`);
+  }
+
+  meterOfClient(client: string): Meter {
+    return this.#meter(`*client:${hashed(`${this.#prefix}\0${client}`)}`);
+  }
+
+  #meter(name: string): SharedMeter {
+    let meter = this.#meters.get(name);
+    if (meter === undefined) this.#meters.set(name, (meter = new SharedMeter(name, this)));
+    return meter;
+  }
+
+  async askServer(
+    meter: SharedMeter,
+    number: number,
+    { perMinute, windowMs, perDay, tokensPerDay }: ExactLimits,
+    others: readonly SharedMeter[],
+    patience: Patience,
+  ): Promise<LeaseAnswer | null> {
+    const { name, requests, tokens, dayEndsOn } = meter;
+    const keys = [
+      `${this.#prefix}:epoch`,
+      this.#dayName(meter),
+      ...[name, ...others.map((other) => other.name)].map((each) => `${this.#prefix}:minute:${each}`),
+    ];
+    const limits = [perMinute ?? 0, windowMs, perDay ?? 0, requests, tokensPerDay ?? 0, tokens, dayEndsOn];
+    const given = [this.#epoch, this.id, String(number), ...limits.map(String)];
+    const answer = await this.#patiently(patience, this.#run(LEASE, keys, given, patience.serverMs));
+    if (!Array.isArray(answer)) {
+      this.#becomeAlone(answer === LATE ? "it is too slow" : "it is not reached");
+      return null;
+    }
+    const [granted, used, othersRequests, othersTokens, waitMs, what] = answer.map(Number);
+    if (granted === -1) {
+      this.#becomeAlone("it was emptied");
+      return null;
+    }
+    return {
+      isGranted: granted === 1,
+      usedOfMinute: used ?? 0,
+      othersRequests: othersRequests ?? 0,
+      othersTokens: othersTokens ?? 0,
+      waitMs: waitMs ?? 0,
+      what: what === 2 ? "day" : what === 3 ? "tokens" : "minute",
+    };
+  }
+
+  #dayName({ name, dayEndsOn }: SharedMeter): string {
+    return `${this.#prefix}:day:${name}:${dayEndsOn / MINUTE_MS}`;
+  }
+
+  // ---- everything else, behind the path
+
+  share(side: PoolSide): PoolLink {
+    const exchange = new PoolExchange(side, this);
+    this.#exchanges.push(exchange);
+    const host = this;
+    side.shareTurns({
+      get instances() {
+        return host.#stored.length;
+      },
+      turnAt: (seed, now) => host.turnAt(seed, now),
+    });
+    return exchange;
+  }
+
+  busy(): void {
+    this.#busyAt = this.now();
+  }
+
+  changed(meter: SharedMeter): void {
+    this.#changedMeters.add(meter);
+    this.sendSoon();
+  }
+
+  sendSoon(): void {
+    if (this.#cancelBatch !== null || this.#isClosed || this.#mode === "alone") return;
+    this.#cancelBatch = this.#own.after(GATHER_MS, () => {
+      this.#cancelBatch = null;
+      void this.#sendBatch([], { isAll: false, isFilling: false }).then((isSent) => {
+        if (!isSent) this.#becomeAlone("it does not answer");
+      });
+    });
+  }
+
+  /** Sends what has changed. Returns whether the server has it, or nothing was to be sent. */
+  async #sendBatch(
+    hashes: readonly HashChange[],
+    { isAll, isFilling }: { isAll: boolean; isFilling: boolean },
+  ): Promise<boolean> {
+    if (this.#isSending) {
+      this.#hasMore = true;
+      return true;
+    }
+    this.#isSending = true;
+    try {
+      if (this.#unconfirmed !== null && !(await this.#confirmBatch(this.#unconfirmed))) return false;
+      const batch = this.#batch(hashes, isAll, isFilling);
+      if (batch === null) return true;
+      this.#unconfirmed = batch;
+      return await this.#confirmBatch(batch);
+    } finally {
+      this.#isSending = false;
+      if (this.#hasMore) {
+        this.#hasMore = false;
+        this.sendSoon();
+      }
+    }
+  }
+
+  #batch(first: readonly HashChange[], isAll: boolean, isFilling: boolean): Batch | null {
+    const batch = gather({
+      instance: this.id,
+      prefix: this.#prefix,
+      exchanges: this.#exchanges,
+      meters: this.#changedMeters,
+      first,
+      isAll,
+      isFilling,
+      dayName: (meter) => this.#dayName(meter),
+      dateOf: (at) => at + this.clock.wall() - this.now(),
+      nextNumber: () => this.nextNumber(),
+    });
+    this.#changedMeters.clear();
+    if (batch === null) return null;
+    this.#batchNumber += 1;
+    return { number: this.#batchNumber, ...batch };
+  }
+
+  async #confirmBatch(batch: Batch): Promise<boolean> {
+    const keys = [`${this.#prefix}:epoch`, `${this.#prefix}:batch:${this.id}`];
+    const given = [this.#epoch, String(batch.number), this.#channel, batch.news, batch.changes];
+    const answer = await this.#run(BATCH, keys, given, BEHIND_MS);
+    if (answer !== 1) return false;
+    if (this.#unconfirmed === batch) this.#unconfirmed = null;
+    return true;
+  }
+
+  // ---- what others tell
+
+  #hear(message: string): void {
+    const news = readNews(message);
+    if (news === null) return;
+    if (news.instance === this.id) {
+      this.#heardAt = this.now();
+      return;
+    }
+    if (news.isBye) {
+      this.#stored = this.#stored.filter(({ id }) => id !== news.instance);
+      this.#gone(news.instance);
+    }
+    if (news.inFlight !== null) {
+      this.#hearInFlight(news.instance, news.inFlight);
+      for (const { side } of this.#exchanges) side.wake();
+    }
+    for (const { name, endsOn, requests, tokens } of news.days) {
+      const [, , meterName] = /^(.*):day:(.*):\d+$/.exec(name) ?? [];
+      this.#meters.get(meterName ?? "")?.hearOther(news.instance, endsOn, requests, tokens);
+    }
+    for (const pool of news.pools)
+      for (const exchange of this.#exchanges)
+        if (exchange.providerName === pool.provider) exchange.hear(news.instance, pool);
+    if (news.days.length > 0) for (const exchange of this.#exchanges) exchange.showDay();
+  }
+
+  // ---- what is read
+
+  load(exchange: PoolExchange, keys: readonly Key[]): void {
+    if (this.#mode === "alone") return; // all is read when the server is back
+    void this.#load(exchange, keys);
+  }
+
+  async #loadAll(): Promise<void> {
+    await Promise.all(this.#exchanges.map((exchange) => this.#load(exchange, exchange.side.keys)));
+  }
+
+  async #load(exchange: PoolExchange, keys: readonly Key[]): Promise<void> {
+    const read = async (name: string) => {
+      const answer = await this.#connection.ask("HGETALL", [name], BEHIND_MS).catch(() => GONE);
+      return answer === GONE || answer === LATE ? null : readHash(answer);
+    };
+    const provider = read(exchange.providerHashName(this.#prefix));
+    await Promise.all(
+      keys.map(async (key) => {
+        const meter = this.meterOfKey(exchange.providerName, this.nameOf(key.secret));
+        meter.turnDay(exchange.side.dayEndsOn());
+        const [state, day] = await Promise.all([
+          read(exchange.hashName(this.#prefix, key)),
+          read(this.#dayName(meter)),
+        ]);
+        if (state !== null && state.size > 0) exchange.loaded(key, state);
+        if (day !== null) meter.hearAll(readDay(day, this.id));
+      }),
+    );
+    const state = await provider;
+    if (state !== null) exchange.loadedProvider(state);
+    exchange.showDay();
+    exchange.side.wake();
+  }
+
+  // ---- what was known of keys before
+
+  readonly #before = new Map<string, Map<string, unknown>>();
+
+  keyStates(provider: string): ReadonlyMap<string, unknown> {
+    return this.#before.get(provider) ?? new Map();
+  }
+
+  saveKey(provider: string, keyId: string): void {
+    this.#exchanges.find((each) => each.providerName === provider)?.changed(keyId);
+  }
+
+  /** Reads what is known of the keys, so that the first request finds them as they are. */
+  async #prepare(providers: readonly PreparedProvider[]): Promise<void> {
+    if (this.#mode === "alone") return;
+    for (const { name, keys } of providers) {
+      const known = new Map<string, unknown>();
+      await Promise.all(
+        keys.map(async ({ secret }) => {
+          const answer = await this.#connection.ask(
+            "HGETALL",
+            [`${this.#prefix}:key:${name}:${this.nameOf(secret)}`],
+            BEHIND_MS,
+          );
+          if (answer === GONE || answer === LATE) return;
+          known.set(secret.id, readKey(readHash(answer)));
+        }),
+      );
+      this.#before.set(name, known);
+    }
+  }
+
+  // ---- owners of resources
+
+  /** What was stored is looked up when it is asked for. */
+  resources(): [] {
+    return [];
+  }
+
+  keepOwners(shelf: OwnerShelf): void {
+    this.#owners = new SharedOwners(shelf, this.#prefix, this.#connection, (secret) => this.nameOf(secret));
+  }
+
+  saveResource(owned: { provider: string; id: string; account: string }): void {
+    if (this.#mode !== "alone") this.#owners?.save(owned);
+  }
+
+  dropResource(provider: string, id: string): void {
+    if (this.#mode !== "alone") this.#owners?.drop(provider, id);
+  }
+
+  async ownersSaved(patience: Patience): Promise<void> {
+    if (this.#owners === null || !this.#owners.isSaving || this.#mode === "alone") return;
+    await this.#patiently(patience, this.#owners.saved(patience.serverMs));
+  }
+
+  async lookUpOwners(provider: string, ids: readonly string[], patience: Patience): Promise<void> {
+    if (this.#owners === null || this.#mode === "alone") return;
+    const isInTime = await this.#patiently(patience, this.#owners.lookUp(provider, ids, patience.serverMs));
+    if (!isInTime) this.#becomeAlone("it is too slow");
+  }
+
+  /** Takes what this took off the time that a request may wait. */
+  async #patiently<Result>(patience: Patience, work: Promise<Result>): Promise<Result> {
+    const since = this.now();
+    const result = await work;
+    patience.serverMs = Math.max(0, patience.serverMs - (this.now() - since));
+    return result;
+  }
+
+  /** Full, read-only, or busy: it is as if it were away. */
+  async #run(
+    script: Script,
+    keys: readonly string[],
+    given: readonly string[],
+    patienceMs: number,
+  ): Promise<unknown> {
+    try {
+      return await this.#connection.run(script, keys, given, patienceMs);
+    } catch (error) {
+      if (!(error instanceof ServerRefusal)) throw error;
+      if (!this.#isToldAlone) this.#becomeAlone(error.message);
+      return GONE;
+    }
+  }
+}
