@@ -5,6 +5,7 @@
 #   ./build.sh --all         the musl variants (Alpine) too
 #   ./build.sh --release     all of them, the Debian packages, the installer and SHA256SUMS: what a release consists of
 #   ./build.sh --no-checks   without type check, format check and tests
+#   ./build.sh --library     the npm package into dist/npm (or --to DIR): a `fetch` with a pool of keys for Bun, Node, Deno
 #   ./build.sh --host FILE   only an executable for this machine, without checks: what the tests run
 #
 # Node and git are enough: where there is no Bun of the pinned version, npx fetches it. --release also needs dpkg-deb,
@@ -39,10 +40,18 @@ checks=yes
 release=no
 targets='x64 arm64'
 host_file=
+library=no
+library_dir=dist/npm
 while [ $# -gt 0 ]; do
   case $1 in
     --no-checks) checks=no ;;
     --all) targets='x64 arm64 x64-musl arm64-musl' ;;
+    --library) library=yes ;;
+    --to)
+      [ $# -ge 2 ] || fail '--to needs a DIR after it.' 2
+      library_dir=$2
+      shift
+      ;;
     --release)
       targets='x64 arm64 x64-musl arm64-musl'
       release=yes
@@ -53,7 +62,7 @@ while [ $# -gt 0 ]; do
       checks=no
       shift
       ;;
-    *) fail "There is no option $1. Use --release, --all, --no-checks or --host FILE." 2 ;;
+    *) fail "There is no option $1. Use --release, --library, --all, --no-checks or --host FILE." 2 ;;
   esac
   shift
 done
@@ -102,11 +111,50 @@ compile() {
   NODE_ENV=production "$bun" build --compile --splitting --bytecode --format=esm --env=disable \
     --no-compile-autoload-dotenv --no-compile-autoload-bunfig \
     --no-compile-autoload-tsconfig --no-compile-autoload-package-json \
-    --define "KEYWHEEL_VERSION=\"$version\"" "$@" ./proxy.ts >/dev/null
+    --define "KEYWHEEL_VERSION=\"$version\"" --define KEYWHEEL_EXECUTABLE=true "$@" ./proxy.ts >/dev/null
 }
 
 if [ -n "$host_file" ]; then
   compile --outfile "$host_file"
+  exit
+fi
+
+# The npm package: one file of JavaScript without comments, white space and long names, its types, which are lib/library/public.ts as it is, and its README. Whatever only the program needs is not in it: nothing
+# of that is reached from createPooledFetch.
+build_library() {
+  local entry
+  rm -rf "$library_dir"
+  mkdir -p "$library_dir"
+  entry=$(mktemp -d)
+  printf 'export { createPooledFetch } from "%s/proxy.ts";\n' "$PWD" >"$entry/keywheel.ts"
+  NODE_ENV=production "$bun" build --target=node --format=esm --env=disable --minify \
+    --define "KEYWHEEL_VERSION=\"$version\"" --define import.meta.main=false \
+    --banner 'import { Buffer } from "node:buffer";' \
+    --outdir "$library_dir" "$entry/keywheel.ts" >/dev/null || fail 'The library could not be built.'
+  rm -r "$entry"
+  cp lib/library/public.ts "$library_dir/keywheel.d.ts"
+  cp deploy/npm/README.md LICENSE "$library_dir/"
+  cat >"$library_dir/package.json" <<END
+{
+  "name": "keywheel",
+  "version": "$version",
+  "description": "A fetch with a pool of API keys behind it: makes rate limits of LLM providers disappear",
+  "license": "MIT",
+  "type": "module",
+  "main": "./keywheel.js",
+  "types": "./keywheel.d.ts",
+  "exports": { ".": { "types": "./keywheel.d.ts", "default": "./keywheel.js" } },
+  "files": ["keywheel.js", "keywheel.d.ts"],
+  "sideEffects": false,
+  "engines": { "node": ">=20", "bun": ">=1.2", "deno": ">=2" },
+  "keywords": ["llm", "openai", "anthropic", "gemini", "rate-limit", "api-keys", "fetch"]
+}
+END
+}
+
+if [ "$library" = yes ]; then
+  build_library
+  echo "keywheel $version: $library_dir, $(cat "$library_dir"/* | wc -c | tr -d ' ') bytes"
   exit
 fi
 
@@ -174,7 +222,12 @@ if [ "$release" = yes ]; then
   install -m 644 deploy/keywheel.service dist/
   sed "s|@RELEASE_URL@|${RELEASE_URL:-}|" deploy/install.sh >dist/install.sh
   chmod 755 dist/install.sh
-  # The npm package (--library) belongs here too, before the sums are taken.
+  # The npm package as `npm pack` makes it, but for the order and the dates of its files.
+  library_dir=$(mktemp -d)/package
+  build_library
+  tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
+    -C "$(dirname "$library_dir")" -cf - package | gzip -9n >dist/keywheel-npm.tgz
+  rm -r "$(dirname "$library_dir")"
 fi
 
 echo

@@ -61,6 +61,10 @@ import {
   readOpening,
 } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
+import { Metrics } from "./lib/observability/metrics.ts";
+import { openPooledFetch } from "./lib/library/pooled-fetch.ts";
+import type { EngineParts } from "./lib/library/pooled-fetch.ts";
+import type { createPooledFetch as createPooledFetchType } from "./lib/library/public.ts";
 import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
 import { CredentialRefusals, NONE_REFUSED } from "./lib/pool/credential-refusals.ts";
 import type { Patience } from "./lib/pool/exact-limits.ts";
@@ -82,7 +86,7 @@ import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
 import { modelsAnswer } from "./lib/routing/all-models.ts";
 import { clientsOf, createEngine, reconfigure } from "./lib/routing/engine.ts";
-import type { BodySink, ClientEnd, Dependencies, Engine, Upstream } from "./lib/routing/engine.ts";
+import type { BodySink, ClientEnd, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
@@ -967,7 +971,8 @@ class StreamPassthrough {
   #free(chunk: Bytes): void {
     const isOurs =
       chunk.length === chunk.buffer.byteLength && this.#listen === null && this.#beginning === null;
-    if (isOurs && (this.#follower === null || this.#follower.isPlain)) free(chunk);
+    if (!isOurs || !this.#context.clientEnd.copiesPieces) return;
+    if (this.#follower === null || this.#follower.isPlain) free(chunk);
   }
 
   /** Waits until the client has taken a chunk. Until then it is in memory, and counts as buffered (P23). */
@@ -1118,9 +1123,12 @@ function refused(refusal: ProxyError, origin: string | null, { config }: Engine)
 /** How long the last words of cut streams may take to go out. */
 const CUT_GRACE_MS = 100;
 
+const newPool: PoolMaker = (...given) => new Pool(...given);
+
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
-  const engine = createEngine(config, VERSION, (...given) => new Pool(...given), accessByBun(), dependencies);
+  const metrics = new Metrics();
+  const engine = createEngine(config, VERSION, newPool, accessByBun(), { ...dependencies, metrics });
   const { listen } = config;
   let clients: ClientEnd | null = null;
   const options = {
@@ -1162,12 +1170,27 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   };
 }
 
+// ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Set by build.sh: nothing of the library is in the executable. */
+declare const KEYWHEEL_EXECUTABLE: boolean | undefined;
+
+/** A `fetch` with a pool of keys behind it, for programs that have it in their own process (lib/library/public.ts). */
+export const createPooledFetch: typeof createPooledFetchType =
+  typeof KEYWHEEL_EXECUTABLE === "undefined"
+    ? (options = {}) => openPooledFetch(options, ENGINE_PARTS).fetch
+    : () => {
+        throw new Error("the executable is no library: use the npm package keywheel");
+      };
+
 // ── 5 · Main ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Set by build.sh. */
 declare const KEYWHEEL_VERSION: string | undefined;
 export const VERSION = typeof KEYWHEEL_VERSION === "string" ? KEYWHEEL_VERSION : `${packageFile.version}-dev`;
 const USER_AGENT = `keywheel/${VERSION}`;
+/** What the library is made of. */
+export const ENGINE_PARTS: EngineParts = { version: VERSION, newPool, relay, random: Math.random };
 const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
 
 /** Time and chance as they are; a test brings its own. */

@@ -42,6 +42,30 @@ export const systemClock: Clock = {
   },
 };
 
+/** The same clock for a library: its timers alone keep no process alive. */
+export const backgroundClock: Clock = {
+  ...systemClock,
+  after(delayMs, action) {
+    const timer = setTimeout(action, Math.min(Math.max(0, delayMs), LONGEST_TIMER_MS));
+    unref(timer);
+    return () => clearTimeout(timer);
+  },
+};
+
+/** Deno's timers are numbers. */
+declare const Deno: { unrefTimer(timer: unknown): void } | undefined;
+
+function unref(timer: { unref?(): unknown }): void {
+  if (typeof timer === "object") timer.unref?.();
+  else if (typeof Deno !== "undefined") Deno.unrefTimer(timer);
+}
+
+/** Keeps the process alive until it is called: for as long as somebody waits with nothing else to be waited for. */
+export function keepProcessAlive(): CancelTimer {
+  const timer = setTimeout(() => {}, LONGEST_TIMER_MS);
+  return () => clearTimeout(timer);
+}
+
 /** What has to be added to an instant of `now()` to get the date of it. Ask anew each time: it changes. */
 export function wallOffset(clock: Clock): number {
   return clock.wall() - clock.now();

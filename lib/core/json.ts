@@ -43,9 +43,11 @@ export function fieldText(layer: JsonObject, name: string): string {
   return value == null ? "" : "present";
 }
 
-/** The code of a system error (`ENOENT`); empty where there is none. */
+/** The code of a system error (`ENOENT`), or that of its cause; empty where there is none. */
 export function codeOf(error: unknown): string {
-  return typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+  if (typeof error !== "object" || error === null) return "";
+  if ("code" in error) return String(error.code);
+  return error instanceof Error ? codeOf(error.cause) : "";
 }
 
 // ------------------------------------------------------- bytes of a body

@@ -4,7 +4,6 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { Duplex } from "node:stream";
 import * as zlib from "node:zlib";
 import type { Decompressor, Runtime } from "./runtime.ts";
 
@@ -48,12 +47,48 @@ export const decompressor: Runtime["decompressor"] = (format) => {
   }
 };
 
-function standardStream(stream: Duplex): Decompressor {
-  stream.on("error", () => {}); // whoever reads gets to know it; without a listener the process would end
-  const { readable, writable }: { readable: unknown; writable: unknown } = Duplex.toWeb(stream);
-  if (!(readable instanceof ReadableStream && writable instanceof WritableStream))
-    throw new Error("node:stream makes no web streams here");
+/** (Not by `Duplex.toWeb`: Deno's ends the process where a stream is cancelled that has still something to say.) */
+function standardStream(codec: zlib.BrotliDecompress): Decompressor {
+  let isOver = false;
+  const readable = new ReadableStream<Uint8Array<ArrayBuffer>>(
+    {
+      start(controller) {
+        codec.on("data", (part: Uint8Array) => {
+          if (isOver) return;
+          codec.pause();
+          controller.enqueue(new Uint8Array(part));
+        });
+        codec.on("end", () => {
+          if (isOver) return;
+          isOver = true;
+          controller.close();
+        });
+        codec.on("error", (error) => {
+          if (isOver) return;
+          isOver = true;
+          controller.error(error);
+        });
+        codec.pause();
+      },
+      pull: () => void codec.resume(),
+      cancel() {
+        isOver = true;
+        codec.destroy();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  const writable = new WritableStream<Uint8Array<ArrayBuffer>>({
+    write: (piece) => called((done) => codec.write(piece, done)),
+    close: () => called((done) => codec.end(done)),
+    abort: () => void codec.destroy(),
+  });
   return { readable, writable };
+}
+
+/** Resolves when `call` calls back. */
+function called(call: (done: (error?: Error | null) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => call((error) => (error ? reject(error) : resolve())));
 }
 
 // ── xxHash32 (github.com/Cyan4973/xxHash, doc/xxhash_spec.md) ───────────────────────────────────────────────────

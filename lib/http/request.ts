@@ -9,7 +9,7 @@
 import { free } from "#runtime";
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, encodingsOf, textOf, unpackWhile } from "./body.ts";
+import { bytesOf, Gathering, encodingsOf, textOf, unpackWhile } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
@@ -408,6 +408,39 @@ export async function receive(
   if (readable !== "no_room") return { kind: "received", body, readable };
   share.release(body.length);
   return NO_ROOM;
+}
+
+/**
+ * The same for a request that comes over no connection: its fields do not say how its body comes, and what comes is
+ * the caller's own, so a copy is kept.
+ */
+export async function receiveCall(
+  { body: pieces, headers }: Request,
+  share: ClientShare,
+  limits: LoadLimits,
+): Promise<Received | ProxyError> {
+  if (!share.enter(limits)) return NO_ROOM;
+  if (pieces === null) return WITHOUT_BODY;
+  const gathered = new Gathering();
+  let refusal: ProxyError | null = null;
+  try {
+    for await (const piece of pieces) {
+      const room = share.room(limits);
+      gathered.push(gathered.length === 0 ? piece.slice() : piece);
+      share.hold(piece.length);
+      if (gathered.length > limits.maxBodyBytes) refusal = bodyTooLarge(limits.maxBodyBytes);
+      else if (piece.length > room) refusal = NO_ROOM;
+      if (refusal !== null) break;
+    }
+  } catch {
+    refusal = BODY_BROKE_OFF;
+  }
+  const body = gathered.bytes;
+  const isCopied = refusal === null && needsCopy(body, headers);
+  const readable = isCopied ? await readableCopy(body, headers, share, limits) : null;
+  if (refusal === null && readable !== "no_room") return { kind: "received", body, readable };
+  share.release(body.length);
+  return refusal ?? NO_ROOM;
 }
 
 async function receiveAtOnce(

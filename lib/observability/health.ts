@@ -41,28 +41,35 @@ export interface SharingReport {
 }
 
 /** 200 while a key of the default provider can serve now or after a cooldown, else 503. */
-export function healthResponse({
+export function healthResponse(report: HealthReport): Response {
+  const { isKnownClient, client, sharing = null } = report;
+  const { providers, ...summary } = healthJson(report);
+  const { status } = summary;
+  const body = {
+    ...summary,
+    ...(sharing === null ? {} : sharingJson(sharing)),
+    ...(client === null ? {} : { client: clientJson(client) }),
+    ...(isKnownClient ? { providers } : {}),
+  };
+  const headers = { "cache-control": "no-store" };
+  return Response.json(body, { status: status === "down" ? 503 : 200, headers });
+}
+
+/** How the pool is doing, with all that is known of it. */
+export function healthJson({
   version,
   uptimeMs,
   providers,
-  isKnownClient,
-  client,
-  sharing = null,
-}: HealthReport): Response {
+}: Pick<HealthReport, "version" | "uptimeMs" | "providers">) {
   const { keys } = providers[0];
-  const status = poolStatus(keys);
-  const body = {
-    status,
+  return {
+    status: poolStatus(keys),
     version,
     uptime_sec: Math.floor(uptimeMs / 1000),
     keys: keys.length,
     pool: keys.map(poolWord).join(" "),
-    ...(sharing === null ? {} : sharingJson(sharing)),
-    ...(client === null ? {} : { client: clientJson(client) }),
-    ...(isKnownClient ? { providers: providers.map(providerJson) } : {}),
+    providers: providers.map(providerJson),
   };
-  const headers = { "cache-control": "no-store" };
-  return Response.json(body, { status: status === "down" ? 503 : 200, headers });
 }
 
 /** `ok`: every key is ready. `degraded`: some key is, or will be. `down`: none is, now or later. */
@@ -95,7 +102,7 @@ export function providerJson(provider: ProviderReport) {
     name: provider.name,
     dialect: provider.dialect,
     base_url: provider.baseUrl,
-    state: provider.pausedMs > 0 ? "paused" : "up",
+    state: provider.pausedMs > 0 ? ("paused" as const) : ("up" as const),
     paused_sec: secondsLeft(provider.pausedMs),
     waiting: provider.waiting,
     keys: provider.keys.map(keyJson),

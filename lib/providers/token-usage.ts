@@ -5,6 +5,7 @@
  * streams the input in their first event), so only the last kilobytes are searched, backwards and once; what is found
  * there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are taken for it.
  */
+import { textBetween } from "#runtime";
 import { isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { TokenUsage } from "../core/events.ts";
@@ -75,7 +76,6 @@ const [USAGE, META, PROMPT_EVAL, EVAL] = [
 
 /** The search of Buffers: to make one of the bytes would cost more than to search. */
 const LAST_INDEX_OF = Buffer.prototype.lastIndexOf;
-const TO_STRING = Buffer.prototype.toString;
 
 /** The last place before `end` where tokens may be named; -1: there is none. */
 function lastPlace(bytes: Uint8Array, end: number): number {
@@ -96,7 +96,7 @@ const SHORT_BYTES = 2048;
 function namedAtTop(bytes: Uint8Array, end: number): Named | null {
   const at = end <= 0 ? -1 : LAST_INDEX_OF.call(bytes, USAGE, end - 1);
   if (at < 0 || end - at > SHORT_BYTES || !beginsField(bytes, at)) return null;
-  const rest = parseJson(`{${TO_STRING.call(bytes, "utf8", at, end)}`);
+  const rest = parseJson(`{${textBetween(bytes, at, end)}`);
   if (!isObject(rest)) return null;
   const usage = rest["usage"] ?? rest["usageMetadata"];
   return isObject(usage) ? namedBy(usage) : null;
@@ -129,7 +129,7 @@ function fieldNear(bytes: Uint8Array, name: Uint8Array): Named | null {
     if (Number.isNaN(depth)) break;
     known = { at, depth };
     const isRead = end >= 0 && end - value.valueStart <= LONGEST_USAGE_BYTES && depth >= 1 && depth < least;
-    const named = isRead ? readValue(TO_STRING.call(bytes, "utf8", value.valueStart, end), name) : null;
+    const named = isRead ? readValue(textBetween(bytes, value.valueStart, end), name) : null;
     if (named === null) continue;
     best = named;
     least = depth;

@@ -18,7 +18,7 @@ import type { Base, Received } from "../http/request.ts";
 import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import { logObserver } from "../observability/log.ts";
-import { Metrics } from "../observability/metrics.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { CheckOptions } from "../pool/key-health.ts";
@@ -69,6 +69,8 @@ export interface ClientEnd {
   receive(request: Request, share: ClientShare, limits: LoadLimits): Promise<Received | ProxyError>;
   /** A request begins to wait for a key, or to pause before it is sent again. */
   startsToWait(request: Request): void;
+  /** Whether a piece of a body is copied when it is written, so that its memory may be used again. */
+  readonly copiesPieces: boolean;
   /**
    * The body of its answer, which `pass` writes when somebody reads it. Where `pass` throws, the body breaks off: it has
    * no end. `leave` is called where nobody wants to read it any more.
@@ -108,6 +110,9 @@ export type PoolMaker = (
   dependencies: SharedPoolDependencies,
 ) => KeyPool;
 
+/** What counts requests and keys, and tells of it. */
+export type EngineMetrics = Observer & Pick<Metrics, "render">;
+
 /** Everything that runs, and nothing of it global. */
 export interface Engine {
   readonly version: string;
@@ -129,7 +134,7 @@ export interface Engine {
   readonly startedAt: number;
   /** Tells everybody who wants to know of finished requests and changes of keys. */
   readonly observer: Required<Observer>;
-  readonly metrics: Metrics;
+  readonly metrics: EngineMetrics;
   /** The models of all providers. */
   readonly modelLists: ModelLists;
   /** Which account owns which files, threads and stored answers (P35). */
@@ -177,10 +182,9 @@ export function createEngine(
   version: string,
   newPool: PoolMaker,
   access: UpstreamAccess,
-  dependencies: Dependencies,
+  dependencies: Dependencies & { readonly metrics: EngineMetrics },
 ): Engine {
-  const { clock, random, log, observers = [], keeper = null, sharing = null } = dependencies;
-  const metrics = new Metrics();
+  const { clock, random, log, metrics, observers = [], keeper = null, sharing = null } = dependencies;
   const load = new Load();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
@@ -307,6 +311,7 @@ export function clientsOf(server: { timeout(request: Request, seconds: number): 
     timeout: (request, seconds) => server.timeout(request, seconds),
     receive: (request, share, limits) => receive(request, request.headers, share, limits),
     startsToWait() {},
+    copiesPieces: true,
     // As Bun takes it at the least cost: written to, not pulled from piece by piece.
     openBody: (_, pass, leave) => new ReadableStream<Bytes>({ type: "direct", pull: pass, cancel: leave }),
   };

@@ -17,6 +17,7 @@ async function timeoutsOf(method: string, play: (context: RequestContext) => voi
     timeout: (_, seconds) => void timeouts.push(seconds),
     receive: () => Promise.resolve({ kind: "received", body: null, readable: null }),
     startsToWait() {},
+    copiesPieces: true,
     openBody: () => new ReadableStream(),
   };
   play(

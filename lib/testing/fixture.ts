@@ -2,7 +2,8 @@
  * What the tests stand on: a false clock, a provider that answers by script down to the last byte, and a proxy in
  * front of it. Only tests import this.
  */
-import { startProxy } from "../../proxy.ts";
+import { ENGINE_PARTS, startProxy } from "../../proxy.ts";
+import { openPooledFetch } from "../library/pooled-fetch.ts";
 import type { Proxy } from "../../proxy.ts";
 import type { Engine } from "../routing/engine.ts";
 import { systemClock } from "../core/clock.ts";
@@ -136,8 +137,102 @@ export interface StageOptions {
   random?: () => number;
 }
 
-/** A proxy on a free port of loopback. Throws with the problems of unusable settings. */
-export function stage({ settings, clock = systemClock, random = () => 0.5 }: StageOptions): Stage {
+/** What a stage stands on: the proxy, or a pool of the library (P49). */
+export type StageKind = "proxy" | "library";
+
+let stageKind: StageKind = "proxy";
+
+/** From now on stages stand on this. Returns what they stood on before. */
+export function stageOn(kind: StageKind): StageKind {
+  const before = stageKind;
+  stageKind = kind;
+  return before;
+}
+
+/** Whether stages stand on the proxy: for what it alone promises (bytes that stay packed, the keys of clients). */
+export function isOnProxy(): boolean {
+  return stageKind === "proxy";
+}
+
+/** A proxy (or a pool of the library) on a free port of loopback. Throws with the problems of unusable settings. */
+export function stage(options: StageOptions): Stage {
+  return stageKind === "library" ? stageLibrary(options) : stageProxy(options);
+}
+
+/**
+ * A pool of the library behind a server that hands on what it gets: a client on the wire sees what a program sees that
+ * calls the pool. Settings that are no options of the library are left out.
+ */
+function stageLibrary({ settings, clock = systemClock, random = () => 0.5 }: StageOptions): Stage {
+  let text = "";
+  const level = settings["LOG_LEVEL"] === "error" ? "error" : "debug";
+  const log = createLog({ level, format: "json", clock, write: (line) => (text += line) });
+  const { fetch: pooled, engine } = openPooledFetch(
+    optionsOf(settings),
+    { ...ENGINE_PARTS, random },
+    { clock, log },
+  );
+  const answer = async (request: Request): Promise<Response> => {
+    if (new URL(request.url).pathname === "/health") {
+      const health = pooled.health();
+      return Response.json(health, { status: health.status === "down" ? 503 : 200 });
+    }
+    const { method, headers, body, signal } = request;
+    try {
+      const response = await pooled(request.url, { method, headers, body, signal });
+      return new Response(response.body, response);
+    } catch {
+      return new Response(null, { status: 499 }); // the client left
+    }
+  };
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    idleTimeout: 0,
+    development: false,
+    fetch: answer,
+  });
+  const url = `http://127.0.0.1:${server.port}`;
+  const stop = async () => {
+    await pooled.close();
+    engine.clocks.stop();
+    await server.stop(true);
+  };
+  return {
+    url,
+    proxy: { engine, url, drain: stop, stop },
+    engine,
+    config: engine.config,
+    logged() {
+      log.flush();
+      return linesIn(text);
+    },
+    health: async () => JSON.parse(await (await fetch(`${url}/health`)).text()),
+    [Symbol.asyncDispose]: stop,
+  };
+}
+
+/** The options of the library that say the same as these settings. */
+function optionsOf(settings: Record<string, string>): Record<string, unknown> {
+  const optionOf = (setting: string) =>
+    setting.toLowerCase().replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+  const names = Object.keys(settings).flatMap((name) => /^(.+)_API_KEYS$/.exec(name)?.[1] ?? []);
+  const options: Record<string, unknown> = {};
+  const providers: Record<string, Record<string, unknown>> = {};
+  for (const [setting, value] of Object.entries(settings)) {
+    const prefix = names.find((name) => setting.startsWith(`${name}_`));
+    if (prefix !== undefined) {
+      const own = (providers[prefix.toLowerCase()] ??= {});
+      const option = optionOf(setting.slice(prefix.length + 1));
+      own[option] = option === "disabled" ? value === "true" : value;
+    } else if (!OF_THE_SERVER.test(setting)) options[optionOf(setting)] = value;
+  }
+  return names.length === 0 ? options : { ...options, providers };
+}
+
+const OF_THE_SERVER = /^(?:PROXY_API_KEY|CORS_ORIGINS|ADMIN_PASSWORD|DRAIN_SEC|STATE|HOST|PORT|LOG_\w+)$/;
+
+function stageProxy({ settings, clock = systemClock, random = () => 0.5 }: StageOptions): Stage {
   const parsed = parseConfig({ HOST: "127.0.0.1", PORT: "0", LOG_LEVEL: "debug", ...settings });
   if (!parsed.ok) throw new Error(parsed.problems.join("\n"));
   let text = "";
@@ -155,14 +250,18 @@ export function stage({ settings, clock = systemClock, random = () => 0.5 }: Sta
     config: parsed.config,
     logged() {
       log.flush();
-      return text
-        .split("\n")
-        .filter((line) => line !== "")
-        .map((line): LogLine => JSON.parse(line));
+      return linesIn(text);
     },
     health: async () => JSON.parse(await (await fetch(`${proxy.url}/health`)).text()),
     [Symbol.asyncDispose]: () => proxy.stop(),
   };
+}
+
+function linesIn(text: string): LogLine[] {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line): LogLine => JSON.parse(line));
 }
 
 /** A proxy in front of the demo provider, whose keys it has. */
