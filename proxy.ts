@@ -66,6 +66,7 @@ import { openPooledFetch } from "./lib/library/pooled-fetch.ts";
 import type { EngineParts } from "./lib/library/pooled-fetch.ts";
 import type { createPooledFetch as createPooledFetchType } from "./lib/library/public.ts";
 import { CircuitBreaker } from "./lib/pool/circuit-breaker.ts";
+import { ClientLimiter } from "./lib/pool/client-limits.ts";
 import { CredentialRefusals, NONE_REFUSED } from "./lib/pool/credential-refusals.ts";
 import type { Patience } from "./lib/pool/exact-limits.ts";
 import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
@@ -1127,8 +1128,12 @@ const newPool: PoolMaker = (...given) => new Pool(...given);
 
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): Proxy {
-  const metrics = new Metrics();
-  const engine = createEngine(config, VERSION, newPool, accessByBun(), { ...dependencies, metrics });
+  const { clock, keeper = null, sharing = null } = dependencies;
+  const parts = {
+    metrics: new Metrics(),
+    clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
+  };
+  const engine = createEngine(config, VERSION, newPool, accessByBun(), { ...dependencies, ...parts });
   const { listen } = config;
   let clients: ClientEnd | null = null;
   const options = {

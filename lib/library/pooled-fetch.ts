@@ -10,7 +10,7 @@ import { targetOf } from "../http/request.ts";
 import type { RequestTarget } from "../http/request.ts";
 import { healthJson, reportOfProvider } from "../observability/health.ts";
 import { createEngine } from "../routing/engine.ts";
-import type { Engine, PoolMaker } from "../routing/engine.ts";
+import type { Engine, PoolMaker, ServerParts } from "../routing/engine.ts";
 import { RequestContext } from "../routing/request-context.ts";
 import { planRoute } from "../routing/route.ts";
 import type { Route } from "../routing/route.ts";
@@ -68,7 +68,7 @@ export function openPooledFetch(
     clock,
     random,
     log,
-    metrics: { render: () => "" },
+    ...NO_CLIENTS,
     observers: options.onEvent === null ? [] : observers,
     keeper: kept,
     resources: kept,
@@ -199,6 +199,21 @@ function healthOf({ version, clock, startedAt, upstreams }: Engine): PoolHealth 
     providers: [report(first), ...others.map(report)],
   });
 }
+
+const UNLIMITED = { end() {} };
+
+/** The library has no clients but its own program, and nobody who reads its metrics. */
+const NO_CLIENTS: ServerParts = {
+  metrics: { render: () => "" },
+  clientLimiter: {
+    admit: () => UNLIMITED,
+    admitShared: () => Promise.resolve(UNLIMITED),
+    mayUse: () => () => true,
+    follow() {},
+    report: () => [],
+    reportOf: () => null,
+  },
+};
 
 /** Who uses the library has `onEvent`: of what the proxy logs only bugs are told. */
 function logOfBugs(tell: (message: string) => void): Log {

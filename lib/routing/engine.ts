@@ -19,7 +19,7 @@ import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import { logObserver } from "../observability/log.ts";
 import type { Metrics } from "../observability/metrics.ts";
-import { ClientLimiter } from "../pool/client-limits.ts";
+import type { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { CheckOptions } from "../pool/key-health.ts";
 import { accountName } from "../pool/key.ts";
@@ -112,6 +112,17 @@ export type PoolMaker = (
 
 /** What counts requests and keys, and tells of it. */
 export type EngineMetrics = Observer & Pick<Metrics, "render">;
+/** What limits clients. */
+export type EngineLimiter = Pick<
+  ClientLimiter,
+  "admit" | "admitShared" | "mayUse" | "follow" | "report" | "reportOf"
+>;
+
+/** What only an engine with clients of its own needs, which the library has none of. */
+export interface ServerParts {
+  readonly metrics: EngineMetrics;
+  readonly clientLimiter: EngineLimiter;
+}
 
 /** Everything that runs, and nothing of it global. */
 export interface Engine {
@@ -141,7 +152,7 @@ export interface Engine {
   readonly owners: ResourceOwners;
   readonly keyChecker: KeyChecker;
   /** What clients may use, and what they have left. */
-  readonly clientLimiter: ClientLimiter;
+  readonly clientLimiter: EngineLimiter;
   /** Loads the admin API when it is first asked for; null: there is none. */
   openAdmin: (() => Promise<AdminApi>) | null;
   /** Adds an observer while the proxy runs. */
@@ -182,9 +193,18 @@ export function createEngine(
   version: string,
   newPool: PoolMaker,
   access: UpstreamAccess,
-  dependencies: Dependencies & { readonly metrics: EngineMetrics },
+  dependencies: Dependencies & ServerParts,
 ): Engine {
-  const { clock, random, log, metrics, observers = [], keeper = null, sharing = null } = dependencies;
+  const {
+    clock,
+    random,
+    log,
+    metrics,
+    clientLimiter,
+    observers = [],
+    keeper = null,
+    sharing = null,
+  } = dependencies;
   const load = new Load();
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
@@ -209,7 +229,7 @@ export function createEngine(
     metrics,
     owners,
     keyChecker,
-    clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
+    clientLimiter,
     modelLists: new ModelLists(clock),
     openAdmin: null,
     underWay: new Set(),
