@@ -36,6 +36,9 @@ put 644 completions/keywheel.bash usr/share/bash-completion/completions/keywheel
 put 644 completions/_keywheel usr/share/zsh/vendor-completions/_keywheel
 put 644 completions/keywheel.fish usr/share/fish/vendor_completions.d/keywheel.fish
 put 644 ../.env.example "$doc/examples/env.example"
+put 644 prometheus.yml "$doc/examples/prometheus.yml"
+put 644 alerts.yml "$doc/examples/alerts.yml"
+put 644 grafana-dashboard.json "$doc/examples/grafana-dashboard.json"
 put 644 deb/copyright "$doc/copyright"
 put 644 deb/lintian-overrides usr/share/lintian/overrides/keywheel
 gzip -9n >"$root/$doc/changelog.gz" <<END

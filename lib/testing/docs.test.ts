@@ -228,3 +228,70 @@ describe("the man page and the completions", () => {
     expect([...commands, ...actions].filter((word) => !words.has(word))).toEqual([]);
   });
 });
+
+describe("the alert rules and the dashboard of Grafana", () => {
+  const source = read("lib/observability/metrics.ts");
+  const metrics = new Set(
+    [...source.matchAll(/"((?:keywheel|process)_[a-z_0-9]+)"/g)].map(([, name = ""]) => name),
+  );
+  const labels = new Set(
+    [
+      "provider",
+      "model",
+      "client",
+      "status",
+      "outcome",
+      "kind",
+      "account",
+      "key_id",
+      "verdict",
+      "state",
+    ].filter((label) => new RegExp(`"${label}"|[{ ]${label}[ ,:}]`).test(source)),
+  );
+  /** `le` is of a histogram, the others are Prometheus's own. */
+  const ofPrometheus = ["le", "job", "instance", "alertname", "severity"];
+  const dashboard: { panels: { title: string; targets?: { expr: string }[] }[] } = JSON.parse(
+    read("deploy/grafana-dashboard.json"),
+  );
+  const ofDashboard = dashboard.panels.flatMap(({ title, targets = [] }) =>
+    targets.map(({ expr }): [string, string] => [title, expr]),
+  );
+  const ofAlerts = read("deploy/alerts.yml")
+    .split(/^ *- alert: /m)
+    .slice(1)
+    .map((rule): [string, string] => {
+      const [, expression = ""] = /expr: ([\s\S]*?)\n {8}(?:for|labels):/.exec(rule) ?? [];
+      return [rule.split("\n")[0] ?? "", expression];
+    });
+
+  test("find the metrics and labels in the source", () => {
+    expect(metrics.size).toBeGreaterThan(20);
+    expect(labels.size).toBe(10);
+    expect(ofAlerts.length).toBeGreaterThan(5);
+    expect(ofDashboard.length).toBeGreaterThan(20);
+  });
+
+  test.each([...ofAlerts, ...ofDashboard])(
+    "%s asks for metrics and labels that there are: %s",
+    (_title, expression) => {
+      const names = expression.match(/\b(?:keywheel|process)_[a-z_0-9]+/g) ?? [];
+      const unknown = names
+        .map((name) => name.replace(/_(?:bucket|sum|count)$/, ""))
+        .filter((name) => !metrics.has(name));
+      expect(unknown).toEqual([]);
+      expect(names.length + (expression.includes("up{") ? 1 : 0)).toBeGreaterThan(0);
+      const matched = [...expression.matchAll(/([a-z_]+)(?:=~|!=|!~|=)"/g)].map(([, label = ""]) => label);
+      const grouped = [...expression.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) =>
+        list.split(/,\s*/),
+      );
+      expect(
+        [...matched, ...grouped].filter((label) => !labels.has(label) && !ofPrometheus.includes(label)),
+      ).toEqual([]);
+    },
+  );
+
+  test("every panel says for which time, instance and provider it is", () => {
+    const without = ofDashboard.filter(([, expression]) => !expression.includes('instance=~"$instance"'));
+    expect(without).toEqual([]);
+  });
+});
