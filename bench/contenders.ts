@@ -46,7 +46,7 @@ export async function startProxy(
     PORT: String(port),
     HOST: LOOPBACK,
     TARGET_BASE_URL: `http://${LOOPBACK}:${upstreamPort}/v1`,
-    API_KEYS: "k1,k2,k3",
+    API_KEYS: ["a", "b", "c"].map((name) => `bench-key-${name.repeat(30)}`).join(","), // as long as real ones
     PROVIDER: "openai",
     LOG_LEVEL: isUsual ? "info" : "warn",
     RPM: "off",

@@ -208,7 +208,8 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
   const problems = parsedFile.problems.map((line) => `${envFile}: ${line}`);
   if (!parsed.ok) problems.push(...parsed.problems);
   problems.push(...(await certificateProblems(environment, parsedFile.values, workingDirectory)));
-  if (envFile !== null && (await isOpenToAll(envFile))) {
+  const holdsSecrets = [...parsedFile.values.keys()].some((name) => /KEY|PASSWORD|WEBHOOK|PROXY/.test(name));
+  if (envFile !== null && holdsSecrets && (await isOpenToAll(envFile))) {
     warnings.push(
       `${envFile} can be read by everybody on this machine, and holds keys: chmod 600 ${envFile}`,
     );
