@@ -25,6 +25,7 @@ import { addCors, authorize, isPreflight, peerOf, preflight } from "./lib/http/c
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   DRAINING,
+  NO_DESCRIPTORS,
   NO_ROOM,
   UNREADABLE_TARGET,
   admissionError,
@@ -60,7 +61,7 @@ import {
   protocolError,
   readOpening,
 } from "./lib/http/upstream-response.ts";
-import type { Attempted, BufferedResponse, StreamedResponse } from "./lib/http/upstream-response.ts";
+import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "./lib/http/upstream-response.ts";
 import { Metrics } from "./lib/observability/metrics.ts";
 import { openPooledFetch } from "./lib/library/pooled-fetch.ts";
 import type { EngineParts } from "./lib/library/pooled-fetch.ts";
@@ -616,6 +617,10 @@ async function tryKeys(
         if (engine.sharing !== null) await engine.sharing.ownersSaved(context); // the next request may go elsewhere
         return response;
       }
+      if (isOfOurs(result)) {
+        pool.settle(lease, ABANDONED, clock.now()); // it was not even tried, and that is nobody's fault
+        return refuse(NO_DESCRIPTORS, context, engine);
+      }
       setback = result.setback;
       const outcome = result.verdict ?? setback;
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
@@ -659,6 +664,11 @@ async function tryKeys(
         return giveUp(setback, context, upstream, engine);
     }
   }
+}
+
+/** Whether this machine could not send it, whatever the provider is like (P44). */
+function isOfOurs({ setback }: Failed): boolean {
+  return setback.kind === "unreachable" && setback.type === "overloaded";
 }
 
 /** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
@@ -1158,6 +1168,11 @@ export function startProxy(config: Config, dependencies: Dependencies): Proxy {
   return {
     engine,
     url: urlOf(listen, server.port),
+    requestsByPort: () =>
+      [...engine.underWay].map((context) => ({
+        port: server.requestIP(context.request)?.port ?? 0,
+        isReceiving: context.progressAt(0).phase === "receiving",
+      })),
     async drain() {
       engine.draining = true;
       engine.onDrain();

@@ -10,6 +10,7 @@ import { Reloader } from "../config/reload.ts";
 import type { Clock } from "../core/clock.ts";
 import type { AdminApi, Dependencies, Engine } from "../routing/engine.ts";
 import { EXIT_FAILED, EXIT_USAGE } from "./args.ts";
+import type { RequestOnPort } from "./descriptors.ts";
 import {
   NO_SETTINGS,
   banner,
@@ -31,6 +32,8 @@ export interface Proxy {
   drain(): Promise<void>;
   /** Ends everything at once. */
   stop(): Promise<void>;
+  /** The requests in flight, by the ports of their clients. */
+  requestsByPort(): RequestOnPort[];
 }
 
 /** What is served, and with what. */
@@ -70,10 +73,17 @@ export async function serve(
   const { clock, log } = engine;
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
   serveAdmin(engine, { reloader, places, usage: outputs.usage, version, url }, served);
+  if (config.listen.kind === "tcp") await guard(proxy);
   const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
   const addresses = await localAddresses();
   console.log(banner(config, { version, url, envFile: loaded.envFile, addresses }));
   return signalled;
+}
+
+/** Until the program ends. */
+async function guard({ url, engine: { clock, log }, requestsByPort: requests }: Proxy): Promise<void> {
+  const { guardDescriptors } = await import("./descriptors.ts");
+  await guardDescriptors({ port: Number(new URL(url).port), requests, clock, log });
 }
 
 /** The dashboard and its API, loaded when they are first asked for. */

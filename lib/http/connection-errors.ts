@@ -16,7 +16,7 @@ export interface Way {
 
 /** Failures before the request was sent: nothing can have been done, or billed. */
 const NOT_SENT =
-  /^(?:ECONNREFUSED|ENOTFOUND|EAI_\w+|EHOSTUNREACH|ENETUNREACH|EMFILE|ETIMEDOUT|FailedToOpenSocket|ConnectionRefused|EPROTO|ERR_PROXY_TUNNEL|UnsupportedProxyProtocol)$/;
+  /^(?:ECONNREFUSED|ENOTFOUND|EAI_\w+|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|FailedToOpenSocket|ConnectionRefused|EPROTO|ERR_PROXY_TUNNEL|UnsupportedProxyProtocol)$/;
 /** Codes of OpenSSL's verification, and Node's of the name in a certificate. */
 const CERTIFICATE = /CERT|^UNABLE_TO_|^INVALID_CA|^HOSTNAME_MISMATCH$/;
 /** An answer that is not HTTP as it should be. */
@@ -28,6 +28,10 @@ export function explainError(error: unknown, way: Way): Unreachable {
   if (BAD_HTTP.test(code)) {
     const message = `The provider's answer cannot be used: it is not valid HTTP (${code}).`;
     return { kind: "unreachable", type: "upstream_protocol_error", message, maybeBilled: true };
+  }
+  if (code === "EMFILE" || code === "ENFILE") {
+    const message = `This machine has no file descriptor left for a connection (${code}).`;
+    return { kind: "unreachable", type: "overloaded", message, maybeBilled: false };
   }
   if (!NOT_SENT.test(code) && !CERTIFICATE.test(code)) {
     const message = `The connection to the provider (${way.host}) broke off (${code}).`;
@@ -64,8 +68,6 @@ function reasonOf(code: string, { host, proxy }: Way): string {
       return `${what} does not answer (${code}). Check for a firewall in between, and ${where}.`;
     case "EPROTO":
       return `${what} does not speak TLS (${code}). Check the scheme (http or https) and the port of ${where}.`;
-    case "EMFILE":
-      return `this machine has no file descriptor left for a connection (${code}). Raise its limit (LimitNOFILE=, ulimit -n).`;
     default:
       return code.startsWith("EAI_")
         ? `the name server does not answer (${code}). Check the network and the name server of this machine.`

@@ -87,6 +87,7 @@ const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
   upstream_unreachable: 502,
   upstream_protocol_error: 502,
   draining: 503,
+  overloaded: 503,
   connect_timeout: 504,
   first_byte_timeout: 504,
   stream_idle_timeout: 504,
@@ -291,6 +292,13 @@ export const NO_ROOM = proxyError(
   503,
   "overloaded",
   "Too many requests, or too many bytes of their bodies, are in flight (MAX_IN_FLIGHT, MAX_BUFFERED_MB). Try again in a moment.",
+  1000,
+);
+
+export const NO_DESCRIPTORS = proxyError(
+  503,
+  "overloaded",
+  "This machine has no file descriptor left for a connection to the provider: too many clients are connected. Try again in a moment; if it lasts, raise the limit (LimitNOFILE=, ulimit -n).",
   1000,
 );
 

@@ -117,6 +117,8 @@ export interface Unreachable {
     | "connect_timeout"
     | "first_byte_timeout"
     | "stream_idle_timeout"
+    /** Ours: this machine has no file descriptor left for a connection. */
+    | "overloaded"
     /** Ours: the time to finish after SIGTERM is over. */
     | "draining";
   /** One or two sentences for the client; never an error's own text, which may hold a URL. */

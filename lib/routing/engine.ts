@@ -160,7 +160,7 @@ export interface Engine {
   /** Called when the proxy begins to end. */
   onDrain: () => void;
   /** Requests that have come and are not over. */
-  readonly underWay: Set<RequestUnderWay>;
+  readonly underWay: Set<RequestUnderWay & { readonly request: Request }>;
   /** What the requests in flight take up, all together and of each client. */
   readonly load: Load;
   readonly inFlight: number;

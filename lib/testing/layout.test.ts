@@ -231,7 +231,7 @@ describe("the layout", () => {
       "a file's text",
       /readFileSync|Bun\.file\(|node:fs/,
       [
-        /^lib\/(?:cli\/startup|config\/config|config\/reload|admin\/env-edit)\.ts: /,
+        /^lib\/(?:cli\/descriptors|cli\/startup|config\/config|config\/reload|admin\/env-edit)\.ts: /,
         /^lib\/observability\/(?:log|log-files|metrics|store)\.ts: /,
         /^lib\/library\/state\.ts: /,
       ],
