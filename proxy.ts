@@ -9,7 +9,7 @@
 import { free } from "#runtime";
 import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import { demo, serve } from "./lib/cli/serve.ts";
-import type { Proxy } from "./lib/cli/serve.ts";
+import type { ListeningProxy } from "./lib/cli/serve.ts";
 import { givenEnvironment, placesOf, renewProcess, urlOf } from "./lib/cli/startup.ts";
 import { certificateFiles } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
@@ -1137,7 +1137,7 @@ const CUT_GRACE_MS = 100;
 const newPool: PoolMaker = (...given) => new Pool(...given);
 
 /** Starts to listen. Throws where the address cannot be listened on. */
-export function startProxy(config: Config, dependencies: Dependencies): Proxy {
+export function startProxy(config: Config, dependencies: Dependencies): ListeningProxy {
   const { clock, keeper = null, sharing = null } = dependencies;
   const parts = {
     metrics: new Metrics(),

@@ -32,6 +32,10 @@ export interface Proxy {
   drain(): Promise<void>;
   /** Ends everything at once. */
   stop(): Promise<void>;
+}
+
+/** A proxy whose clients have connections. */
+export interface ListeningProxy extends Proxy {
   /** The requests in flight, by the ports of their clients. */
   requestsByPort(): RequestOnPort[];
 }
@@ -45,7 +49,7 @@ export interface Served {
   /** A text that nobody guesses. */
   readonly newToken: () => string;
   /** Starts to listen. Throws where the address cannot be listened on. */
-  start(config: Config, dependencies: Dependencies): Proxy;
+  start(config: Config, dependencies: Dependencies): ListeningProxy;
   /** Has a running proxy go by other settings. */
   reconfigure(engine: Engine, config: Config): void;
 }
@@ -81,7 +85,11 @@ export async function serve(
 }
 
 /** Until the program ends. */
-async function guard({ url, engine: { clock, log }, requestsByPort: requests }: Proxy): Promise<void> {
+async function guard({
+  url,
+  engine: { clock, log },
+  requestsByPort: requests,
+}: ListeningProxy): Promise<void> {
   const { guardDescriptors } = await import("./descriptors.ts");
   await guardDescriptors({ port: Number(new URL(url).port), requests, clock, log });
 }
@@ -137,7 +145,7 @@ function startOrExplain(
   config: Config,
   { log, observers, store, sharing }: Outputs,
   served: Served,
-): Proxy | null {
+): ListeningProxy | null {
   const { random, start } = served;
   const clock = sharing?.clock ?? served.clock; // instances have one date in common
   const kept = sharing ?? store;
