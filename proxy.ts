@@ -9,7 +9,7 @@
 import { free } from "#runtime";
 import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
 import { demo, serve } from "./lib/cli/serve.ts";
-import type { ListeningProxy } from "./lib/cli/serve.ts";
+import type { ListeningProxy, Proxy } from "./lib/cli/serve.ts";
 import { givenEnvironment, placesOf, renewProcess, urlOf } from "./lib/cli/startup.ts";
 import { certificateFiles } from "./lib/config/config.ts";
 import type { Config } from "./lib/config/config.ts";
