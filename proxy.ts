@@ -2,9 +2,9 @@
 /**
  * keywheel: stands between LLM agents and their provider, holds a pool of API keys, and hides rate limits.
  *
- * The path of a request, top to bottom: `handle` lets it in, `relay` leases keys and tries until there is an answer,
- * `attempt` asks upstream once, `passThrough` hands the answer on. Facts (verdicts), decisions (`decide`) and effects
- * are kept apart. lib/README.md has the map.
+ * The path of a request: `handle` (section 4) lets it in, `relay` (section 2) reads its body and finds its targets,
+ * `tryKeys` leases keys and tries until there is an answer, `attempt` (section 3) asks upstream once, `passThrough` hands
+ * the answer on. Facts (verdicts), decisions (`decide`) and effects are kept apart. lib/README.md has the map.
  */
 import { free } from "#runtime";
 import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
@@ -101,9 +101,12 @@ export type { Proxy };
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** The minute of `RPM=n` over several instances: their requests may overtake each other on the way by the rest. */
+/**
+ * A minute of `RPM=n` where several instances share the keys, and 100 ms more: requests of different instances may reach
+ * the provider in another order than they were sent.
+ */
 const EXACT_MINUTE_MS = 60_100;
-/** A key whose day seems full to others is looked at again so soon: something may have been given back. */
+/** Instances that share a key whose day is used up ask again after this time: one may have given a place back. */
 const FULL_FOR_MS = 2000;
 
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
@@ -204,7 +207,7 @@ export class Pool implements KeyPool {
     const now = this.#clock.now();
     // Serve waiters first, so that a new request cannot jump the queue.
     this.#serveQueue(now);
-    const isNext = this.#queue.size === 0; // else who waits has the first claim on what a raised limit lets through
+    const isNext = this.#queue.size === 0; // only then may it raise a learnt limit: the room is for those who wait
     const result = isNext ? this.lease(need, now) : this.#leaseIfReady(need, now, need.boundTo);
     if (result.kind === "lease") return result;
     if (!isHopeless(result, need, now)) return this.#queue.join(need, result.readyAt, now);
@@ -337,7 +340,7 @@ export class Pool implements KeyPool {
     this.#records?.save(key);
   }
 
-  /** The response has started: the key's limit does not stand in its way. */
+  /** The response has started: the key's limits let the request through. */
   responseStarted(lease: Lease, outcome: Verdict, now: number, budgets: Budgets | null): void {
     if (lease.startedAt > 0 || lease.settled) return;
     const { limits } = lease;
@@ -406,7 +409,7 @@ export class Pool implements KeyPool {
     return refusedAlike;
   }
 
-  /** The request was served: it clears the key, and blames those of other accounts that were refused for it (P36). */
+  /** The request was served: a key that was out of use and on trial is back. */
   #onServed({ key }: Lease, now: number): void {
     if (!key.isOnTrial) return;
     key.isOnTrial = false;
@@ -519,7 +522,7 @@ const ABANDONED: Abandoned = { kind: "abandoned" };
 /** What the pool is told of an account that has not what a request refers to: nobody is to blame. */
 const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 
-/** The client's answer, whatever happens: a bug of ours is one too, and leaves nothing counted as in flight. */
+/** Always gives the client an answer, also after a bug of ours, and then nothing stays counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   context.expectBody();
   const received = await context.clientEnd.receive(context.request, context.share, engine.config);
@@ -561,7 +564,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
   }
 }
 
-/** The client's answer before anybody was asked. */
+/** The client's answer where no upstream is asked. */
 function refuse(refusal: ProxyError, context: RequestContext, engine: Engine): Response {
   context.reason = refusal.message;
   return context.finish(refusal.status, refusal.type, refused(refusal, context.origin, engine));
@@ -671,7 +674,7 @@ function isOfOurs({ setback }: Failed): boolean {
   return setback.kind === "unreachable" && setback.type === "overloaded";
 }
 
-/** A key, at once or in turn. Where another target stands behind, nobody waits for an upstream that is down. */
+/** A key, at once or in turn. Where there is another target, the request does not wait for an upstream that is down. */
 function leaseFor(
   context: RequestContext,
   pool: KeyPool,
@@ -679,8 +682,8 @@ function leaseFor(
   clock: Clock,
 ): Lease | NoKey | Promise<Lease | NoKey> {
   if (hasFallback && pool.isPausedFor(context, clock.now())) {
-    const now = pool.lease(context, clock.now()); // the one that may find out whether it is back
-    if (now.kind === "lease" || now.why === "paused") return now;
+    const trial = pool.lease(context, clock.now()); // a lease if this request may try whether it is up again
+    if (trial.kind === "lease" || trial.why === "paused") return trial;
   }
   const preferred = context.progress.attempts === 0 ? (context.binding?.preferredAccount ?? null) : null;
   if (preferred !== null) {
@@ -710,7 +713,7 @@ function giveUp(
     return context.finish(DRAINING.status, DRAINING.type, refused(DRAINING, context.origin, engine));
   if (setback.kind === "abandoned")
     return context.finish(499, "abandoned", new Response(null, { status: 499 }));
-  // What no account may do is about the request, whatever the status (P36); but a 429 never goes out.
+  // If no account may serve this request, the refusal is about the request, whatever its status (P36). A 429 is not.
   const mayNobody = setback.kind === "no_key" && setback.why === "unsuited" && kept?.answer.status !== 429;
   const isOfKeys = kept !== null && REFUSES_KEYS.has(kept.answer.status) && !mayNobody;
   if (kept !== null && context.lastBlame !== "key" && !isOfKeys) {
@@ -739,7 +742,7 @@ function giveUp(
   return context.finish(refusal.status, refusal.type, response);
 }
 
-// ── 3 · Streaming passthrough ───────────────────────────────────────────────────────────────────────────────────
+// ── 3 · One attempt, and the streaming passthrough ──────────────────────────────────────────────────────────────
 
 /** What one request to upstream came to. */
 interface Attempt {
@@ -773,7 +776,7 @@ async function attempt(
         : isShort(response, context.method)
           ? judgeShort(response, await bytesOf(response), asked)
           : readOpening(response, asked);
-    result = judged instanceof Promise ? await judged : judged; // waiting for what is there costs a turn
+    result = judged instanceof Promise ? await judged : judged; // `await` on a value that is there costs a turn of the event loop
     if (context.listsModels && result.kind !== "failed")
       result = await listingRoutes(result, engine.config.routes);
   } catch (error) {
@@ -781,12 +784,12 @@ async function attempt(
     if (why.kind === "unreachable" && why.maybeBilled) upstream.connectionBroke();
     result = failed(why);
   }
-  if (result.kind === "failed") timeouts.abort(ABANDONED); // whatever of it is unread need not come
+  if (result.kind === "failed") timeouts.abort(ABANDONED); // the rest of its answer is not needed
   if (result.kind !== "streamed") timeouts.end();
   return { result, limits, timeouts };
 }
 
-/** Sends the request with this key, which is among its fields only until `fetch` has read them. */
+/** Sends the request with this key. The key is taken out of `context.headers` again once `fetch` has read them. */
 function send(
   context: RequestContext,
   { config, base, connections }: Upstream,
@@ -840,7 +843,7 @@ function passThrough(
     upstream.pool.settle(lease, answer.outcome, now);
     return relayWhole(answer, context, engine);
   }
-  // Before the framing's fields are taken out.
+  // Made first, as it reads fields of the framing that the next lines take out.
   const passthrough = new StreamPassthrough(answer, timeouts, context, upstream, lease, engine);
   addOurFields(headers, context, engine);
   headers.delete("content-length"); // the stream goes out chunked
@@ -854,19 +857,19 @@ function relayWhole(
   engine: Engine,
 ): Response {
   addOurFields(headers, context, engine);
-  // Bun would name a type for bytes that have none; it does not for a stream.
+  // Bun adds a content-type to bytes without one; to a stream it adds none.
   const sent = body !== null && !headers.has("content-type") ? streamOf(body) : body;
   const response = new Response(sent, { status, headers });
   const tokens = context.countsTokens && status < 300 && body !== null ? tokensOfAnswer(headers, body) : null;
   if (tokens instanceof Promise) {
     void context.endWith(tokens, status, outcome.kind, body?.length ?? 0);
-    return response; // it need not wait until it is unpacked
+    return response; // the client need not wait until the body is unpacked and its tokens are read
   }
   context.tokens = tokens;
   return context.finish(status, outcome.kind, response, body?.length);
 }
 
-/** Leaves the end-to-end fields of an answer, and adds ours. */
+/** Keeps only the end-to-end fields of an answer, and adds ours. */
 function addOurFields(headers: Headers, context: RequestContext, engine: Engine): void {
   keepEndToEnd(headers);
   cleanFields(headers, engine.redactor);
@@ -876,7 +879,7 @@ function addOurFields(headers: Headers, context: RequestContext, engine: Engine)
   addCors(headers, context.origin, engine.config.corsOrigins);
 }
 
-/** The rest of one answer on its way to the client: every chunk as it came, and an end that does not lie. */
+/** One answer on its way to the client: every chunk as it came; a stream that was cut never ends as if it were whole. */
 class StreamPassthrough {
   readonly #answer: StreamedResponse;
   readonly #timeouts: AttemptTimeouts;
@@ -886,13 +889,13 @@ class StreamPassthrough {
   readonly #clock: Clock;
   /** Follows a stream to its last event; null where the framing alone tells whether the body is whole. */
   readonly #follower: StreamFollower | null;
-  /** Learns from what passes which account owns which resources; null: there is nothing to learn. */
+  /** Reads in the passing chunks which resources the account owns from now on; null: there is nothing to learn. */
   readonly #listen: ((chunk: Uint8Array, now: number) => void) | null;
   #pending: Promise<ReadResult> | null;
-  /** Only comments have come so far, perhaps the beginning of one; null: the first event has begun. */
+  /** Looks for the first event while only comments have come; null: the first event has begun. */
   #beginning: EventScanner | null;
   #bytes = 0;
-  /** Of a chunk that the client has not taken. */
+  /** Length of the chunk that the client has not taken yet; 0: it has taken all. */
   #waitingBytes = 0;
   #ended = false;
 
@@ -949,7 +952,7 @@ class StreamPassthrough {
     if (!this.#ended) await this.#close(sink);
   }
 
-  /** What was read already; let go of, else it would be kept as long as the stream. */
+  /** Passes on what was read already. Drops it first: it would stay in memory as long as the stream. */
   async #passFirst(sink: BodySink): Promise<void> {
     const { first } = this.#answer;
     this.#answer.first = null;
@@ -965,7 +968,7 @@ class StreamPassthrough {
     discard(this.#answer.reader);
   }
 
-  /** A promise where the client has not taken it all. */
+  /** Passes one chunk on. Returns a promise where the client has not taken it all. */
   #pass(chunk: Bytes, sink: BodySink): number | Promise<number> {
     this.#bytes += chunk.length;
     const sent = this.#follower === null ? chunk : this.#follower.push(chunk);
@@ -978,7 +981,10 @@ class StreamPassthrough {
     return written;
   }
 
-  /** A large chunk that was written is copied, and nobody but us has it: fifty clients that do not read have many. */
+  /**
+   * Frees a large chunk at once. It is copied by now (`copiesPieces`), and nothing else refers to it. Left to the collector, the
+   * chunks of many slow readers would add up.
+   */
   #free(chunk: Bytes): void {
     const isOurs =
       chunk.length === chunk.buffer.byteLength && this.#listen === null && this.#beginning === null;
@@ -999,7 +1005,7 @@ class StreamPassthrough {
     this.#waitingBytes = 0;
   }
 
-  /** From the first event on upstream may not be silent for long. */
+  /** From the first event on the idle timeout holds. */
   #lookForEvent(chunk: Bytes, beginning: EventScanner): void {
     beginning.push(chunk);
     if (!beginning.hasBegun) return;
@@ -1007,7 +1013,7 @@ class StreamPassthrough {
     this.#timeouts.streams();
   }
 
-  /** Upstream ended the body: but did the stream say that it was done? */
+  /** Upstream ended the body. Whether the stream was complete depends on its last event (P17). */
   async #close(sink: BodySink): Promise<void> {
     await this.#passRest(sink);
     const end = this.#follower === null ? "complete" : await this.#follower.end();
@@ -1015,7 +1021,7 @@ class StreamPassthrough {
     const asked = { provider: this.#upstream.config, clock: this.#clock };
     const { status, outcome } = this.#answer;
     switch (end) {
-      case "complete": // also where its last event says that it failed
+      case "complete": // it ended as its dialect wants; its last event may still say that it failed
         const { sharing } = this.#context.engine;
         if (sharing !== null) await sharing.ownersSaved(this.#context);
         this.#finish(status, failure === "" ? outcome : lateVerdict(failure, asked));
@@ -1028,7 +1034,7 @@ class StreamPassthrough {
         const verdict = judgeLate(failure, asked);
         if (verdict === null)
           return this.#tellBroken(protocolError("the stream ended before its last event"), sink);
-        this.#finish(status, verdict); // it told the client itself, in words that no dialect has
+        this.#finish(status, verdict); // upstream sent its own error, in a form of no dialect: the client has it already
         return this.#cutOff();
       }
     }
@@ -1040,7 +1046,7 @@ class StreamPassthrough {
     if (rest !== null) await sink.write(rest);
   }
 
-  /** The connection broke, was cut for silence, or the client left. */
+  /** The connection broke, was silent for too long, or the client left. */
   async #break(setback: Unreachable | Abandoned, sink: BodySink): Promise<void> {
     this.#timeouts.abort(setback);
     if (setback.kind === "unreachable") this.#upstream.connectionBroke();
@@ -1048,7 +1054,7 @@ class StreamPassthrough {
       this.#finish(499, setback);
       return this.#cutOff();
     }
-    if (await this.#follower?.isOver()) return this.#close(sink); // all of it had come
+    if (await this.#follower?.isOver()) return this.#close(sink); // its last event had come before
     return this.#tellBroken(setback, sink);
   }
 
@@ -1063,7 +1069,7 @@ class StreamPassthrough {
     return this.#cutOff();
   }
 
-  /** Ends the connection without the end of the body, once what was passed is on its way: Bun drops it otherwise. */
+  /** Ends the connection without the end of the body. Waits one turn before: else Bun drops what was just written. */
   async #cutOff(): Promise<void> {
     await nextTurn();
     throw CUT_SHORT;
@@ -1081,7 +1087,7 @@ class StreamPassthrough {
   }
 }
 
-/** Longer chunks are freed when they are written: half a megabyte may come at once. */
+/** Chunks from this length on are freed as soon as they are written: one may have half a megabyte. */
 const LARGE_CHUNK_BYTES = 32 * 1024;
 const CUT_SHORT = new Error("the answer was cut short");
 
@@ -1131,7 +1137,7 @@ function refused(refusal: ProxyError, origin: string | null, { config }: Engine)
   return response;
 }
 
-/** How long the last words of cut streams may take to go out. */
+/** How long the error events of streams that are cut at the end of a drain may take to go out. */
 const CUT_GRACE_MS = 100;
 
 const newPool: PoolMaker = (...given) => new Pool(...given);
@@ -1213,7 +1219,7 @@ const USER_AGENT = `keywheel/${VERSION}`;
 export const ENGINE_PARTS: EngineParts = { version: VERSION, newPool, relay, random: Math.random };
 const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
 
-/** Time and chance as they are; a test brings its own. */
+/** What `serve` and `demo` run with. Tests pass a clock and a `random` of their own. */
 const SERVED = {
   version: VERSION,
   clock: systemClock,
