@@ -130,7 +130,7 @@ interface OwnError {
   retryAfter: number | null;
 }
 
-/** One of the proxy's own errors, held against section 5 of the contract. */
+/** Checks the form that all of the proxy's own errors have. */
 async function ownError(response: Response): Promise<OwnError> {
   const body: { type: string; error: Record<string, unknown> } = JSON.parse(await response.text());
   const { type, code, message, param, retry_after: inBody } = body.error;

@@ -21,7 +21,7 @@ import type { KeyEvent } from "./lib/core/events.ts";
 import type { UpstreamResponse } from "./lib/core/runtime.ts";
 import { bytesOf, discard, streamOf } from "./lib/http/body.ts";
 import type { Bytes, ReadResult } from "./lib/http/body.ts";
-import { addCors, authorize, isPreflight, peerOf, preflight } from "./lib/http/client-auth.ts";
+import { THIS_MACHINE, addCors, authorize, isPreflight, peerOf, preflight } from "./lib/http/client-auth.ts";
 import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   DRAINING,
@@ -1127,9 +1127,6 @@ function handle(
   return relay(context, route, engine);
 }
 
-/** Who asks, where there is no address and no name. */
-const THIS_MACHINE = "this machine";
-
 /** A refusal of our own, which the page of an allowed origin may read. */
 function refused(refusal: ProxyError, origin: string | null, { config }: Engine): Response {
   const response = errorResponse(refusal);
@@ -1220,7 +1217,7 @@ export const ENGINE_PARTS: EngineParts = { version: VERSION, newPool, relay, ran
 const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
 
 /** What `serve` and `demo` run with. Tests pass a clock and a `random` of their own. */
-const SERVED = {
+const MAIN_PARTS = {
   version: VERSION,
   clock: systemClock,
   random: Math.random,
@@ -1257,8 +1254,8 @@ async function main(): Promise<number> {
       if (command.kind === "check")
         return import("./lib/cli/commands.ts").then(({ operate }) => operate(command, environment, newToken));
       return command.kind === "demo"
-        ? demo(environment, SERVED)
-        : serve(environment, command.envFile, SERVED);
+        ? demo(environment, MAIN_PARTS)
+        : serve(environment, command.envFile, MAIN_PARTS);
     }
   }
 }

@@ -276,7 +276,7 @@ function changeOf(method: string, headers: Record<string, string>, body: unknown
   return { method, headers: { ...JSON_TYPE, ...headers }, body: JSON.stringify(body) };
 }
 
-/** Status and type of an error in the contract's shape; of anything else status and "fine". */
+/** Status and type of an error in the form of the proxy's own errors; of anything else status and "fine". */
 async function outcomeOf(response: Response): Promise<string> {
   const body: unknown = await response.json();
   if (response.status < 400) return `${response.status} fine`;

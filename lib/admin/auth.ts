@@ -12,7 +12,7 @@ import type { Access, Listen } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
 import { equalInConstantTime } from "../core/secret.ts";
 import type { Secret } from "../core/secret.ts";
-import { authorizeLocal, isLoopback } from "../http/client-auth.ts";
+import { THIS_MACHINE, authorizeLocal, isLoopback } from "../http/client-auth.ts";
 import { admissionError, proxyError } from "../http/error-responses.ts";
 import type { ProxyError } from "../http/error-responses.ts";
 
@@ -386,7 +386,6 @@ function delayMs(failures: number): number {
   return Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (failures - FREE_FAILURES - 1));
 }
 
-const THIS_MACHINE = "this machine";
 const BROWSER = "browser ";
 
 /** Who is taken for one. */

@@ -7,6 +7,7 @@
  */
 import type { Observer } from "../core/events.ts";
 import { field, isObject } from "../core/json.ts";
+import type { Bytes } from "../http/body.ts";
 import { type CancelTimer, type Clock, formatDuration, retryAfterSec, systemClock } from "../core/clock.ts";
 
 /** One request as it came in. */
@@ -52,7 +53,6 @@ const MAX_HELD_BYTES = 8 * 2 ** 20;
 const MAX_EMBEDDED_NUMBERS = 2 ** 20;
 const DEMO_MODELS = ["demo-model", "demo-embedding"];
 const KEY_NAMES = ["one", "two", "three"];
-type Bytes = Uint8Array<ArrayBuffer>;
 type Json = Record<string, unknown>;
 type StoredFile = { readonly card: Json; readonly body: Bytes };
 /** What belongs to one key. */

@@ -36,7 +36,7 @@ function poolOf(config: Config, index = 0) {
 }
 
 describe("without any setting but a key, the configuration", () => {
-  test("is the default of the contract in every field", () => {
+  test("is the documented default in every field", () => {
     const { providers, ...rest } = configOf({});
     expect(rest).toEqual({
       listen: { kind: "tcp", hostname: "0.0.0.0", port: 3000 },

@@ -31,14 +31,20 @@ import {
   type ProviderConfig,
   readProviders,
 } from "./provider-settings.ts";
-import { type KnownProvider, parseFallback, parseRoutes, type Route, type RouteTarget } from "./routes.ts";
+import {
+  type KnownProvider,
+  parseFallback,
+  parseRoutes,
+  type RouteRule,
+  type RouteTarget,
+} from "./routes.ts";
 import { type Environment, providerPrefix, SettingsReader, settingOf, spellingOf } from "./settings.ts";
 import { isServerAddress, parseStateServer, STATE_PREFIX, type StateServer } from "./state-server.ts";
 
 export type { ClientKey, ConfiguredKey } from "./keys.ts";
 export { parseStatusList } from "./parsers.ts";
 export type { FileOf, Listen, ProviderConfig, Strategy } from "./provider-settings.ts";
-export type { Route, RouteTarget } from "./routes.ts";
+export type { RouteRule, RouteTarget } from "./routes.ts";
 export type { Environment } from "./settings.ts";
 
 /** Who gets in. `protected`: loopback only. */
@@ -74,7 +80,7 @@ export interface Config {
   /** So many days before today are kept. */
   logRetentionDays: number;
   /** Model names of the user's own; each has a model in every target. */
-  routes: Route[];
+  routes: RouteRule[];
   /** Where a request goes when its provider cannot serve it, in this order. */
   fallback: RouteTarget[];
   /** How long a request waits for a key where another target stands behind. */
@@ -186,7 +192,7 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
   const watched = new Set<string>();
   const read = (path: string): Promise<FileText> => {
     watched.add(path);
-    return readText(path);
+    return readFileText(path);
   };
   const found = await findEnvFile(places, read);
   if (found.kind === "problem") {
@@ -200,7 +206,7 @@ export async function loadConfig(places: Places): Promise<LoadedConfig> {
   }
   const fileOf = (path: string): FileText => texts.get(path) ?? { ok: false, reason: ABSENT };
   const memoryBytes = await usableMemoryBytes(async (path) => {
-    const file = await readText(path);
+    const file = await readFileText(path);
     return file.ok ? file.text : null;
   });
   const parsed = parseConfig(environment, parsedFile.values, fileOf, memoryBytes);
@@ -255,7 +261,7 @@ const CERTIFICATE_SETTINGS = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] as const;
 
 /** The certificate files that the env file names and the environment does not, by their variables. Absolute paths. */
 export async function certificateFiles(places: Places): Promise<Map<string, string>> {
-  const found = await findEnvFile(places, readText);
+  const found = await findEnvFile(places, readFileText);
   const files = new Map<string, string>();
   if (found.kind === "problem") return files;
   const { values } = parseEnvFile(found.text);
@@ -277,7 +283,7 @@ async function certificateProblems(
   for (const name of CERTIFICATE_SETTINGS) {
     const path = environment[name]?.trim() || file.get(name)?.trim() || "";
     if (path === "") continue;
-    const text = await readText(absolutePath(workingDirectory, path));
+    const text = await readFileText(absolutePath(workingDirectory, path));
     const reason = !text.ok
       ? text.reason
       : text.text.includes("-----BEGIN")
@@ -326,7 +332,7 @@ const ABSENT = "there is no such file";
 const FORBIDDEN = "it may not be read";
 
 /** (By `Bun.file`, not by `node:fs`, which would take 0.6 MB of memory for one read at the start.) */
-async function readText(path: string): Promise<FileText> {
+async function readFileText(path: string): Promise<FileText> {
   try {
     return { ok: true, text: await Bun.file(path).text() };
   } catch (error) {

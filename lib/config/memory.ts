@@ -11,7 +11,7 @@ export async function usableMemoryBytes(read: ReadFile): Promise<number | null> 
   const [groups, machine] = await Promise.all([read("/proc/self/cgroup"), read("/proc/meminfo")]);
   const texts = await Promise.all(limitFiles(groups ?? "").map(read));
   const kilobytes = /^MemTotal:\s+(\d+) kB$/m.exec(machine ?? "")?.[1];
-  const limits = [...texts.map(bytesOf), kilobytes === undefined ? null : Number(kilobytes) * 1024];
+  const limits = [...texts.map(bytesIn), kilobytes === undefined ? null : Number(kilobytes) * 1024];
   const known = limits.filter((limit) => limit !== null);
   return known.length === 0 ? null : Math.min(...known);
 }
@@ -43,7 +43,7 @@ function upwards(path: string): string[] {
 }
 
 /** Null: no limit (`max`), or not a number. */
-function bytesOf(text: string | null): number | null {
+function bytesIn(text: string | null): number | null {
   const digits = /^(\d{1,19})\s*$/.exec(text ?? "")?.[1];
   const bytes = Number(digits ?? 0);
   return bytes > 0 ? bytes : null;

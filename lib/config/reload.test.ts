@@ -16,7 +16,7 @@ const SERVED = httpAnswer(
 );
 const LIMITED = httpAnswer(429, "{}", { "retry-after": "500" });
 
-interface AdminService {
+interface ReloadSetup {
   readonly clock: FalseClock;
   readonly provider: RawProvider;
   readonly proxy: Proxy;
@@ -31,7 +31,10 @@ interface AdminService {
 }
 
 /** A proxy with its settings in a file. Key key-cold is always refused, key-slow answers when the test does. */
-async function desk(body: (desk: AdminService) => Promise<void>, keys = "key-cold,key-good"): Promise<void> {
+async function withReloader(
+  body: (setup: ReloadSetup) => Promise<void>,
+  keys = "key-cold,key-good",
+): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "keywheel-reload-"));
   const path = join(folder, "kw.env");
   const clock = new FalseClock();
@@ -81,7 +84,7 @@ async function desk(body: (desk: AdminService) => Promise<void>, keys = "key-col
 
 describe("settings that change while the proxy runs (P32)", () => {
   test("P32 keep the cooldowns of keys that stay, wherever they stand then", async () => {
-    await desk(async ({ proxy, reloader, write, pool, said }) => {
+    await withReloader(async ({ proxy, reloader, write, pool, said }) => {
       expect((await fetch(`${proxy.url}/v1/x`)).status).toBe(200); // no model is named: the key itself rests
       expect(await pool()).toBe("[0]:cooling(500s) [1]:ready");
       write("API_KEYS=key-new,key-good,key-cold");
@@ -93,7 +96,7 @@ describe("settings that change while the proxy runs (P32)", () => {
   });
 
   test("P32 that are wrong change nothing, and it is said why", async () => {
-    await desk(async ({ proxy, reloader, write, pool, said }) => {
+    await withReloader(async ({ proxy, reloader, write, pool, said }) => {
       write("API_KEYS=key-other\nMAX_ATTEMPTS=none\nRPM=fast");
       const outcome = await reloader.reload();
       expect(outcome.ok).toBeFalse();
@@ -108,7 +111,7 @@ describe("settings that change while the proxy runs (P32)", () => {
   });
 
   test("P32 cancel nothing: a request whose key was removed is answered", async () => {
-    await desk(async ({ proxy, reloader, write, pool, held }) => {
+    await withReloader(async ({ proxy, reloader, write, pool, held }) => {
       const asking = chat(proxy.url);
       await until("it is under way", () => held.length === 1);
       write("API_KEYS=key-good");
@@ -121,7 +124,7 @@ describe("settings that change while the proxy runs (P32)", () => {
   });
 
   test("P32 are noticed when an editor replaces the file", async () => {
-    await desk(async ({ clock, replace, pool }) => {
+    await withReloader(async ({ clock, replace, pool }) => {
       await clock.advance(2000);
       replace("API_KEYS=key-good,key-new,key-more");
       for (let look = 0; look < 40 && !(await pool()).includes("[2]"); look++) await clock.advance(500);
@@ -130,7 +133,7 @@ describe("settings that change while the proxy runs (P32)", () => {
   });
 
   test("add and remove providers, and say what needs a restart", async () => {
-    await desk(async ({ proxy, reloader, write, provider }) => {
+    await withReloader(async ({ proxy, reloader, write, provider }) => {
       write(`API_KEYS=key-good\nOTHER_API_KEYS=key-good\nOTHER_BASE_URL=${provider.url}\nPORT=4567`);
       expect(await reloader.reload()).toMatchObject({ ok: true, needRestart: ["HOST and PORT"] });
       expect((await fetch(`${proxy.url}/other/v1/models`)).headers.get("x-keywheel-key")).toBe("other/0");

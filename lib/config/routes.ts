@@ -19,7 +19,7 @@ export interface RouteTarget {
 }
 
 /** A model name of the user's own. Its targets are tried in this order; there is at least one. */
-export interface Route {
+export interface RouteRule {
   /** With `*` for any text where it is a pattern. */
   name: string;
   isPattern: boolean;
@@ -34,7 +34,7 @@ export interface KnownProvider {
 
 export interface RouteList {
   /** In the order in which they are looked for: plain names, then patterns, the longest first. */
-  routes: Route[];
+  routes: RouteRule[];
   problems: string[];
   warnings: string[];
 }
@@ -46,7 +46,7 @@ export interface TargetList {
 }
 
 /** Longer names are not looked at when a request asks for one. */
-const LONGEST_NAME = 200;
+export const LONGEST_NAME = 200;
 
 /** Reads `name = provider/model > provider/model; name2 = …`. The first of `providers` is the default one. */
 export function parseRoutes(text: string, providers: readonly KnownProvider[]): RouteList {
@@ -72,7 +72,7 @@ export function parseRoutes(text: string, providers: readonly KnownProvider[]): 
     list.warnings.push(...chain.warnings);
     list.routes.push({ name, isPattern: isGlob(name), targets: chain.targets.map(withClientsModel) });
   }
-  const rank = ({ name, isPattern }: Route) => (isPattern ? -name.length : -Infinity);
+  const rank = ({ name, isPattern }: RouteRule) => (isPattern ? -name.length : -Infinity);
   list.routes.sort((one, other) => (rank(one) === rank(other) ? 0 : rank(one) - rank(other)));
   if (written.length === 0) list.problems.push("ROUTES holds no route. Write one, or remove the setting.");
   return list;

@@ -1,5 +1,5 @@
 /**
- * `STATE=redis://…`: the server by which several proxies are one pool (contract, section 8), and the name of that pool.
+ * `STATE=redis://…`: the server by which several proxies are one pool, and the name of that pool.
  * Pure.
  */
 import { urlOrNull } from "../core/language.ts";

@@ -136,7 +136,7 @@ function forEachPlace(
 }
 
 const OBJECT_START = 0x7b;
-const OBJECT_END = 0x7d;
+export const OBJECT_END = 0x7d;
 const ARRAY_START = 0x5b;
 const ARRAY_END = 0x5d;
 

@@ -2,6 +2,10 @@
  * Text of others on its way to people.
  */
 
+/** Line ends, as bytes. */
+export const LF = 0x0a;
+export const CR = 0x0d;
+
 /**
  * Characters that turn or break a line, or cannot be seen: controls above ASCII, which some terminals obey, marks of
  * direction, separators of lines, and letters without width. Of those below, who writes lines takes care.

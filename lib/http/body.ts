@@ -11,6 +11,7 @@ import { decompressor, gunzip } from "#runtime";
 import type { CompressionName, Decompressor, UpstreamResponse } from "../core/runtime.ts";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
+export const NO_BYTES: Bytes = new Uint8Array();
 
 /** What is read of a body: the standard's reader, as far as it is used. */
 export interface ByteReader {

@@ -217,7 +217,7 @@ describe("without client keys (P30)", () => {
   });
 });
 
-describe("an open door", () => {
+describe("an open proxy", () => {
   test("lets everybody in who can connect", () => {
     expect(
       outcome(identity({ host: "a.example", origin: "https://b.example" }, "192.0.2.1"), { mode: "open" }),

@@ -192,6 +192,9 @@ export function addCors(headers: Headers, origin: string | null, corsOrigins: re
   headers.set("access-control-expose-headers", "*");
 }
 
+/** Names who asks where there is no address, as with a Unix socket. */
+export const THIS_MACHINE = "this machine";
+
 /** The other end of the socket; null: surely this machine, because nothing else is listened on. */
 export function peerOf(
   request: Request,

@@ -4,9 +4,9 @@ import { noKeyError } from "./error-responses.ts";
 import type { KeyTrouble } from "./error-responses.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
-type ShownKey = KeyTrouble["keys"][number];
+type ReportedKey = KeyTrouble["keys"][number];
 
-const key = (state: ShownKey["state"], reason: KeyReason | null = null): ShownKey => ({
+const key = (state: ReportedKey["state"], reason: KeyReason | null = null): ReportedKey => ({
   index: 0,
   state,
   reason,

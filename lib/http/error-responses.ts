@@ -7,7 +7,7 @@ import { formatDuration, retryAfterSec } from "../core/clock.ts";
 import type { KeyReason, Log } from "../core/events.ts";
 import type { NoKey, Unreachable } from "../providers/verdict.ts";
 
-/** `type` and `code` of the proxy's own errors, those of the operator's door included. */
+/** `type` and `code` of the proxy's own errors, those of the admin API included. */
 export type ProxyErrorType =
   | "all_keys_cooling"
   | "bad_request"
@@ -60,7 +60,7 @@ export function proxyError(
   return { kind: "refused", status, type, message, retryAfterMs };
 }
 
-/** What the door refused. */
+/** Why a client was not let in, as an error. */
 export function admissionError({
   status,
   type,
@@ -94,7 +94,7 @@ const STATUS_OF_UNREACHABLE: Record<Unreachable["type"], number> = {
 };
 
 /** A key, as far as a message tells of it. */
-interface ShownKey {
+interface ReportedKey {
   readonly index: number;
   readonly state: "ready" | "cooling" | "disabled" | "paused";
   readonly reason: KeyReason | null;
@@ -113,7 +113,7 @@ export interface KeyTrouble {
   /** The model it asks for; null: it names none. */
   readonly model: string | null;
   readonly provider: string;
-  readonly keys: readonly ShownKey[];
+  readonly keys: readonly ReportedKey[];
   /** What upstream said last; empty where nothing. */
   readonly said: string;
   readonly settings: { readonly maxWaitMs: number; readonly exhaustedStatus: number };
@@ -203,19 +203,19 @@ function allKeys(count: number, provider: string): string {
 }
 
 /** Whether all keys will come back by themselves, or some only by somebody's hand. */
-function whichKeys(keys: readonly ShownKey[], model: string | null, provider: string): string {
+function whichKeys(keys: readonly ReportedKey[], model: string | null, provider: string): string {
   const areCooling = keys.every((key) => key.state !== "disabled" && reasonOf(key, model) !== "manual");
   return areCooling ? `${allKeys(keys.length, provider)} cooling down` : `No key of ${provider} is free`;
 }
 
 /** Why a key cannot serve a request for this model now; null: by itself it could. */
-function reasonOf({ state, reason, models }: ShownKey, model: string | null): KeyReason | null {
+function reasonOf({ state, reason, models }: ReportedKey, model: string | null): KeyReason | null {
   if (state !== "ready") return reason;
   return model === null ? null : (models[model]?.reason ?? null);
 }
 
 /** ` (2 after a rate limit, 1 paused by hand)`; empty where nothing is known against any. */
-function whyNoKey(keys: readonly ShownKey[], model: string | null): string {
+function whyNoKey(keys: readonly ReportedKey[], model: string | null): string {
   const byReason = grouped(keys, (key) => reasonOf(key, model));
   const parts = [...byReason].flatMap(([reason, alike]) =>
     reason === null
@@ -227,7 +227,7 @@ function whyNoKey(keys: readonly ShownKey[], model: string | null): string {
 }
 
 /** What the operator can do, for each kind of trouble once. */
-function remedy(keys: readonly ShownKey[], model: string | null): string {
+function remedy(keys: readonly ReportedKey[], model: string | null): string {
   const reasons = keys.flatMap((key) => reasonOf(key, model) ?? []);
   const remedies = new Set(reasons.map((reason) => EXPLAINED[reason].remedy));
   return remedies.size === 0 ? MORE_KEYS : [...remedies].join(" ");

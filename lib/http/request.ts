@@ -53,9 +53,9 @@ function lastOfSlashes(text: string, at: number): number {
 const SLASH = 0x2f;
 
 /** A version as a segment of a path: `v1`, `v1beta`, `v4`. */
-const VERSION = "v\\d+(?:\\.\\d+)?(?:(?:alpha|beta)\\d*)?";
-const LEADING_VERSION = new RegExp(`/+(${VERSION})(?=/|$)`, "iy");
-const ENDING_VERSION = new RegExp(`/${VERSION}$`, "i");
+const VERSION_SEGMENT = "v\\d+(?:\\.\\d+)?(?:(?:alpha|beta)\\d*)?";
+const LEADING_VERSION = new RegExp(`/+(${VERSION_SEGMENT})(?=/|$)`, "iy");
+const ENDING_VERSION = new RegExp(`/${VERSION_SEGMENT}$`, "i");
 
 /**
  * The path with one slash at its beginning and behind its version, and with one version: bases that were joined
@@ -136,7 +136,7 @@ export interface Base {
   readonly takesKeyInQuery: boolean;
 }
 
-const GOOGLE_ROOT = new RegExp(`^(.*?)(/${VERSION})?(?:/openai)?$`, "i");
+const GOOGLE_ROOT = new RegExp(`^(.*?)(/${VERSION_SEGMENT})?(?:/openai)?$`, "i");
 
 export function baseOf(url: URL, dialect: Dialect): Base {
   const root = url.pathname.replace(/\/+$/, "");

@@ -6,10 +6,11 @@
  * ends cleanly too). A follower keeps only what it needs to judge at the end: the last few kilobytes, and the last
  * event. Per chunk it looks at the last bytes, and for one word.
  */
-import { encodingsOf, Gathering, indexOfBytes, joined, unpack, Unpacker } from "./body.ts";
+import { encodingsOf, Gathering, indexOfBytes, joined, NO_BYTES, unpack, Unpacker } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
 import { asBuffer } from "../core/json.ts";
+import { CR, LF } from "../core/text.ts";
 import { usageOfBody, usageOfEvents } from "../providers/token-usage.ts";
 import { JsonFollower } from "./json-follower.ts";
 import { dialectOfLine, laterMark, markOfLine } from "./stream-dialect.ts";
@@ -53,9 +54,6 @@ export function beginsWithEvent(body: Bytes): boolean {
 
 const FIRST_LINE = /^(?:\uFEFF|\u00EF\u00BB\u00BF)?(?:data|event): ?[^ ]/;
 const FIRST_LINE_BYTES = 16;
-
-const LF = 0x0a;
-const CR = 0x0d;
 
 // ---------------------------------------------------------------- one event after the other
 
@@ -252,7 +250,6 @@ const HELD_BYTES = 256 * 1024;
 
 /** No error is said without this word; hardly another event holds it. */
 const ERROR_WORD = new TextEncoder().encode("error");
-const NO_BYTES: Bytes = new Uint8Array();
 
 /** Follows a stream that is not compressed. */
 class PlainFollower implements StreamFollower {

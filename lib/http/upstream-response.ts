@@ -15,6 +15,7 @@ import {
   evidenceOf,
   Gathering,
   indexOfBytes,
+  NO_BYTES,
   isJson,
   readerOf,
   readUpTo,
@@ -116,7 +117,6 @@ const LIST_OF_ERRORS = /^\s*\[\s*(?:\{\s*"error"|$|\{\s*$)/;
 const HELD_BACK_MS = 15_000;
 
 const SERVED: Verdict = { kind: "served" };
-const NO_BYTES: Bytes = new Uint8Array();
 
 /** Reads an answer as far as it must be known. Throws what a read throws: the connection broke, or was aborted. */
 export async function readOpening(response: UpstreamResponse, asked: Asked): Promise<Attempted> {

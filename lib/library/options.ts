@@ -76,7 +76,7 @@ export function readOptions(options: unknown): ReadOptions {
   // A pool has no port that a base URL could be the address of, and no clients but its own process.
   const environment = { ...Object.fromEntries(settings), PORT: "0", PROXY_API_KEY: "off", STATE: "off" };
   const parsed = parseConfig(environment);
-  const inOptions = (line: string) => (NO_KEYS.test(line) ? GIVE_KEYS : withOptionNames(line, names));
+  const inOptions = (line: string) => (NO_KEYS_PROBLEM.test(line) ? GIVE_KEYS : withOptionNames(line, names));
   if (!parsed.ok) problems.push(...parsed.problems.map(inOptions));
   if (!parsed.ok || problems.length > 0) {
     throw new TypeError(
@@ -86,7 +86,7 @@ export function readOptions(options: unknown): ReadOptions {
   return { config: parsed.config, warnings: parsed.warnings.map(inOptions), state, onEvent, fetch };
 }
 
-const NO_KEYS = /^There are no API keys\./;
+const NO_KEYS_PROBLEM = /^There are no API keys\./;
 const GIVE_KEYS =
   'There are no API keys. Give apiKeys: ["key1", "key2"], or providers: { name: { apiKeys: ["key1"] } }.';
 

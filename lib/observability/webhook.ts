@@ -422,7 +422,7 @@ function serviceOf({ hostname, pathname }: URL): Service {
   return isNamed && /^\/[^/]+\/?$/.test(pathname) ? "ntfy" : "other";
 }
 
-/** An event for programs, with the names of the contract. */
+/** An event as JSON, for programs. */
 function shownEvent({ at, provider, keyId, account, kind, model, reason, until, said }: KeyEvent): object {
   return {
     time: instantText(at),

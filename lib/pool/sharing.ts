@@ -1,5 +1,5 @@
 /**
- * What a pool asks of other instances that share it (contract, section 8), and what it tells them. Types only, so that a
+ * What a pool asks of other instances that share it, and what it tells them. Types only, so that a
  * proxy that is alone loads nothing: `sharing/` is what stands behind them.
  */
 import type { Meter, Patience } from "./exact-limits.ts";

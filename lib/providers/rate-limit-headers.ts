@@ -4,7 +4,7 @@
  * No two providers agree: the reset may be seconds, milliseconds, an instant or a Go duration; it is the end of a
  * window here, and there the time at which a bucket that fills steadily is full again; the window may be a minute or
  * a day under the same name. So each dialect has its table. What contradicts itself is not believed, as headers may
- * lie: Azure's -1/-1/0 means "unknown", and GitHub tells a limit of 20,000 where 5 at once is what it bears.
+ * lie: Azure's -1/-1/0 means "unknown", and GitHub tells a limit of 20,000 where a user may ask 5 at once.
  *
  * Pure. Runs on every answer, most of which announce nothing: then it costs a look-up or two.
  */
@@ -331,7 +331,7 @@ const ANNOUNCED: Partial<Record<Dialect, Announced>> = {
   // Requests are per day, refilled one by one; tokens are per minute. Requests per minute are never announced.
   groq: { requests: [limitNamed("requests", "leaky", "day")], tokens: [limitNamed("tokens", "leaky")] },
   azure: { requests: [azureLimit("requests")], tokens: [azureLimit("tokens")] },
-  // The limit of 20,000 is what the service bears, not what a user may: it is left out.
+  // The limit of 20,000 is that of the whole service, not of a user: it is left out.
   github: {
     requests: [withoutLimit(azureLimit("requests"))],
     tokens: [azureLimit("tokens")],

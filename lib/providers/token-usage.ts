@@ -6,8 +6,9 @@
  * there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are taken for it.
  */
 import { textBetween } from "#runtime";
-import { isObject, JsonCursor, parseJson, stringEnd } from "../core/json.ts";
+import { isObject, JsonCursor, OBJECT_END, parseJson, stringEnd } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
+import { CR, LF } from "../core/text.ts";
 import type { TokenUsage } from "../core/events.ts";
 
 /** How much of a body's end is searched: what follows the tokens (labels of the request, ratings) is shorter. */
@@ -52,9 +53,6 @@ function namedInLines(bytes: Uint8Array): Named | null {
   }
   return named;
 }
-
-const LF = 10;
-const CR = 13;
 
 function lineEnd(bytes: Uint8Array, from: number, to: number): number {
   if (from < 0) return 0;
@@ -165,8 +163,6 @@ function beginsField(bytes: Uint8Array, at: number): boolean {
   while (before >= 0 && bytes[before]! <= 0x20) before -= 1;
   return bytes[before] === 0x7b /* { */ || bytes[before] === 0x2c; /* , */
 }
-
-const OBJECT_END = 0x7d;
 
 function readValue(text: string, name: Uint8Array): Named | null {
   if (name === PROMPT_EVAL) return namedBy({ prompt_eval_count: Number(text) });

@@ -9,6 +9,7 @@ import type { Config, ProviderConfig } from "../config/config.ts";
 import type { Clock } from "../core/clock.ts";
 import { deferred } from "../core/language.ts";
 import type { UpstreamConnections, UpstreamResponse } from "../core/runtime.ts";
+import { LONGEST_NAME } from "../config/routes.ts";
 import { readerOf, readUpTo, textOf } from "../http/body.ts";
 import { joinBase, unescaped } from "../http/request.ts";
 import type { Base, ClientApi } from "../http/request.ts";
@@ -16,7 +17,7 @@ import { isInUse } from "../pool/key.ts";
 import type { Key, KeyPool } from "../pool/key.ts";
 import { authHeader } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { modelEntry, modelList } from "./model-list.ts";
+import { LONGEST_LIST_BYTES, modelEntry, modelList } from "./model-list.ts";
 import type { ListedModel } from "./model-list.ts";
 
 /** How long a client waits for a list. */
@@ -27,9 +28,7 @@ const LONGEST_MS = 30_000;
 const FRESH_MS = 5 * 60_000;
 /** A provider that did not answer is left alone for so long. */
 const AGAIN_MS = 30_000;
-const LONGEST_LIST_BYTES = 8 * 2 ** 20;
-const MOST_MODELS = 5000;
-const LONGEST_NAME = 200;
+const MOST_LISTED_MODELS = 5000;
 /** So many keys are tried: one may be dead without that being known. */
 const MOST_KEYS = 3;
 
@@ -193,7 +192,7 @@ export function modelsOf(text: string): Map<string, JsonObject> | null {
       : null;
   if (!Array.isArray(listed)) return null;
   const models = new Map<string, JsonObject>();
-  for (const entry of listed.slice(0, MOST_MODELS)) {
+  for (const entry of listed.slice(0, MOST_LISTED_MODELS)) {
     if (!isObject(entry)) continue;
     const written = field(entry, "id") ?? field(entry, "name");
     if (typeof written !== "string") continue;

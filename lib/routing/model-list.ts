@@ -116,7 +116,7 @@ export function asksForModels(method: string, path: string): boolean {
 }
 
 /** Longer lists go on as they are. */
-const LONGEST_LIST_BYTES = 8 * 2 ** 20;
+export const LONGEST_LIST_BYTES = 8 * 2 ** 20;
 
 /** An answer to `GET /v1/models` with our routes in it, read to its end. What is no such list goes on as it is. */
 export async function listingRoutes(

@@ -10,7 +10,7 @@ import type {
   RequestUnderWay,
   TokenUsage,
 } from "../core/events.ts";
-import { inPieces, joined, lengthOf } from "../http/body.ts";
+import { inPieces, joined, lengthOf, NO_BYTES } from "../http/body.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientShare } from "../http/load.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
@@ -44,7 +44,6 @@ const KEEP_ALIVE_SEC = 95;
 
 /** Methods that only ask: they count against no daily cap and no `RPM=n`. */
 const NOT_COUNTED: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
-const NO_BYTES: Bytes = new Uint8Array();
 const NOTHING: readonly Bytes[] = [];
 const NO_BODY = { body: null, length: null };
 /** Longer bodies are sent as a stream: of what it gets whole the runtime makes a copy, which lives until it is sent. */
@@ -53,7 +52,7 @@ const LONG_BODY_BYTES = 512 * 1024;
 const CHANGES_STORED =
   /\/(?:chat\/completions|batches|runs)\/[^/]+$|\/(?:responses|batches|runs)\/[^/]+\/cancel$/;
 
-const NO_KEYS: ReadonlySet<Key> = new Set();
+const NO_TRIED_KEYS: ReadonlySet<Key> = new Set();
 
 /** One request of a client on its way through. */
 /** No request waits longer for the server of `STATE`, all in all; a little is left for the turn of the event loop. */
@@ -204,11 +203,11 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
   }
 
   get tried(): ReadonlySet<Key> {
-    return this.#tried ?? NO_KEYS;
+    return this.#tried ?? NO_TRIED_KEYS;
   }
 
   get unsuited(): ReadonlySet<Key> {
-    return this.#unsuited ?? NO_KEYS;
+    return this.#unsuited ?? NO_TRIED_KEYS;
   }
 
   /** The model that the client named: looked up only where a limit, a route or a reader needs it. */

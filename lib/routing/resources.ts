@@ -372,7 +372,7 @@ export function idsIn(path: string, query: string, method: string, body: Uint8Ar
   const found = new Set(idsAddressed(path, query));
   const isWritten = method === "POST" || method === "PUT" || method === "PATCH";
   const fields = body === null || !isWritten ? NO_FIELDS : fieldsOf(path);
-  if (fields.length === 0 || body === null || !isJson(body)) return [...found];
+  if (fields.length === 0 || body === null || !beginsAsJson(body)) return [...found];
   const bytes = asBuffer(body);
   for (const field of fields) {
     if (field === TURNS) addTurns(found, bytes);
@@ -431,7 +431,7 @@ function fieldsOf(path: string): readonly string[] {
 }
 
 /** A form, or a file's own bytes, refers to nothing. */
-function isJson(body: Uint8Array): boolean {
+function beginsAsJson(body: Uint8Array): boolean {
   let at = 0;
   while (body[at] === 0x20 || body[at] === 0x0a || body[at] === 0x0d || body[at] === 0x09) at += 1;
   return body[at] === 0x7b /* { */ || body[at] === 0x5b; /* [ */
@@ -508,7 +508,7 @@ function isIdAt(bytes: Buffer, at: number): boolean {
  */
 export function encryptedIdsIn(body: Uint8Array | null): ReadonlySet<string> {
   const found = new Set<string>();
-  if (body === null || !isJson(body)) return found;
+  if (body === null || !beginsAsJson(body)) return found;
   const bytes = asBuffer(body);
   addMarks(found, bytes);
   if (found.size === 0) return found;

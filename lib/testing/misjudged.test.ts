@@ -13,17 +13,17 @@ const SERVED = httpAnswer(
 const json = (value: unknown) => JSON.stringify(value);
 const KEYS = (count: number) => Array.from({ length: count }, (_, index) => `key-${index}-canary`).join(",");
 
-interface House extends Stage {
+interface ScriptedStage extends Stage {
   readonly clock: FalseClock;
   readonly requests: readonly RawRequest[];
   states(): Promise<string>;
 }
 
 /** A proxy in front of a provider that answers by script. */
-async function house(
+async function withProvider(
   answer: (request: RawRequest) => Buffer,
   settings: Record<string, string>,
-  body: (house: House) => Promise<void>,
+  body: (staged: ScriptedStage) => Promise<void>,
 ): Promise<void> {
   const clock = new FalseClock();
   await using provider = startRawProvider((request, connection) => connection.write(answer(request)));
@@ -41,7 +41,7 @@ describe("what is fetched", () => {
       200,
       json({ error: { message: "Incorrect API key provided", code: "invalid_api_key" } }),
     );
-    await house(
+    await withProvider(
       () => file,
       {},
       async ({ url, states, requests }) => {
@@ -62,7 +62,7 @@ describe("what is fetched", () => {
       done: true,
       error: { code: 13, message: "Failed." },
     };
-    await house(
+    await withProvider(
       () => httpAnswer(200, json(failed)),
       { PROVIDER: "gemini" },
       async ({ url, requests }) => {
@@ -94,7 +94,7 @@ describe("the provider behind a gateway", () => {
       json({ error: { message: "Provider returned error", code: status, metadata } }),
     );
     const isBad = ({ body }: RawRequest) => body.toString().includes('"bad"');
-    await house(
+    await withProvider(
       (request) => (isBad(request) ? refusal : SERVED),
       { PROVIDER: "openrouter" },
       async ({ url, states }) => {
@@ -115,7 +115,7 @@ describe("words of the client", () => {
     const quoted = prompt === "hi" ? model : prompt;
     const refusal = httpAnswer(403, json({ error: { message: `Refused "${quoted}" by policy 7` } }));
     const isQuoted = ({ body }: RawRequest) => body.toString().includes(json(quoted));
-    await house(
+    await withProvider(
       (request) => (isQuoted(request) ? refusal : SERVED),
       { PROVIDER: "generic" },
       async ({ url, states, requests }) => {
@@ -134,7 +134,7 @@ describe("a model that costs money", () => {
   const asking = (model: string) => ({ model, messages: [] });
 
   test("P40 rests no other model, and a second one rests the keys", async () => {
-    await house(
+    await withProvider(
       (request) => (isPaid(request) ? refusal : SERVED),
       { PROVIDER: "generic" },
       async ({ url, states }) => {
@@ -148,7 +148,7 @@ describe("a model that costs money", () => {
   });
 
   test("P40 rests the keys at once where the provider's own words mean the account", async () => {
-    await house(
+    await withProvider(
       (request) => (isPaid(request) ? refusal : SERVED),
       { PROVIDER: "deepseek" },
       async ({ url, states }) => {
@@ -167,7 +167,7 @@ describe("a good status with an error behind it", () => {
     const chunked = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`;
     const refusal = Buffer.from(`${head}${chunked("\n      \n")}${chunked(late)}0\r\n\r\n`);
     const isFirst = ({ key }: RawRequest) => key === "key-0-canary";
-    await house(
+    await withProvider(
       (request) => (isFirst(request) ? refusal : SERVED),
       {},
       async ({ url, requests }) => {
@@ -182,7 +182,7 @@ describe("a good status with an error behind it", () => {
   test("P1 ends where it is not packed as it says", async () => {
     const body = 'data: {"choices":[]}\n\ndata: [DONE]\n\n';
     const fields = { "content-type": "text/event-stream", "content-encoding": "gzip" };
-    await house(
+    await withProvider(
       () => httpAnswer(200, body, fields),
       {},
       async ({ url, engine }) => {
@@ -205,7 +205,7 @@ describe("a refusal without a hint", () => {
   // Keys that had been busy were taken to be at limits of their own, one after another, until none was left.
   test("P11 does not walk a busy pool either", async () => {
     let isShut = false;
-    await house(
+    await withProvider(
       () => (isShut ? bare : SERVED),
       { API_KEYS: KEYS(10), PROVIDER: "nvidia", MAX_WAIT_SEC: "4" },
       async (staged) => {
@@ -228,7 +228,7 @@ describe("a refusal without a hint", () => {
   // Once an address had been limited, a single key at its own limit shut the pool for everybody.
   test("P5 of one key is its own, also after everybody was refused once", async () => {
     let refuses = (_: RawRequest) => true;
-    await house(
+    await withProvider(
       (request) => (refuses(request) ? bare : SERVED),
       { API_KEYS: KEYS(8), PROVIDER: "generic" },
       async (staged) => {

@@ -723,7 +723,7 @@ function listenToServe(): Disposable & { sec: number | undefined } {
   return Object.assign(heard, { [Symbol.dispose]: () => spy.mockRestore() });
 }
 
-describe("what is refused at the door", () => {
+describe("what is refused before upstream is asked", () => {
   const tooLarge = { type: "error", error: { type: "body_too_large", code: "body_too_large", param: null } };
   const LIMIT = 10_000;
   const SETTINGS = { MAX_BODY_MB: String(LIMIT / 2 ** 20) };
