@@ -62,6 +62,7 @@ import {
   readOpening,
 } from "./lib/http/upstream-response.ts";
 import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "./lib/http/upstream-response.ts";
+import { logObserver } from "./lib/observability/log.ts";
 import { Metrics } from "./lib/observability/metrics.ts";
 import { openPooledFetch } from "./lib/library/pooled-fetch.ts";
 import type { EngineParts } from "./lib/library/pooled-fetch.ts";
@@ -1141,12 +1142,16 @@ const newPool: PoolMaker = (...given) => new Pool(...given);
 
 /** Starts to listen. Throws where the address cannot be listened on. */
 export function startProxy(config: Config, dependencies: Dependencies): ListeningProxy {
-  const { clock, keeper = null, sharing = null } = dependencies;
+  const { clock, log, keeper = null, sharing = null, observers = [] } = dependencies;
   const parts = {
     metrics: new Metrics(),
     clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
   };
-  const engine = createEngine(config, VERSION, newPool, accessByBun(), { ...dependencies, ...parts });
+  const engine = createEngine(config, VERSION, newPool, accessByBun(), {
+    ...dependencies,
+    ...parts,
+    observers: [logObserver(log), ...observers],
+  });
   const { listen } = config;
   let clients: ClientEnd | null = null;
   const options = {

@@ -35,6 +35,7 @@ export interface EngineParts {
 export interface LibraryWorld {
   readonly clock: Clock;
   readonly log: Log;
+  readonly observers: readonly Observer[];
 }
 
 /** A pool, and the engine behind it, for who has to look inside. */
@@ -69,7 +70,8 @@ export function openPooledFetch(
     random,
     log,
     ...NO_CLIENTS,
-    observers: options.onEvent === null ? [] : observers,
+    observers:
+      options.onEvent === null ? [...(world.observers ?? [])] : [...(world.observers ?? []), ...observers],
     keeper: kept,
     resources: kept,
   });

@@ -187,6 +187,17 @@ export interface CallEvent {
   readonly isTruncated: boolean;
   /** Why there was no good answer; empty: there was, or the answer says it. */
   readonly reason: string;
+  /**
+   * The tokens that the answer names; null or left out: it names none. `cached` and `cacheWrite` are parts of `input`,
+   * `reasoning` of `output`.
+   */
+  readonly tokens?: {
+    readonly input: number;
+    readonly output: number;
+    readonly cached: number;
+    readonly cacheWrite: number;
+    readonly reasoning: number;
+  } | null;
 }
 
 /** Something happened to a key, or to a provider as a whole. */

@@ -17,7 +17,6 @@ import type { ClientShare, LoadLimits } from "../http/load.ts";
 import type { Base, Received } from "../http/request.ts";
 import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
-import { logObserver } from "../observability/log.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { ClientLimiter } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
@@ -209,8 +208,7 @@ export function createEngine(
   const owners = new ResourceOwners(dependencies.resources ?? null);
   owners.restore(dependencies.resources?.resources() ?? []);
   const keyChecker = new KeyChecker({ providers: () => engine.upstreams, fetch: access.fetch, clock });
-  const own = [logObserver(log), metrics, keyChecker];
-  const all = [...own, ...observers];
+  const all = [metrics, keyChecker, ...observers];
   const observer = toAll(all);
   const engine: Engine = {
     version,

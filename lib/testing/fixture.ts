@@ -12,7 +12,7 @@ import { parseConfig } from "../config/config.ts";
 import type { Config } from "../config/config.ts";
 import { startDemoProvider } from "../cli/demo-provider.ts";
 import type { DemoOptions, DemoProvider } from "../cli/demo-provider.ts";
-import { createLog } from "../observability/log.ts";
+import { createLog, logObserver } from "../observability/log.ts";
 
 /** A clock that stands still until a test moves it. */
 export class FalseClock implements Clock {
@@ -170,7 +170,7 @@ function stageLibrary({ settings, clock = systemClock, random = () => 0.5 }: Sta
   const { fetch: pooled, engine } = openPooledFetch(
     optionsOf(settings),
     { ...ENGINE_PARTS, random },
-    { clock, log },
+    { clock, log, observers: [logObserver(log)] },
   );
   const answer = async (request: Request): Promise<Response> => {
     if (new URL(request.url).pathname === "/health") {
