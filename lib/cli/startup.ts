@@ -333,6 +333,18 @@ export async function writesToTerminal(): Promise<boolean> {
   }
 }
 
+/** Whether stdout is the journal of systemd, which names it by device and inode (systemd.exec(5), `JOURNAL_STREAM`). */
+async function writesToJournal(): Promise<boolean> {
+  const named = process.env["JOURNAL_STREAM"];
+  if (named === undefined) return false;
+  try {
+    const { dev, ino } = await Bun.file(1).stat();
+    return named === `${dev}:${ino}`;
+  } catch {
+    return false;
+  }
+}
+
 // ── Signals ───────────────────────────────────────────────────────────────────────────────────────────────────────
 //
 // Those that end the proxy, and the one that has it read its settings again (P31, P32).
@@ -425,7 +437,13 @@ export async function openOutputs(config: Config, timeAndChance: TimeAndChance):
   const sayDropped = (lines: number) =>
     logLine(format, clock.wall(), "warn", "log_lines_dropped", { lines, hint: "nobody reads fast enough" });
   const output = createBoundedWriter(sendToStdout(isTerminal), sayDropped);
-  const log = createLog({ level: config.logLevel, format, clock, write: (text) => output.write(text) });
+  const log = createLog({
+    level: config.logLevel,
+    format,
+    clock,
+    toJournal: await writesToJournal(),
+    write: (text) => output.write(text),
+  });
   const { statePath, stateServer, logDir, webhookUrl, adminPassword } = config;
   const usage = statePath === null && adminPassword === null ? null : new Usage();
   const files = logDir === null ? null : await openLogFiles(logDir, config, log, timeAndChance);

@@ -26,6 +26,33 @@ describe("the log", () => {
     expect(written.length).toBe(isWritten ? 1 : 0);
   });
 
+  test.each([
+    ["debug", "<7>"],
+    ["info", "<6>"],
+    ["warn", "<4>"],
+    ["error", "<3>"],
+  ] as const)("begins a line of level %s with %s for the journal, in text and in JSON", (level, severity) => {
+    for (const format of ["text", "json"] as const) {
+      const written: string[] = [];
+      const clock = new FalseClock(NOON);
+      const log = createLog({
+        level: "debug",
+        format,
+        clock,
+        toJournal: true,
+        write: (text) => written.push(text),
+      });
+      log.line(level, "one");
+      log.line(level, "two");
+      log.flush();
+      const lines = written.join("").trimEnd().split("\n");
+      expect(lines.map((line) => line.slice(0, 4))).toEqual([
+        `${severity}${format === "json" ? "{" : "1"}`,
+        `${severity}${format === "json" ? "{" : "1"}`,
+      ]);
+    }
+  });
+
   const lines: [says: string, fields: LogFields, text: string][] = [
     ["a bare event", {}, "12:00:07 happened\n"],
     [

@@ -32,11 +32,16 @@ interface LogOptions {
   level: LogLevel;
   format: LogFormat;
   clock: Clock;
+  /** Lines go to the journal of systemd: each begins with its severity. Left out: they do not. */
+  toJournal?: boolean;
   write(text: string): void;
 }
 
+/** As the journal reads it at the beginning of a line, and takes it away (sd-daemon(3)): `journalctl -p warning`. */
+const SEVERITY: Record<LogLevel, string> = { debug: "<7>", info: "<6>", warn: "<4>", error: "<3>" };
+
 export function createLog(options: LogOptions): Log {
-  const { format, clock, write } = options;
+  const { format, clock, write, toJournal = false } = options;
   let least = RANK[options.level];
   let gathered = "";
   let cancelFlush: CancelTimer | null = null;
@@ -47,21 +52,23 @@ export function createLog(options: LogOptions): Log {
     gathered = "";
     if (text !== "") write(text);
   };
-  const gather = (line: string) => {
+  const gather = (level: LogLevel, line: string) => {
     if (cancelFlush === null) cancelFlush = clock.after(FLUSH_AFTER_MS, flush);
+    if (toJournal) gathered += SEVERITY[level];
     gathered += line;
     if (gathered.length >= MOST_GATHERED) flush();
   };
   return {
     enabled: (asked) => RANK[asked] >= least,
     line(asked, event, fields = {}) {
-      if (RANK[asked] >= least) gather(logLine(format, clock.wall(), asked, event, fields));
+      if (RANK[asked] >= least) gather(asked, logLine(format, clock.wall(), asked, event, fields));
     },
     request(record) {
-      if (RANK[levelOf(record)] < least) return;
+      const level = levelOf(record);
+      if (RANK[level] < least) return;
       const at = clock.wall();
-      if (format === "json") gather(requestLine(record, at));
-      else gather(logLine(format, at, levelOf(record), "request", requestFields(record)));
+      if (format === "json") gather(level, requestLine(record, at));
+      else gather(level, logLine(format, at, level, "request", requestFields(record)));
     },
     flush,
     setLevel(level) {

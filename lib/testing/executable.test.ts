@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -221,6 +222,32 @@ async function paste(command: string): Promise<string> {
   const [name = "", value = ""] = header.split(": ");
   return (await fetch(url ?? "", { method: "POST", headers: { [name]: value }, body: body ?? null })).text();
 }
+
+describe("the executable as a service", () => {
+  test.each<[says: string, stream: (file: { dev: number; ino: number }) => string, begins: string]>([
+    ["its severity where stdout is the journal", ({ dev, ino }) => `${dev}:${ino}`, '<6>{"time"'],
+    ["nothing where the journal is another file", ({ dev, ino }) => `${dev}:${ino + 1}`, '{"time"'],
+    ["nothing where there is no journal", () => "", '{"time"'],
+  ])("has before each line of its log %s", async (_says, stream, begins) => {
+    const folder = emptyFolder();
+    const path = join(folder, "stdout");
+    writeFileSync(path, "");
+    const environment = { API_KEYS: "nvapi-1", PORT: "0", HOST: "127.0.0.1", STATE: "off" };
+    const child = Bun.spawn([EXECUTABLE], {
+      cwd: folder,
+      env: { ...environment, JOURNAL_STREAM: stream(statSync(path)) },
+      stdout: Bun.file(path),
+      stderr: "ignore",
+    });
+    await until("it listens", () => readFileSync(path, "utf8").includes("base URL"));
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
+    const [line] = readFileSync(path, "utf8")
+      .split("\n")
+      .filter((text) => text.includes('"draining"'));
+    expect(line).toStartWith(begins);
+  });
+});
 
 describe("the executable at its end (P31)", () => {
   /** The proxy with one stream under way, whose provider and client a test holds. */
