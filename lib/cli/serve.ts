@@ -69,7 +69,7 @@ export async function serve(
     return refuseSettings(isUnconfigured ? [NO_SETTINGS.trimEnd()] : loaded.problems);
   }
   const { config } = loaded;
-  const outputs = await openOutputs(config, served);
+  const outputs = await openOutputs(config, environment, served);
   if (outputs.problem !== null) return refuseSettings([outputs.problem]);
   const proxy = startOrExplain(config, outputs, served);
   if (proxy === null) return EXIT_FAILED;
@@ -118,7 +118,7 @@ export async function demo(environment: Record<string, string>, served: Served):
   const settings = demoSettings(provider, environment, password);
   const parsed = parseConfig(settings);
   if (!parsed.ok) return refuseSettings(parsed.problems);
-  const outputs = await openOutputs(parsed.config, served);
+  const outputs = await openOutputs(parsed.config, environment, served);
   const observers = [...outputs.observers, narrator((line) => console.log(line))];
   const proxy = startOrExplain(parsed.config, { ...outputs, observers }, served);
   if (proxy === null) return EXIT_FAILED;

@@ -3,7 +3,7 @@
  * is written to. Nothing that is printed holds a key.
  */
 import type { StateServer } from "../config/state-server.ts";
-import type { Config, Listen, Places, ProviderConfig, RouteTarget } from "../config/config.ts";
+import type { Config, Environment, Listen, Places, ProviderConfig, RouteTarget } from "../config/config.ts";
 import { codeOf } from "../core/json.ts";
 import { formatDuration, nextTurn } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
@@ -334,8 +334,7 @@ export async function writesToTerminal(): Promise<boolean> {
 }
 
 /** Whether stdout is the journal of systemd, which names it by device and inode (systemd.exec(5), `JOURNAL_STREAM`). */
-async function writesToJournal(): Promise<boolean> {
-  const named = process.env["JOURNAL_STREAM"];
+async function writesToJournal({ JOURNAL_STREAM: named }: Environment): Promise<boolean> {
   if (named === undefined) return false;
   try {
     const { dev, ino } = await Bun.file(1).stat();
@@ -430,7 +429,11 @@ interface TimeAndChance {
 }
 
 /** Opens what the settings ask for. */
-export async function openOutputs(config: Config, timeAndChance: TimeAndChance): Promise<Outputs> {
+export async function openOutputs(
+  config: Config,
+  environment: Environment,
+  timeAndChance: TimeAndChance,
+): Promise<Outputs> {
   const { clock } = timeAndChance;
   const isTerminal = await writesToTerminal();
   const format = config.logFormat ?? (isTerminal ? "text" : "json");
@@ -441,7 +444,7 @@ export async function openOutputs(config: Config, timeAndChance: TimeAndChance):
     level: config.logLevel,
     format,
     clock,
-    toJournal: await writesToJournal(),
+    toJournal: await writesToJournal(environment),
     write: (text) => output.write(text),
   });
   const { statePath, stateServer, logDir, webhookUrl, adminPassword } = config;
