@@ -74,6 +74,7 @@ import type { Patience } from "./lib/pool/exact-limits.ts";
 import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
 import type { Keeper, Key, KeyPool, KeyReport, Lease, Need } from "./lib/pool/key.ts";
 import { KeyRecords } from "./lib/pool/key-records.ts";
+import { LeasePlaces } from "./lib/pool/lease-places.ts";
 import { Penalties, rulesOf, saidBy } from "./lib/pool/penalties.ts";
 import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
@@ -102,14 +103,6 @@ export type { Proxy };
 
 // ── 1 · The key pool ────────────────────────────────────────────────────────────────────────────────────────────
 
-/**
- * A minute of `RPM=n` where several instances share the keys, and 100 ms more: requests of different instances may reach
- * the provider in another order than they were sent.
- */
-const EXACT_MINUTE_MS = 60_100;
-/** Instances that share a key whose day is used up ask again after this time: one may have given a place back. */
-const FULL_FOR_MS = 2000;
-
 /** The keys of one provider: which may be asked, who waits for them, and whether the provider itself is up. */
 export class Pool implements KeyPool {
   #config: ProviderConfig;
@@ -125,6 +118,7 @@ export class Pool implements KeyPool {
   readonly #records: KeyRecords | null;
   /** The way to other instances that share the pool; null: there is none. */
   readonly #link: PoolLink | null;
+  readonly #places: LeasePlaces | null;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: SharedPoolDependencies) {
     const { clock, random, keeper, observer } = dependencies;
@@ -155,6 +149,7 @@ export class Pool implements KeyPool {
     this.#arrange(config.keys, clock.now());
     if (keeper !== null) this.restore(keeper);
     this.#link = dependencies.sharing?.share(this.#side()) ?? null;
+    this.#places = this.#link && this.#placesOf(this.#link);
   }
 
   /** What other instances hear of, and tell. */
@@ -168,6 +163,21 @@ export class Pool implements KeyPool {
       clock: this.#clock,
       turnDay: () => this.#turnDay(this.#clock.now()),
       wake: () => this.#serveQueue(this.#clock.now()),
+    });
+  }
+
+  #placesOf(link: PoolLink): LeasePlaces {
+    return new LeasePlaces({
+      link,
+      day: this.#day,
+      clock: this.#clock,
+      keys: () => this.keys,
+      takeBack: (lease, now) => {
+        this.#penalties.takeBack(lease, now);
+        this.#state.onEnded(lease, ABANDONED, 0, now);
+        this.#records?.save(lease.key);
+      },
+      wake: (now) => this.#serveQueue(now),
     });
   }
 
@@ -282,63 +292,8 @@ export class Pool implements KeyPool {
   }
 
   confirm(lease: Lease, patience: Patience): Promise<boolean> | null {
-    const link = this.#link;
-    const { key, need } = lease;
-    if (link === null) return null;
     const { rpm } = this.#config;
-    const perMinute = typeof rpm === "number" ? rpm : null;
-    if (!need.isUncounted && (perMinute !== null || key.dailyLimit !== null))
-      return this.#ask(lease, link, perMinute, patience);
-    link.sent(key, need.model, need.isUncounted);
-    if (!need.isUncounted) link.meterOf(key).count(1, 0);
-    return null;
-  }
-
-  async #ask(lease: Lease, link: PoolLink, perMinute: number | null, patience: Patience): Promise<boolean> {
-    const { key } = lease;
-    const siblings = this.keys.filter((other) => other !== key && other.account === key.account);
-    const others = perMinute === null ? [] : siblings.map((other) => link.meterOf(other));
-    const limits = {
-      perMinute,
-      windowMs: EXACT_MINUTE_MS,
-      perDay: key.dailyLimit,
-      tokensPerDay: null,
-      dayEndsOn: lease.dayEndsOn,
-    };
-    const meter = link.meterOf(key);
-    const answer = await meter.ask(limits, others, patience);
-    const now = this.#clock.now();
-    if (lease.dayEndsOn === this.#day.endDate) key.today = meter.requests + meter.othersRequests;
-    if (answer.kind === "place") {
-      lease.place = answer;
-      link.sent(key, lease.need.model, false);
-      return true;
-    }
-    this.#takeBack(lease, now);
-    const isOfKey = answer.what === "day";
-    key.fullUntil = Math.max(
-      key.fullUntil,
-      isOfKey ? Math.min(answer.readyAt, now + FULL_FOR_MS) : answer.readyAt,
-    );
-    if (!isOfKey) for (const other of siblings) other.fullUntil = Math.max(other.fullUntil, answer.readyAt);
-    this.#serveQueue(now);
-    return false;
-  }
-
-  /** The lease was never used. */
-  #takeBack(lease: Lease, now: number): void {
-    const { key, limits, at } = lease;
-    lease.settled = true;
-    key.requests -= 1;
-    key.inFlight -= 1;
-    key.account.limiter.onEnded({ hasStarted: false }, now);
-    key.account.limiter.uncount(at);
-    key.account.slowStart.onFailed();
-    limits?.limiter?.onEnded({ hasStarted: false }, now);
-    limits?.slowStart.onFailed();
-    this.#state.onEnded(lease, ABANDONED, 0, now);
-    this.#state.sharedLimit.onEnded(at, { hasStarted: false, isCounted: false }, now);
-    this.#records?.save(key);
+    return this.#places?.confirm(lease, typeof rpm === "number" ? rpm : null, patience) ?? null;
   }
 
   /** The response has started: the key's limits let the request through. */

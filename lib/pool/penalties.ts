@@ -181,6 +181,20 @@ export class Penalties {
     return this.#context.selector.keys.some((other) => other.account !== account && isReady(other));
   }
 
+  /** A lease was never used: all that it took is given back, also its place in the minute. */
+  takeBack(lease: Lease, now: number): void {
+    const { key, limits, at } = lease;
+    lease.settled = true;
+    key.requests -= 1;
+    key.inFlight -= 1;
+    key.account.limiter.onEnded({ hasStarted: false }, now);
+    key.account.limiter.uncount(at);
+    key.account.slowStart.onFailed();
+    limits?.limiter?.onEnded({ hasStarted: false }, now);
+    limits?.slowStart.onFailed();
+    this.#context.sharedLimit.onEnded(at, { hasStarted: false, isCounted: false }, now);
+  }
+
   /** Gives back what an attempt took, from every ending. `dayEndsOn`: the day of now, by the date of its end. */
   giveBack(lease: Lease, outcome: Outcome, dayEndsOn: number, now: number): void {
     const { key, limits, at } = lease;
