@@ -197,6 +197,12 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     ["escaped", CHAT, unnamed({ error: { message: `no ${other}` } }).replace("sk-", "\\u0073k-"), "no [redacted]"],
     ["in base64", MESSAGES, named("error", { error: { message: `no ${base64}` } }), "[redacted]"],
     ["in a response that failed", RESPONSES, named("response.failed", { response: { error: { message: `no ${other}` } } }), "no [redacted]"],
+    ["in an error that only has a detail", CHAT, unnamed({ detail: `no ${other}` }), "no [redacted]"],
+    ["in a status message", CHAT, unnamed({ base_resp: { status_code: 1004, status_msg: `no ${other}` } }), "no [redacted]"],
+    ["beside a code", CHAT, unnamed({ code: 401, message: `no ${other}` }), "no [redacted]"],
+    ["beside a success that is none", CHAT, unnamed({ success: false, message: `no ${other}` }), "no [redacted]"],
+    ["in an error that begins with a capital", CHAT, unnamed({ Error: { Message: `no ${other}` } }), "no [redacted]"],
+    ["in a line that is no JSON", CHAT, `data: [ERROR] no ${other}\n\n`, "no [redacted]"],
     ["in letters of two bytes", CHAT, unnamed({ error: { message: `né ${other} ✓` } }), "né [redacted] ✓"],
   ]; // prettier-ignore
   const content: Record<string, string> = { [CHAT]: delta("a"), [MESSAGES]: named("content_block_delta", { delta: { text: "a" } }), [RESPONSES]: named("response.output_text.delta", { delta: "a" }) }; // prettier-ignore
@@ -219,6 +225,38 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
         expect(JSON.stringify(staged.logged())).not.toMatch(/canary|Y2FuYXJ5/);
       });
     }
+  });
+
+  test("in an error that is too long to be held back, wherever the key was cut in two", async () => {
+    const begin = `data: {"error":{"message":"${"x".repeat(300_000)} `;
+    for (const cut of [3, 9, 14]) {
+      const answer = (connection: RawConnection) => {
+        connection.write(EVENT_STREAM_HEAD);
+        connection.write(chunk(delta("a")));
+        connection.write(chunk(begin + other.slice(0, cut)));
+        connection.write(chunk(`${other.slice(cut)} there"}}\n\n`));
+        connection.write(LAST_CHUNK);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        const { text } = await read(staged, CHAT);
+        expect(text).toContain("x [redacted] there");
+        expect(text).not.toMatch(/canary/);
+      });
+    }
+  });
+
+  test("in a stream that is called JSON", async () => {
+    const answer = (connection: RawConnection) => {
+      connection.write(EVENT_STREAM_HEAD.replace("text/event-stream", "application/json"));
+      connection.write(chunk(delta("a")));
+      connection.write(chunk(unnamed({ error: { message: `no ${other}` } })));
+      connection.write(LAST_CHUNK);
+    };
+    await twoKeys(answer, answer, async (staged) => {
+      const { text } = await read(staged, CHAT);
+      expect(text).toContain("no [redacted]");
+      expect(text).not.toMatch(/canary/);
+    });
   });
 
   test("P18 events that only speak of errors go through as they were, wherever they were cut", async () => {

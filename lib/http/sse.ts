@@ -6,13 +6,14 @@
  * ends cleanly too). A follower keeps only what it needs to judge at the end: the last few kilobytes, and the last
  * event. Per chunk it looks at the last bytes, and for one word.
  */
-import { encodingsOf, Gathering, indexOfBytes, joined, NO_BYTES, unpack, Unpacker } from "./body.ts";
+import { encodingsOf, Gathering, indexOfBytes, joined, NO_BYTES, unpack } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
 import { asBuffer } from "../core/json.ts";
 import { CR, LF } from "../core/text.ts";
 import { usageOfBody, usageOfEvents } from "../providers/token-usage.ts";
 import { JsonFollower } from "./json-follower.ts";
+import { PackedFollower } from "./packed-follower.ts";
 import { dialectOfLine, laterMark, markOfLine } from "./stream-dialect.ts";
 import type { Mark, StreamDialect } from "./stream-dialect.ts";
 
@@ -245,11 +246,22 @@ const START_BYTES = 2048;
 const EVENT_HEAD_BYTES = 512;
 /** A chunk up to this length is kept as it is; of a longer one a copy of what is needed, so that it can be let go. */
 const SMALL_CHUNK_BYTES = 4096;
-/** An event that may be an error is held back up to this length. */
+/** An event that may be an error is held back up to this length; then its beginning goes on. */
 const HELD_BYTES = 256 * 1024;
+/** So much of such an event stays held back, as a key may stand where it was cut. Keys are shorter in every form. */
+const OVERLAP_BYTES = 8 * 1024;
 
-/** No error is said without this word; hardly another event holds it. */
-const ERROR_WORD = new TextEncoder().encode("error");
+/** No error is said without one of these; hardly another event holds one. Ends of words, so that the case is free. */
+const ERROR_WORDS = [
+  "rror", // error, Error, error_msg
+  "RROR", // [ERROR]
+  'ode"', // {"code", "message"}, status_code
+  'msg"', // base_resp, error_msg
+  'ess"', // {"success": false}
+  'ail"', // {"detail"}, event: fail with JSON
+].map((word) => new TextEncoder().encode(word));
+/** Each of them is as long. */
+const ERROR_WORD_BYTES = 4;
 
 /** Follows a stream that is not compressed. */
 class PlainFollower implements StreamFollower {
@@ -321,7 +333,8 @@ class PlainFollower implements StreamFollower {
 
   /** Of bytes that may hold an error: what can go on, cleaned; null: nothing yet. */
   #release(bytes: Bytes): Bytes | null {
-    const end = this.#atEdge || bytes.length > HELD_BYTES ? bytes.length : this.#lastEdge(bytes);
+    const end = this.#atEdge ? bytes.length : this.#lastEdge(bytes);
+    if (bytes.length - end > HELD_BYTES) return this.#releaseLong(bytes);
     const rest = bytes.subarray(end);
     const isHeld = rest.length > 0 && holdsError(rest);
     this.#held = null;
@@ -333,6 +346,13 @@ class PlainFollower implements StreamFollower {
     const cleaned = whole.length === 0 ? whole : this.#cleaned(whole);
     if (isHeld) return cleaned.length === 0 ? null : cleaned;
     return cleaned === whole ? bytes : joined([cleaned, rest]);
+  }
+
+  #releaseLong(bytes: Bytes): Bytes {
+    const cleaned = this.#cleaned(bytes);
+    this.#held = new Gathering();
+    this.#held.push(cleaned.slice(-OVERLAP_BYTES));
+    return cleaned.subarray(0, -OVERLAP_BYTES);
   }
 
   /** Events that may be errors, without what must not go out; the same bytes where nothing of it is there. */
@@ -480,12 +500,13 @@ class PlainFollower implements StreamFollower {
 }
 
 function holdsError(bytes: Uint8Array): boolean {
-  return indexOfBytes(bytes, ERROR_WORD) >= 0;
+  for (const word of ERROR_WORDS) if (indexOfBytes(bytes, word) >= 0) return true;
+  return false;
 }
 
 /** The bytes around the place where two chunks meet, in which a word may have been split. */
 function seam(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous.slice(-4), chunk.slice(0, ERROR_WORD.length - 1)]);
+  return Buffer.concat([previous.slice(-4), chunk.slice(0, ERROR_WORD_BYTES - 1)]);
 }
 
 /** The last four bytes of what has come. */
@@ -547,77 +568,6 @@ const LONG_FINISH = /"(?:finish|stop)_?[rR]eason" ?: ?"(?!error|null)\w/;
 
 function isLineEnd(byte: number | undefined): boolean {
   return byte === LF || byte === CR;
-}
-
-/** Follows a compressed answer by unpacking a copy of it. Hardly a provider compresses its streams. */
-class PackedFollower implements StreamFollower {
-  readonly isPlain = false;
-  readonly atEdge = true;
-  readonly #plain: StreamFollower;
-  readonly #unpacker: Unpacker;
-  /** Whether HTTP tells where it ends, so that it is whole even where it cannot be unpacked. */
-  readonly #isFramed: boolean;
-  /** Settles when all that was pushed has been unpacked. */
-  #pushed: Promise<void> = Promise.resolve();
-  /** `broken`: not what it says it is; `too_much`: more than anybody looks at. */
-  #state: "fine" | "broken" | "too_much" = "fine";
-
-  /** `plain` follows what was unpacked. Null for an encoding that cannot be unpacked here. */
-  static of(encoding: string, plain: StreamFollower, isFramed: boolean): PackedFollower | null {
-    const unpacker = Unpacker.of([encoding.trim().toLowerCase()]);
-    return unpacker && new PackedFollower(unpacker, plain, isFramed);
-  }
-
-  private constructor(unpacker: Unpacker, plain: StreamFollower, isFramed: boolean) {
-    this.#unpacker = unpacker;
-    this.#plain = plain;
-    this.#isFramed = isFramed;
-  }
-
-  get dialect(): StreamDialect {
-    return this.#plain.dialect;
-  }
-
-  get failure(): string {
-    return this.#plain.failure;
-  }
-
-  push(chunk: Bytes): Bytes {
-    this.#pushed = this.#pushed.then(() => this.#follow(chunk));
-    return chunk;
-  }
-
-  rest(): null {
-    return null;
-  }
-
-  async #follow(chunk: Bytes | null): Promise<void> {
-    if (this.#state !== "fine") return;
-    const take = (part: Bytes) => void this.#plain.push(part);
-    const state = chunk === null ? await this.#unpacker.finish(take) : await this.#unpacker.feed(chunk, take);
-    this.#state = state;
-    if (state !== "fine") this.#unpacker.close();
-  }
-
-  async end(): Promise<StreamEnd> {
-    await this.#pushed;
-    await this.#follow(null);
-    this.#unpacker.close();
-    this.#plain.rest();
-    if (this.#state === "broken") return this.#isFramed ? "complete" : "cut";
-    return this.#state === "too_much" ? "complete" : this.#plain.end();
-  }
-
-  async isOver(): Promise<boolean> {
-    await this.#pushed;
-    this.#unpacker.close();
-    this.#plain.rest();
-    return this.#plain.isOver();
-  }
-
-  tokens(): TokenUsage | null {
-    return this.#plain.tokens();
-  }
 }
 
 /**
