@@ -46,7 +46,6 @@ import {
   withoutPrefix,
 } from "./lib/http/request.ts";
 import { EventScanner, followerOf, tokensOfAnswer } from "./lib/http/sse.ts";
-import type { StreamFollower } from "./lib/http/sse.ts";
 import { accessByBun } from "./lib/http/connections.ts";
 import { errorEvent } from "./lib/http/stream-dialect.ts";
 import { AttemptTimeouts, cutByDrain } from "./lib/http/timeouts.ts";
@@ -97,6 +96,7 @@ import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-co
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
 import type { Route } from "./lib/routing/route.ts";
 import packageFile from "./package.json";
+import type { StreamFollower } from "./lib/http/stream-follower.ts";
 
 export { reconfigure };
 export type { Proxy };
@@ -974,7 +974,7 @@ class StreamPassthrough {
     await this.#passRest(sink);
     const end = this.#follower === null ? "complete" : await this.#follower.end();
     const failure = this.#follower?.failure ?? "";
-    const asked = { provider: this.#upstream.config, clock: this.#clock };
+    const asked = { call: this.#context, provider: this.#upstream.config, clock: this.#clock };
     const { status, outcome } = this.#answer;
     switch (end) {
       case "complete": // it ended as its dialect wants; its last event may still say that it failed

@@ -4,7 +4,7 @@
 import { Unpacker } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
-import type { StreamEnd, StreamFollower } from "./sse.ts";
+import type { StreamEnd, StreamFollower } from "./stream-follower.ts";
 import type { StreamDialect } from "./stream-dialect.ts";
 
 export class PackedFollower implements StreamFollower {

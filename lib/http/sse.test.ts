@@ -14,8 +14,8 @@ import {
 } from "../testing/fixture.ts";
 import type { RawConnection, Stage, WireAnswer } from "../testing/fixture.ts";
 import { followerOf, framingOf } from "./sse.ts";
-import type { StreamFollower } from "./sse.ts";
 import { streamDialectOf } from "./stream-dialect.ts";
+import type { StreamFollower } from "./stream-follower.ts";
 
 // ── What the dialects' streams look like ────────────────────────────────────────────────────────────────────────
 

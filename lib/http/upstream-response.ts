@@ -26,6 +26,7 @@ import {
 } from "./body.ts";
 import type { ByteReader, Bytes, ReadResult, Unpacked } from "./body.ts";
 import { classify, classifyStreamError } from "../providers/classify.ts";
+import type { RequestWords } from "../providers/quoted-words.ts";
 import { unmask } from "../core/secret.ts";
 import type { Redactor } from "../core/secret.ts";
 import { beginsWithEvent, EventScanner, framingOf } from "./sse.ts";
@@ -80,8 +81,7 @@ export interface Asked {
     /** Statuses that this request wants retried. */
     readonly retryStatus: ReadonlySet<number>;
     /** What the answer may quote: such words are the client's and judge nobody (P37). */
-    readonly model: string | null;
-    readonly body: Uint8Array | null;
+    readonly words: RequestWords;
   };
   readonly provider: {
     readonly dialect: Dialect;
@@ -236,7 +236,7 @@ function judgeInPlace(
   if (call.method !== "POST") return null;
   const now = clock.wall();
   if (classifyStreamError(dialect, text, now) === null) return null; // spares looking for keys in all that is none
-  const found = classifyStreamError(dialect, redactor.redact(text), now, call);
+  const found = classifyStreamError(dialect, redactor.redact(text), now, call.words);
   if (found === null) return null;
   const verdict = withoutMasks(found);
   const clean = withoutKeys(sent, unpacked, response.headers, redactor);
@@ -261,13 +261,13 @@ const STREAM_FAILED: Verdict = {
  */
 export function judgeLate(
   event: string,
-  { provider: { dialect }, clock }: Pick<Asked, "provider" | "clock">,
+  { call, provider: { dialect }, clock }: Pick<Asked, "call" | "provider" | "clock">,
 ) {
-  const verdict = event === "" ? null : classifyStreamError(dialect, event, clock.wall());
+  const verdict = event === "" ? null : classifyStreamError(dialect, event, clock.wall(), call.words);
   return verdict && withoutMasks(verdict);
 }
 
-export function lateVerdict(event: string, asked: Pick<Asked, "provider" | "clock">): Verdict {
+export function lateVerdict(event: string, asked: Pick<Asked, "call" | "provider" | "clock">): Verdict {
   const verdict = judgeLate(event, asked);
   return verdict === null || verdict.kind === "served" ? STREAM_FAILED : verdict;
 }
@@ -466,7 +466,9 @@ async function readRefusal(response: UpstreamResponse, asked: Asked): Promise<At
   const readable = isWhole ? unpacked.plain : encodingsOf(headers).length === 0 ? bytes : NO_BYTES;
   const said = asked.redactor.redact(evidenceOf(readable, charset));
   const evidence = { status, headers, body: said };
-  const verdict = withoutMasks(classify(asked.provider.dialect, evidence, asked.clock.wall(), asked.call));
+  const verdict = withoutMasks(
+    classify(asked.provider.dialect, evidence, asked.clock.wall(), asked.call.words),
+  );
   const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
   return setback === null ? answer : failed(setback, answer, verdict);

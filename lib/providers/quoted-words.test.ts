@@ -41,6 +41,15 @@ describe("P37 what an error quotes from the request", () => {
     ["signs without blanks between them", "坏：一二三四", '{"content":"零一二三四五"}', "坏："],
     ["signs in escapes", "坏：一二三", '{"content":"\\u4e00\\u4e8c\\u4e09"}', "坏："],
     ["nothing of it", "Bad: one two three", "", "Bad: one two three"],
+    ["words around an escape of HTML", "Bad: it&#39;s two three", "it's two three", "Bad: &#39;"],
+    [
+      "words in marks that are escaped",
+      "Bad: &quot;one two&quot; here",
+      "one two",
+      "Bad: &quot; &quot; here",
+    ],
+    ["words in escaped single marks", "Bad: &#x27;one two&#x27; here", "one two", "Bad: &#x27; &#x27; here"],
+    ["what only looks like an escape", "Bad: one & two three", "one & two three", "Bad: &"],
   ])("%s", (_, text, body, expected) => {
     expect(left(text, body)).toBe(expected);
   });
@@ -58,8 +67,21 @@ describe("P37 what an error quotes from the request", () => {
     expect(left(text, "{}", model)).toBe(expected);
   });
 
+  test.each<[sentence: string, text: string, head: string, expected: string]>([
+    ["a path", "Bad: one two three here", "v1 one two three", "Bad: here"],
+    [
+      "a field, beside a body that says something else",
+      'Bad: "one two" here',
+      "text/json one two",
+      'Bad: " " here',
+    ],
+  ])("stands in %s", (_, text, head, expected) => {
+    const blanked = withoutQuotes(text, { model: "m", body: bytes("nothing"), head });
+    expect(blanked.replaceAll(/\s+/g, " ").trim()).toBe(expected);
+  });
+
   test("leaves the text as long as it was", () => {
-    const text = 'Bad: "one two three" and one two three';
+    const text = 'Bad: "one two three" and one &quot;two three&#39;';
     expect(withoutQuotes(text, { model: "one", body: bytes("one two three") })).toHaveLength(text.length);
   });
 

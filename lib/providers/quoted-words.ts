@@ -10,8 +10,10 @@
 export interface RequestWords {
   /** The model that was asked for; null: none is known. */
   readonly model: string | null;
-  /** The body as it was sent; null: none. */
+  /** The body as it can be read, not packed; null: none. */
   readonly body: Uint8Array | null;
+  /** What stands in its path, its query and its fields, without percent-encoding. */
+  readonly head?: string;
 }
 
 /** A run of so many words that stands in the request is a quotation; within quotation marks single words are. */
@@ -24,9 +26,28 @@ const SHORTEST_MODEL = 3;
 const encoder = new TextEncoder();
 
 /** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
-export function withoutQuotes(text: string, { model, body }: RequestWords): string {
+export function withoutQuotes(text: string, { model, body, head = "" }: RequestWords): string {
   const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModelName(text, model);
-  return body === null || body.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, body);
+  const sources = [body ?? NO_BYTES, encoder.encode(head)].filter((source) => source.length > 0);
+  return sources.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, sources);
+}
+
+const NO_BYTES = new Uint8Array();
+
+/** Escapes of HTML: some servers write marks so, in JSON too. */
+const HTML_ESCAPE = /&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});/gi;
+
+/** The text with escapes of HTML undone or blanked, of the same length. */
+function withoutHtmlEscapes(text: string): string {
+  return text.includes("&")
+    ? text.replaceAll(HTML_ESCAPE, (escape) => (quotationMarkOf(escape) ?? " ").padEnd(escape.length))
+    : text;
+}
+
+/** The quotation mark that an escape stands for; null: it is none. */
+function quotationMarkOf(escape: string): string | null {
+  if (/^&(?:quot|#34|#x22);$/i.test(escape)) return '"';
+  return /^&(?:apos|#0*39|#x27);$/i.test(escape) ? "'" : null;
 }
 
 /** Where the model stands as a word of its own. */
@@ -56,12 +77,13 @@ interface Word {
   readonly hash: number;
 }
 
-function withoutRuns(text: string, body: Uint8Array): string {
-  const words = [...text.matchAll(WORD)].map((match): Word => {
+function withoutRuns(text: string, sources: readonly Uint8Array[]): string {
+  const plain = withoutHtmlEscapes(text);
+  const words = [...plain.matchAll(WORD)].map((match): Word => {
     const start = match.index;
     return { start, end: start + match[0].length, hash: wordHash(match[0]) };
   });
-  const marked = quotationsIn(text, words);
+  const marked = quotationsIn(plain, words);
   /** Hashes of runs, and of words within quotation marks; those that were found are in `found`. */
   const wanted = new Set<number>();
   for (let index = 0; index < words.length; index += 1) {
@@ -69,7 +91,8 @@ function withoutRuns(text: string, body: Uint8Array): string {
     if (marked.has(index)) wanted.add(hashAt(words, index));
   }
   if (wanted.size === 0) return text;
-  const found = findIn(body, wanted);
+  const found = new Set<number>();
+  for (const source of sources) findIn(source, wanted, found);
   if (found.size === 0) return text;
   const isQuoted = words.map(() => false);
   for (let index = 0; index + RUN <= words.length; index += 1)
@@ -134,15 +157,13 @@ function runHash(words: readonly Word[], index: number): number {
   return mixedRun(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
 }
 
-/** Which of the wanted hashes the body holds. One walk; escapes of JSON are undone. */
-function findIn(body: Uint8Array, wanted: ReadonlySet<number>): Set<number> {
-  const found = new Set<number>();
+/** Adds those of the wanted hashes that the body holds. One walk; escapes of JSON are undone. */
+function findIn(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>): void {
   if (body.length <= 2 * LOOKED_AT_BYTES) walk(body, 0, body.length, wanted, found);
   else {
     walk(body, 0, LOOKED_AT_BYTES, wanted, found);
     walk(body, body.length - LOOKED_AT_BYTES, body.length, wanted, found);
   }
-  return found;
 }
 
 function walk(

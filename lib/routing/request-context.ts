@@ -13,6 +13,7 @@ import type {
 import { inPieces, joined, lengthOf, NO_BYTES } from "../http/body.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientShare } from "../http/load.ts";
+import { unescaped } from "../http/request.ts";
 import type { ClientApi, Received, RequestTarget } from "../http/request.ts";
 import { streamDialectOf } from "../http/stream-dialect.ts";
 import type { StreamDialect } from "../http/stream-dialect.ts";
@@ -20,6 +21,7 @@ import type { Client } from "../http/timeouts.ts";
 import type { Attempted, BufferedResponse, Failed, StreamedResponse } from "../http/upstream-response.ts";
 import type { Key, Lease, Need } from "../pool/key.ts";
 import type { Progress } from "../pool/retry-policy.ts";
+import type { RequestWords } from "../providers/quoted-words.ts";
 import type { Failure } from "../providers/verdict.ts";
 import { conversationOf } from "./affinity.ts";
 import type { ClientEnd, Engine, Upstream } from "./engine.ts";
@@ -234,6 +236,17 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
     if (named === null) return null;
     this.#model = named.model;
     return named.all;
+  }
+
+  /** What an error may quote of it. Without the body where the answer has begun. */
+  get words(): RequestWords {
+    const { path, query } = this.target;
+    const parts = `${path}${query}`.split(/[/?&=+]/).map(unescaped);
+    return {
+      model: this.model,
+      body: this.#bodyToRead,
+      head: [...parts, ...this.headers.values()].join(" "),
+    };
   }
 
   get conversation(): number | null {

@@ -128,6 +128,40 @@ describe("words of the client", () => {
   });
 });
 
+describe("words of the client that stand elsewhere than in a plain body", () => {
+  const words = "insufficient balance, please recharge";
+  const body = json({ model: "m", messages: [{ role: "user", content: `so: ${words}` }] });
+  const escaped = encodeURIComponent(words);
+  test.each<[sentence: string, path: string, init: RequestInit]>([
+    ["in the path", `/v1/${escaped}`, { body: "{}" }],
+    ["in the query", `/v1/chat/completions?user=${escaped.replaceAll("%20", "+")}`, { body: "{}" }],
+    ["in a query beside an escape that is none", `/v1/x?a=%zz&user=${escaped}`, { body: "{}" }],
+    ["in a field", "/v1/chat/completions", { body: "{}", headers: { "x-project": words } }],
+    [
+      "in a packed body",
+      "/v1/chat/completions",
+      { body: Bun.gzipSync(body), headers: { "content-encoding": "gzip" } },
+    ],
+  ])("P37 judge no key: %s", async (_, path, init) => {
+    const refusal = httpAnswer(403, json({ error: { message: `Refused: ${words} (policy 7)` } }));
+    let isAsked = false;
+    await house(
+      () => (isAsked ? SERVED : refusal),
+      { PROVIDER: "generic" },
+      async ({ url, states }) => {
+        const response = await fetch(`${url}${path}`, { method: "POST", ...init });
+        expect([response.status, await response.json()]).toEqual([
+          403,
+          { error: { message: `Refused: ${words} (policy 7)` } },
+        ]);
+        expect(await states()).toBe("ready ready ready");
+        isAsked = true;
+        expect((await chat(url)).status).toBe(200);
+      },
+    );
+  });
+});
+
 describe("a model that costs money", () => {
   const refusal = httpAnswer(402, json({ error: { message: "Insufficient balance for this model" } }));
   const isPaid = ({ body }: RawRequest) => body.toString().includes('"paid');
