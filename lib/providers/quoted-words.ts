@@ -28,11 +28,10 @@ const encoder = new TextEncoder();
 /** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
 export function withoutQuotes(text: string, { model, body, head = "" }: RequestWords): string {
   const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModelName(text, model);
-  const sources = [body ?? NO_BYTES, encoder.encode(head)].filter((source) => source.length > 0);
+  const sources = body === null || body.length === 0 ? [] : [body];
+  if (head !== "") sources.push(encoder.encode(head));
   return sources.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, sources);
 }
-
-const NO_BYTES = new Uint8Array();
 
 /** Escapes of HTML: some servers write marks so, in JSON too. */
 const HTML_ESCAPE = /&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});/gi;
