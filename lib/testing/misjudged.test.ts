@@ -145,7 +145,7 @@ describe("words of the client that stand elsewhere than in a plain body", () => 
   ])("P37 judge no key: %s", async (_, path, init) => {
     const refusal = httpAnswer(403, json({ error: { message: `Refused: ${words} (policy 7)` } }));
     let isAsked = false;
-    await house(
+    await withProvider(
       () => (isAsked ? SERVED : refusal),
       { PROVIDER: "generic" },
       async ({ url, states }) => {
