@@ -26,7 +26,6 @@ import { proxyWantsPassword } from "./lib/http/connection-errors.ts";
 import {
   DRAINING,
   NO_DESCRIPTORS,
-  NO_ROOM,
   UNREADABLE_TARGET,
   admissionError,
   bugResponse,
@@ -509,7 +508,7 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
       engine.config.routes.length > 0 &&
       asksForModels(context.method, context.target.path);
     for (const [index, { upstream, model }] of hopsLeft.entries()) {
-      if (!context.setTargetModel(model)) return refuse(NO_ROOM, context, engine);
+      context.setTargetModel(model);
       const response = await tryKeys(context, upstream, hopsLeft[index + 1]?.upstream ?? null, engine);
       if (response !== null) return response;
     }

@@ -213,6 +213,28 @@ const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    name: "a body of 31 MB with five million fields",
+    settings: { ROUTES: "smart = default/plain" },
+    limits: { stallMs: 150, peakMb: 250 },
+    run: (attack) => {
+      const body = bytesOf(`{"model":"smart",${'"a":0,'.repeat(5 * MB)}"b":0}`);
+      return everybodyElse(attack, attack.send({ path: CHAT, body }));
+    },
+  },
+  {
+    name: "eight packed bodies that unpack to 30 MB each",
+    settings: { ROUTES: "smart = default/plain" },
+    limits: { stallMs: 250, peakMb: 480 },
+    run: (attack) => {
+      const body = gzipSync(chat("x".repeat(30 * MB)).replace("plain", "smart"));
+      const headers = { "content-encoding": "gzip" };
+      return everybodyElse(
+        attack,
+        Promise.all(Array.from({ length: 8 }, () => attack.send({ path: CHAT, body, headers }))),
+      );
+    },
+  },
+  {
     name: "eight bodies of 30 MB for a route",
     settings: { ROUTES: "smart = default/plain" },
     limits: { stallMs: 250, peakMb: 480 },

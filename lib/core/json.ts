@@ -82,63 +82,44 @@ export function findTopLevelString(body: Uint8Array, name: string): FoundString 
 
 /**
  * A body in which the field that was found there says `value` instead, and every other byte is as it was: in parts that
- * belong one after another, which are those of `body` where they can be. Where the field is repeated at the top level
- * all of them say it, whatever they held: no parser must find the old value.
+ * belong one after another, those of `body` without a copy. Where the field is repeated at the top level all of them say
+ * it, whatever they held: no parser must find the old value. Null: it has more fields than anybody looks at.
  */
 export function replaceTopLevelString(
   body: Uint8Array<ArrayBuffer>,
   found: FoundString,
   value: string,
-): Uint8Array<ArrayBuffer>[] {
+): Uint8Array<ArrayBuffer>[] | null {
   const written = new TextEncoder().encode(JSON.stringify(value));
-  let growth = 0;
-  let places = 0;
-  // Twice over the body instead of a list of places: there may be a million of them.
-  forEachPlace(body, found, (start, end) => {
-    growth += written.length - (end - start);
-    places += 1;
-  });
-  if (places === 1) return [body.subarray(0, found.start), written, body.subarray(found.end)];
-  const replaced = new Uint8Array(body.length + growth);
-  let from = 0;
-  let to = 0;
-  forEachPlace(body, found, (start, end) => {
-    copyBytes(body, from, start, replaced, to);
-    to += start - from;
-    copyBytes(written, 0, written.length, replaced, to);
-    to += written.length;
-    from = end;
-  });
-  replaced.set(body.subarray(from), to);
-  return [replaced];
-}
-
-/** Below this a loop is quicker than a view and a call into native code. */
-const SHORT_COPY_BYTES = 64;
-
-function copyBytes(source: Uint8Array, start: number, end: number, target: Uint8Array, to: number): void {
-  if (end - start > SHORT_COPY_BYTES) target.set(source.subarray(start, end), to);
-  else for (let at = start; at < end; at++) target[to + at - start] = source[at]!;
-}
-
-/** The value that was found, and those of the fields behind it that have the same name. */
-function forEachPlace(
-  body: Uint8Array,
-  found: FoundString,
-  visit: (start: number, end: number) => void,
-): void {
-  visit(found.start, found.end);
+  const parts = [body.subarray(0, found.start), written];
+  let from = found.end;
   const rest = new JsonCursor(body, found.end, OBJECT_END);
-  while (rest.next()) {
+  const isRepeated = mayHold(body, found.end, found.name);
+  while (isRepeated && rest.next()) {
     const end = rest.isNamed(found.name) ? rest.valueEnd() : -1;
-    if (end >= 0) visit(rest.valueStart, end);
+    if (end < 0) continue;
+    parts.push(body.subarray(from, rest.valueStart), written);
+    from = end;
   }
+  if (rest.hasGivenUp) return null;
+  parts.push(body.subarray(from));
+  return parts;
+}
+
+/** Whether a field of this name may stand behind `at`: most bodies name their model once, and need not be walked over. */
+function mayHold(body: Uint8Array, at: number, name: string): boolean {
+  const bytes = asBuffer(body);
+  // An escape of an ASCII letter begins with these: nobody writes one for its own sake.
+  return bytes.indexOf(`"${name}"`, at) >= 0 || bytes.indexOf("\\u00", at) >= 0;
 }
 
 const OBJECT_START = 0x7b;
 export const OBJECT_END = 0x7d;
 const ARRAY_START = 0x5b;
 const ARRAY_END = 0x5d;
+
+/** More fields than any object of a request has that means well. Each costs more than the bytes it is made of. */
+const MOST_FIELDS = 10_000;
 
 /** The same bytes, with Buffer's searches. */
 export function asBuffer(body: Uint8Array): Buffer {
@@ -159,6 +140,7 @@ export class JsonCursor {
   valueStart = -1;
   /** -1: not looked for yet, or it never ends. */
   #valueEnd = -1;
+  #fields = 0;
 
   /** From `at` on, between two members, until the `closing` bracket. */
   constructor(bytes: Uint8Array, at: number, closing: number) {
@@ -179,7 +161,12 @@ export class JsonCursor {
     return bytes[at] === ARRAY_START ? new JsonCursor(bytes, at + 1, ARRAY_END) : null;
   }
 
-  /** Goes on to the next member; false at the end, and where the bytes are no JSON. */
+  /** Whether the object has more fields than are looked at: nobody can tell what stands behind. */
+  get hasGivenUp(): boolean {
+    return this.#fields > MOST_FIELDS;
+  }
+
+  /** Goes on to the next member; false at the end, where the bytes are no JSON, and behind too many fields. */
   next(): boolean {
     const bytes = this.#bytes;
     let at = this.valueStart < 0 ? this.#at : this.valueEnd();
@@ -188,7 +175,8 @@ export class JsonCursor {
     while (bytes[at] === 0x2c /* , */) at = skipSpace(bytes, at + 1);
     if (at >= bytes.length || bytes[at] === this.#closing) return false;
     if (this.#closing === OBJECT_END) {
-      if (bytes[at] !== QUOTE) return false;
+      this.#fields += 1;
+      if (bytes[at] !== QUOTE || this.hasGivenUp) return false;
       this.#nameStart = at + 1;
       this.#nameEnd = stringEnd(bytes, at) - 1;
       if (this.#nameEnd < 0) return false;

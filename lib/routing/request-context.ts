@@ -112,8 +112,6 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
   wentOut = false;
   /** The path as the client sent it. */
   readonly #sentPath: string;
-  /** The bytes of `parts` that are no part of `body`. */
-  #copiedBytes = 0;
   /** What stands in a body that is packed, as it came; null: it can be read as it is. And how it is packed. */
   #readable: Bytes | null = null;
   #encoding: string | null = null;
@@ -269,28 +267,19 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
     this.#heldBytes = (body?.length ?? 0) + (readable?.length ?? 0);
   }
 
-  /**
-   * From here on the request goes to another target: with this model, or with the client's own where it is null.
-   * Returns whether there is room for the copy that may be needed for it.
-   */
-  setTargetModel(model: string | null): boolean {
+  /** From here on the request goes to another target: with this model, or with the client's own where it is null. */
+  setTargetModel(model: string | null): void {
     this.progress.upstreamFaults = 0;
-    if (model === null && this.#targetModel === undefined) return true;
+    if (model === null && this.#targetModel === undefined) return;
     this.#targetModel = model;
     this.target.path = model === null ? this.#sentPath : pathWithModel(this.#sentPath, model);
-    if (this.body === null) return true;
-    this.#setParts(this.body, model);
-    return this.#copiedBytes === 0 || this.share.room(this.engine.config) >= 0;
+    if (this.body !== null) this.#setParts(this.body, model);
   }
 
   /** As the client sent it where it names no model, or keeps its own: else in plain, with this one. */
   #setParts(body: Bytes, model: string | null): void {
     const read = this.#bodyToRead ?? NO_BYTES;
     const rewritten = model === null ? null : bodyWithModel(read, this.headers.get("content-type"), model);
-    const first = rewritten?.[0] ?? read;
-    const copiedBytes = first.buffer === read.buffer ? 0 : first.length;
-    this.#hold(copiedBytes - this.#copiedBytes);
-    this.#copiedBytes = copiedBytes;
     this.parts = rewritten ?? [body];
     if (this.#encoding === null) return;
     if (rewritten === null) this.headers.set("content-encoding", this.#encoding);
@@ -309,11 +298,6 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
       if (this.body === null) this.#freeBody();
     };
     return { body: inPieces(parts, onOver), length };
-  }
-
-  #hold(bytes: number): void {
-    this.share.hold(bytes);
-    this.#heldBytes += bytes;
   }
 
   /** Waits for a key of this target as long as it may in all, or only for a while where another target stands behind. */
@@ -492,8 +476,7 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
 
   /** The body and its copies. */
   #ownBytes(): readonly Bytes[] {
-    const copy = this.#copiedBytes > 0 ? (this.parts?.[0] ?? null) : null;
-    return [this.body, this.#readable, copy].filter((bytes) => bytes !== null);
+    return [this.body, this.#readable].filter((bytes) => bytes !== null);
   }
 
   /** Frees the memory of a long body, unless it is still being sent: upstream may answer before it has all of it. */

@@ -128,6 +128,13 @@ describe("the models that a client's limits look at", () => {
       form(...Array.from({ length: 99 }, () => FILE), MODEL),
       ["whisper"],
     ],
+    [
+      "cannot be told in an object with more fields than anybody sends",
+      "/v1/chat/completions",
+      JSON_TYPE,
+      `{"model":"a",${'"x":0,'.repeat(10_001)}"model":"b"}`,
+      null,
+    ],
     ["cannot be told where a form has no boundary", "/v1/audio", "multipart/form-data", form(MODEL), null],
     [
       "cannot be told in another kind of parts",

@@ -221,6 +221,7 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
     if (name === "model") last = value;
     else if (value !== null) others.add(value);
   }
+  if (fields?.hasGivenUp) return null;
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
 }
 
