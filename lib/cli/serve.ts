@@ -11,6 +11,7 @@ import type { Clock } from "../core/clock.ts";
 import type { AdminApi, Dependencies, Engine } from "../routing/engine.ts";
 import { EXIT_FAILED, EXIT_USAGE } from "./args.ts";
 import type { RequestOnPort } from "./descriptors.ts";
+import { tidyWhenQuiet } from "./tidy.ts";
 import {
   NO_SETTINGS,
   banner,
@@ -78,6 +79,7 @@ export async function serve(
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
   serveAdmin(engine, { reloader, places, usage: outputs.usage, version, url }, served);
   if (config.listen.kind === "tcp") await guard(proxy);
+  tidyWhenQuiet(engine, () => Bun.gc(true));
   const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
   const addresses = await localAddresses();
   console.log(banner(config, { version, url, envFile: loaded.envFile, addresses }));
