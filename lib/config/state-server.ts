@@ -62,7 +62,7 @@ function overNetwork(scheme: string, rest: string, prefix: string): StateServer 
   if (!canDecode(username + password)) return UNREADABLE;
   const credentials = username === "" && password === "" ? "" : `${username}:${password}@`;
   return {
-    url: new Secret(`${scheme}://${credentials}${host}/${database}`),
+    url: new Secret(`${scheme}://${credentials}${host}`), // the database is chosen once connected, to hear a refusal
     shown: `${scheme}://${host}/${database}`,
     database,
     prefix,

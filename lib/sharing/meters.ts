@@ -67,6 +67,8 @@ export class SharedMeter implements Meter {
   #othersTokens = 0;
   #own: OwnPlace[] = [];
   readonly #elsewhere = new SlidingLog(MOST_OWN);
+  /** So many of these the server has told of, and news of them are still to come. */
+  #aheadOfNews = 0;
   /** Places to be taken out of the minute in the server. */
   removed: number[] = [];
   windowMs = 60_000;
@@ -156,12 +158,15 @@ export class SharedMeter implements Meter {
     const known = [this, ...siblings].reduce((sum, meter) => sum + meter.usedOfMinute(windowMs), 0);
     const unheard = Math.min(answer.usedOfMinute - known, MOST_OWN);
     for (let each = 0; each < unheard; each++) this.#elsewhere.add(now, now - windowMs);
+    if (unheard > 0) this.#aheadOfNews += unheard;
   }
 
   /** Others sent so many with it just now. */
   sentElsewhere(count: number): void {
     const now = this.#host.now();
-    for (let each = 0; each < count; each++) this.#elsewhere.add(now, now - this.windowMs);
+    const isKnown = Math.min(count, this.#aheadOfNews);
+    this.#aheadOfNews -= isKnown;
+    for (let each = isKnown; each < count; each++) this.#elsewhere.add(now, now - this.windowMs);
   }
 
   /** What another instance has counted of the day. */

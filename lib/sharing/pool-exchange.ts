@@ -7,7 +7,7 @@
  */
 import type { Clock } from "../core/clock.ts";
 import { isObject } from "../core/json.ts";
-import type { Key } from "../pool/key.ts";
+import type { Cooldown, Disabled, Key } from "../pool/key.ts";
 import type { SharedProvider } from "../pool/provider-state.ts";
 import type { Meter } from "../pool/exact-limits.ts";
 import type { PoolLink, PoolSide, SharedKeyState } from "../pool/sharing.ts";
@@ -33,8 +33,8 @@ export interface ExchangeHost {
   /** Full name of a key. */
   nameOf(secret: Key["secret"]): string;
   meterOfKey(provider: string, name: string): SharedMeter;
-  /** Something is to be sent. */
-  sendSoon(): void;
+  /** Something is to be sent; at once where it is urgent. */
+  sendSoon(isUrgent?: boolean): void;
   /** Reads what the server has of these keys. */
   load(exchange: PoolExchange, keys: readonly Key[]): void;
   busy(): void;
@@ -47,6 +47,9 @@ interface Told {
   rateLimited: number;
   errors: number;
   inFlight: number;
+  /** As they were when something was last to be sent. */
+  cooldown: Cooldown | null;
+  disabled: Disabled | null;
 }
 
 const NOT_PAUSED: SharedProvider = { breaker: 0, refusesAll: 0, models: {}, said: "" };
@@ -99,7 +102,18 @@ export class PoolExchange implements PoolLink {
     const key = this.#byId.get(keyId);
     if (key === undefined) return;
     this.#changed.add(key);
-    this.#host.sendSoon();
+    this.#host.sendSoon(this.#isUrgent(key));
+  }
+
+  /** It was refused, or taken out of use: the sooner others know, the fewer of them are refused. */
+  #isUrgent(key: Key): boolean {
+    const told = this.#told.get(key);
+    if (told === undefined) return false;
+    const { cooldown } = key.account;
+    const isNew =
+      key.rateLimited !== told.rateLimited || key.disabled !== told.disabled || cooldown !== told.cooldown;
+    Object.assign(told, { cooldown, disabled: key.disabled });
+    return isNew;
   }
 
   keysChanged(): void {
@@ -112,7 +126,13 @@ export class PoolExchange implements PoolLink {
       this.#names.set(this.#host.nameOf(key.secret), key);
       this.#byId.set(key.secret.id, key);
       if (this.#told.has(key)) continue;
-      this.#told.set(key, { ...countsOf(key), fields: this.#fieldsOf(key), inFlight: 0 });
+      this.#told.set(key, {
+        ...countsOf(key),
+        fields: this.#fieldsOf(key),
+        inFlight: 0,
+        cooldown: null,
+        disabled: null,
+      });
       added.push(key);
     }
     if (added.length > 0) this.#host.load(this, added);

@@ -113,6 +113,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   #cancelBatch: CancelTimer | null = null;
   #isSending = false;
   #hasMore = false;
+  #isUrgent = false;
   #cancelBeat: CancelTimer = () => {};
   /** Who was there when the server came back, and has not been heard of since; and until when that is waited for. */
   #awaited = new Set<string>();
@@ -441,9 +442,12 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.sendSoon();
   }
 
-  sendSoon(): void {
-    if (this.#cancelBatch !== null || this.#isClosed || this.#mode === "alone") return;
-    this.#cancelBatch = this.#own.after(GATHER_MS, () => {
+  sendSoon(isUrgent = false): void {
+    if (this.#isClosed || this.#mode === "alone") return;
+    if (this.#cancelBatch !== null && (!isUrgent || this.#isUrgent)) return;
+    this.#cancelBatch?.();
+    this.#isUrgent = isUrgent;
+    this.#cancelBatch = this.#own.after(isUrgent ? 0 : GATHER_MS, () => {
       this.#cancelBatch = null;
       void this.#sendBatch([], { isAll: false, isFilling: false }).then((isSent) => {
         if (!isSent) this.#becomeAlone("it does not answer");
@@ -471,7 +475,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       this.#isSending = false;
       if (this.#hasMore) {
         this.#hasMore = false;
-        this.sendSoon();
+        this.sendSoon(this.#isUrgent);
       }
     }
   }
