@@ -23,7 +23,8 @@ import type { ExchangeHost, HashChange } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
 import { BATCH, BEAT, LEASE } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
-import { hashed, readDay, readHash, readInstances, readKey, readNews } from "./wire.ts";
+import { turnBeginsAt } from "./turns.ts";
+import { hashed, readDay, readHash, readInstances, readKey, readLease, readNews } from "./wire.ts";
 import type { StoredInstance } from "./wire.ts";
 
 export { ServerRefusal } from "./connection.ts";
@@ -49,9 +50,6 @@ const LAST_WORDS_MS = 300;
 const DRIFT_MS = 20;
 /** News of what nobody heard for so long: the connection that listens is dead. */
 const DEAF_AFTER_MS = 5000;
-/** Turns near a limit that nobody knows exactly; and what of a turn is left for the news of the one before. */
-const TURN_MS = 1000;
-const TURN_GUARD_MS = 150;
 /** An instance that had no request for so long has no turn. */
 const IDLE_AFTER_MS = 5000;
 
@@ -197,12 +195,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   turnAt(seed: number, now: number): number {
     const busy = this.#stored.filter(({ id, isBusy }) => isBusy || id === this.id).map(({ id }) => id);
     if (busy.length < 2 || this.#mode !== "joined" || this.#serverOffset === null) return 0;
-    const date = now + this.#serverOffset;
-    const turn = Math.floor(date / TURN_MS);
-    const mine = busy.toSorted().indexOf(this.id);
-    const ahead = (mine - ((turn + seed) % busy.length) + busy.length) % busy.length;
-    const beginsAt = (turn + ahead) * TURN_MS + TURN_GUARD_MS;
-    return date >= beginsAt ? 0 : beginsAt - this.#serverOffset;
+    return turnBeginsAt(busy, this.id, seed, now + this.#serverOffset) - this.#serverOffset;
   }
 
   // ---- to come and to go
@@ -399,19 +392,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       this.#becomeAlone(answer === LATE ? "it is too slow" : "it is not reached");
       return null;
     }
-    const [granted, used, othersRequests, othersTokens, waitMs, what] = answer.map(Number);
-    if (granted === -1) {
-      this.#becomeAlone("it was emptied");
-      return null;
-    }
-    return {
-      isGranted: granted === 1,
-      usedOfMinute: used ?? 0,
-      othersRequests: othersRequests ?? 0,
-      othersTokens: othersTokens ?? 0,
-      waitMs: waitMs ?? 0,
-      what: what === 2 ? "day" : what === 3 ? "tokens" : "minute",
-    };
+    const lease = readLease(answer);
+    if (lease === null) this.#becomeAlone("it was emptied");
+    return lease;
   }
 
   #dayName({ name, dayEndsOn }: SharedMeter): string {

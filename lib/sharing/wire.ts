@@ -4,6 +4,7 @@
  */
 import { isObject } from "../core/json.ts";
 import type { SharedProvider } from "../pool/provider-state.ts";
+import type { LeaseAnswer } from "./meters.ts";
 
 /** What has changed at an instance. */
 export interface News {
@@ -151,6 +152,15 @@ export function readHash(answer: unknown): Map<string, string> {
     for (const [name, value] of Object.entries(answer)) pairs.push([name, String(value)]);
   }
   return new Map(pairs);
+}
+
+/** The answer to a question for a place; null: the server does not know us. */
+export function readLease(answer: readonly unknown[]): LeaseAnswer | null {
+  const [granted, usedOfMinute = 0, othersRequests = 0, othersTokens = 0, waitMs = 0, full] =
+    answer.map(Number);
+  if (granted === -1) return null;
+  const what = full === 2 ? "day" : full === 3 ? "tokens" : "minute";
+  return { isGranted: granted === 1, usedOfMinute, othersRequests, othersTokens, waitMs, what };
 }
 
 /** What others have counted, of a day as it stands in the server. */
