@@ -7,7 +7,7 @@
  * them; and which costs 0.3 MB of memory, where `node:zlib` costs 2 to 2.5.
  */
 
-import { decompressor, gunzip } from "#runtime";
+import { decompressor, free, gunzip } from "#runtime";
 import type { CompressionName, Decompressor, UpstreamResponse } from "../core/runtime.ts";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
@@ -150,6 +150,50 @@ export function streamOf(bytes: Bytes): ReadableStream<Bytes> {
   });
 }
 
+/** A body of unknown length that is longer gets at once the room for all that one may be: copies cost more. */
+const GROWING_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Bytes of a long body that come in pieces, each of which is copied into one place and let go. What is not written to
+ * takes no memory.
+ */
+export class BodyBuffer {
+  readonly #most: number;
+  #room: Bytes;
+  length = 0;
+
+  /** `announced`: how many will come; 0: nobody knows. `most`: no more than these. */
+  constructor(announced: number, most: number) {
+    this.#room = new Uint8Array(announced);
+    this.#most = most;
+  }
+
+  /** Takes a piece, which is nobody else's. Together they must not be more than announced, or than the most. */
+  push(piece: Bytes): void {
+    const at = this.length;
+    this.length += piece.length;
+    if (this.length > this.#room.length) this.#grow(at);
+    this.#room.set(piece, at);
+    if (piece.length === piece.buffer.byteLength) free(piece);
+  }
+
+  #grow(length: number): void {
+    const larger = new Uint8Array(this.length > GROWING_BYTES ? this.#most : 2 * this.length);
+    larger.set(this.#room.subarray(0, length));
+    free(this.#room);
+    this.#room = larger;
+  }
+
+  get bytes(): Bytes {
+    return this.#room.subarray(0, this.length);
+  }
+
+  /** Gives its memory back. Nobody may read `bytes` any more. */
+  free(): void {
+    free(this.#room);
+  }
+}
+
 /** So much of a stream is handed out at once. */
 const PIECE_BYTES = 64 * 1024;
 
@@ -262,11 +306,13 @@ export async function unpack(bytes: Bytes, encodings: readonly string[]): Promis
 
 /**
  * What a body says that is packed as it claims; null: it is not, or somebody does not want to have more of it.
- * `mayTake` is told of every piece that is unpacked, in between too, and says whether to go on.
+ * It is at most `most` bytes. `mayTake` is told of every piece that is unpacked, in between too, and says whether to go
+ * on.
  */
 export async function unpackWhile(
   bytes: Bytes,
   encodings: readonly string[],
+  most: number,
   mayTake: (bytes: number) => boolean,
 ): Promise<Bytes | null> {
   if (encodings.length > MOST_LAYERS) return null;
@@ -274,9 +320,9 @@ export async function unpackWhile(
   for (const encoding of encodings.toReversed()) {
     const format = FORMATS[encoding];
     if (format === undefined) return null;
-    const asNamed = await unpackAs(plain, format, mayTake);
+    const asNamed = await unpackAs(plain, format, most, mayTake);
     const isFrameless = format === "deflate" && asNamed.extent !== "whole" && asNamed !== TOO_LONG;
-    const inner = isFrameless ? await unpackAs(plain, "deflate-raw", mayTake) : asNamed;
+    const inner = isFrameless ? await unpackAs(plain, "deflate-raw", most, mayTake) : asNamed;
     if (inner.extent !== "whole") return null;
     plain = inner.plain;
   }
@@ -322,7 +368,8 @@ async function unpackLayer(bytes: Bytes, format: CompressionName | null): Promis
 async function unpackAs(
   bytes: Bytes,
   format: CompressionName,
-  mayTake: (bytes: number) => boolean = upTo(LONGEST_PLAIN_BYTES),
+  most = LONGEST_PLAIN_BYTES,
+  mayTake: (bytes: number) => boolean = () => true,
 ): Promise<Unpacked> {
   const stream = decompressor(format);
   if (stream === null) return UNREADABLE;
@@ -330,25 +377,22 @@ async function unpackAs(
   const reader = stream.readable.getReader();
   writer.write(bytes).catch(() => {}); // the reader gets to know it
   writer.close().catch(() => {});
-  const parts: Bytes[] = [];
+  const plain = new BodyBuffer(0, most);
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return unpackedAlready(joined(parts));
-      parts.push(value);
-      if (!mayTake(value.length)) return TOO_LONG;
+      if (done) return unpackedAlready(plain.bytes);
+      if (!mayTake(value.length) || plain.length + value.length > most) {
+        plain.free();
+        return TOO_LONG;
+      }
+      plain.push(value);
     }
   } catch {
-    return { plain: joined(parts), extent: parts.length > 0 ? "part" : "none" }; // cut short, or something else
+    return { plain: plain.bytes, extent: plain.length > 0 ? "part" : "none" }; // cut short, or something else
   } finally {
     void reader.cancel().catch(() => {});
   }
-}
-
-/** Says yes until it was told of more than `limit` bytes. */
-function upTo(limit: number): (bytes: number) => boolean {
-  let left = limit;
-  return (bytes) => (left -= bytes) >= 0;
 }
 
 /** Something stands behind the end of the gzip, for which the stream refuses all of it. */

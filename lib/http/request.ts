@@ -6,10 +6,9 @@
  * where the `Host` header was readable; and an escape that is percent-encoded is left as it is. What an upstream
  * would make of such a path is its own affair, so it is not sent at all.
  */
-import { free } from "#runtime";
 import { takesKeyInQuery } from "../providers/catalog.ts";
 import type { Dialect } from "../providers/verdict.ts";
-import { bytesOf, Gathering, encodingsOf, textOf, unpackWhile } from "./body.ts";
+import { BodyBuffer, bytesOf, Gathering, encodingsOf, textOf, unpackWhile } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { Access } from "../config/config.ts";
 import { CREDENTIAL_FIELDS, isClientKey } from "./client-auth.ts";
@@ -461,44 +460,28 @@ async function receiveInPieces(
   share: ClientShare,
   limits: LoadLimits,
 ): Promise<Bytes | ProxyError> {
-  let whole: Bytes = new Uint8Array(announced); // takes memory only as it is written to
-  let length = 0;
+  const whole = new BodyBuffer(announced, limits.maxBodyBytes);
   let isTaken = false;
   try {
     for await (const piece of body ?? []) {
-      const at = length;
+      const { length } = piece;
       const room = share.room(limits);
-      length += piece.length;
-      share.hold(piece.length);
-      if (length > limits.maxBodyBytes) return bodyTooLarge(limits.maxBodyBytes);
-      if (piece.length > room) return NO_ROOM;
-      if (length > whole.length) whole = grown(whole, at, roomFor(length, limits));
-      whole.set(piece, at);
-      if (piece.length === piece.buffer.byteLength) free(piece);
+      share.hold(length);
+      if (whole.length + length > limits.maxBodyBytes) {
+        share.release(length);
+        return bodyTooLarge(limits.maxBodyBytes);
+      }
+      whole.push(piece);
+      if (length > room) return NO_ROOM;
     }
     isTaken = true; // it stays counted until the request ends
-    return whole.subarray(0, length);
+    return whole.bytes;
   } finally {
     if (!isTaken) {
-      share.release(length);
-      free(whole);
+      share.release(whole.length);
+      whole.free();
     }
   }
-}
-
-/** A body of unknown length that is longer gets at once the room for all that one may be: copies cost more. */
-const GROWING_BYTES = 4 * 1024 * 1024;
-
-function roomFor(length: number, { maxBodyBytes }: LoadLimits): number {
-  return Math.min(maxBodyBytes, length > GROWING_BYTES ? maxBodyBytes : 2 * length);
-}
-
-/** The first `length` bytes in more room. */
-function grown(bytes: Bytes, length: number, room: number): Bytes {
-  const larger = new Uint8Array(room);
-  larger.set(bytes.subarray(0, length));
-  free(bytes);
-  return larger;
 }
 
 /** Whether a body has to be unpacked, or freed from its byte order mark, before it can be looked into. */
@@ -527,7 +510,7 @@ async function readableCopy(
     hold(bytes);
     return held <= limits.maxBodyBytes && share.room(limits) >= 0;
   };
-  const unpacked = await unpackWhile(body, encodingsOf(headers), mayTake);
+  const unpacked = await unpackWhile(body, encodingsOf(headers), limits.maxBodyBytes, mayTake);
   const isTooMuch = held <= limits.maxBodyBytes && share.room(limits) < 0;
   const copy = unpacked === null ? null : withoutByteOrderMark(unpacked);
   hold((copy?.length ?? 0) - held);
