@@ -16,4 +16,28 @@ export const decompressor: Runtime["decompressor"] = (format) => new Decompressi
 /** What is sent or written was copied by then (1.4.5). */
 export const free: Runtime["free"] = (bytes) => void bytes.buffer.transfer(0);
 
-export const sendsInPieces: Runtime["sendsInPieces"] = true;
+/** So much of a stream is handed out at once. */
+const PIECE_BYTES = 64 * 1024;
+
+export const inPieces: Runtime["inPieces"] = (parts, onOver) => {
+  let part = 0;
+  let at = 0;
+  return new ReadableStream<Uint8Array<ArrayBuffer>>(
+    {
+      pull(controller) {
+        while (part < parts.length && at >= parts[part]!.length) {
+          part += 1;
+          at = 0;
+        }
+        if (part === parts.length) {
+          controller.close();
+          return onOver();
+        }
+        controller.enqueue(parts[part]!.subarray(at, at + PIECE_BYTES));
+        at += PIECE_BYTES;
+      },
+      cancel: onOver,
+    },
+    { highWaterMark: 0 },
+  );
+};

@@ -32,7 +32,7 @@ function gzipHeaderBytes(bytes: Uint8Array): number {
 export const free: Runtime["free"] = () => {};
 
 /** Node's `fetch` sends a stream in chunks, which not every provider takes. */
-export const sendsInPieces: Runtime["sendsInPieces"] = false;
+export const inPieces: Runtime["inPieces"] = null;
 
 export const decompressor: Runtime["decompressor"] = (format) => {
   switch (format) {

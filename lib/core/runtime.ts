@@ -22,8 +22,17 @@ export interface Runtime {
    * again has been taken up. Nobody may read them any more.
    */
   free(bytes: Uint8Array<ArrayBuffer>): void;
-  /** Whether `fetch` sends a stream with the `content-length` that it is given, and needs no copy for that. */
-  readonly sendsInPieces: boolean;
+  /**
+   * A stream of these parts, handed out in pieces when they are asked for, which `fetch` sends with the `content-length`
+   * that it is given, and without a copy. `onOver`: the last one was handed out, or no more are wanted. Null: this
+   * runtime's `fetch` sends streams in chunks only.
+   */
+  readonly inPieces:
+    | ((
+        parts: readonly Uint8Array<ArrayBuffer>[],
+        onOver: () => void,
+      ) => ReadableStream<Uint8Array<ArrayBuffer>>)
+    | null;
   /** Unpacks piece by piece; null: this runtime cannot undo the format. */
   decompressor(format: CompressionName): Decompressor | null;
 }

@@ -194,36 +194,6 @@ export class BodyBuffer {
   }
 }
 
-/** So much of a stream is handed out at once. */
-const PIECE_BYTES = 64 * 1024;
-
-/**
- * Some bytes in pieces of a size that holds nobody up, handed out when they are asked for. `onOver`: the last one was
- * handed out, or no more are wanted.
- */
-export function inPieces(parts: readonly Bytes[], onOver: () => void): ReadableStream<Bytes> {
-  let part = 0;
-  let at = 0;
-  return new ReadableStream<Bytes>(
-    {
-      pull(controller) {
-        while (part < parts.length && at >= parts[part]!.length) {
-          part += 1;
-          at = 0;
-        }
-        if (part === parts.length) {
-          controller.close();
-          return onOver();
-        }
-        controller.enqueue(parts[part]!.subarray(at, at + PIECE_BYTES));
-        at += PIECE_BYTES;
-      },
-      cancel: onOver,
-    },
-    { highWaterMark: 0 },
-  );
-}
-
 // ---------------------------------------------------------------- compression
 
 /** More than this of a body that is judged is not unpacked. */

@@ -2,7 +2,7 @@
  * One request of a client on its way through: what it asks for, what was tried for it, and what there is to tell of it
  * when it is over.
  */
-import { free, sendsInPieces } from "#runtime";
+import { free, inPieces } from "#runtime";
 import type {
   AttemptRecord,
   RequestPhase,
@@ -10,7 +10,7 @@ import type {
   RequestUnderWay,
   TokenUsage,
 } from "../core/events.ts";
-import { inPieces, joined, lengthOf, NO_BYTES } from "../http/body.ts";
+import { joined, lengthOf, NO_BYTES } from "../http/body.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ClientShare } from "../http/load.ts";
 import { unescaped } from "../http/request.ts";
@@ -291,7 +291,7 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
     const { parts } = this;
     if (parts === null) return NO_BODY;
     const length = lengthOf(parts);
-    if (!sendsInPieces || length <= LONG_BODY_BYTES) return { body: joined(parts), length: null };
+    if (inPieces === null || length <= LONG_BODY_BYTES) return { body: joined(parts), length: null };
     this.#uploads += 1;
     const onOver = () => {
       this.#uploads -= 1;
