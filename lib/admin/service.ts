@@ -16,6 +16,7 @@ import type {
   SettingChanges,
 } from "./views.ts";
 import type { Key, KeyPool } from "../pool/key.ts";
+import { sharingReportOf } from "../routing/own-paths.ts";
 import type { Engine, Upstream } from "../routing/engine.ts";
 import { reportOfProvider } from "../observability/health.ts";
 import { KEPT_REQUESTS } from "../observability/usage.ts";
@@ -105,6 +106,7 @@ export class AdminService implements Observer {
       hidden429: this.#hidden429(clock.wall()),
       maxWaitMs: config.maxWaitMs,
       bufferedBytes,
+      sharing: sharingReportOf(engine),
       listen: url,
       access: config.access.mode,
       envFile: reloader.envFile,

@@ -4,7 +4,15 @@
  * A key's text never comes out here: everything that is shown names a key by its id.
  */
 import { DAY_MS, formatDuration, instantText, MINUTE_MS } from "../core/clock.ts";
-import { clientJson, keyJson, poolStatus, providerJson, secondsLeft } from "../observability/health.ts";
+import {
+  clientJson,
+  keyJson,
+  poolStatus,
+  providerJson,
+  secondsLeft,
+  sharingJson,
+} from "../observability/health.ts";
+import type { SharingReport } from "../observability/health.ts";
 import type { Traffic, TrafficRange, UsageRow } from "../observability/usage.ts";
 import { keyName } from "../core/events.ts";
 import type { KeyEvent, RequestProgress, RequestRecord, TokenUsage } from "../core/events.ts";
@@ -94,6 +102,8 @@ export interface AdminOverview {
   /** How long a request waits for a key at most. */
   maxWaitMs: number;
   bufferedBytes: number;
+  /** The instances that share the pool; null: this one is by itself. */
+  sharing?: SharingReport | null;
   /** `http://0.0.0.0:3000` or `unix:/path` */
   listen: string;
   access: "protected" | "keys" | "open";
@@ -122,6 +132,7 @@ export function shownOverview(overview: AdminOverview, now: number): object {
     in_flight: overview.inFlight,
     under_way: overview.underWay.map(shownProgress),
     buffered_bytes: overview.bufferedBytes,
+    ...(overview.sharing ? sharingJson(overview.sharing) : {}),
     listen: overview.listen,
     access: overview.access,
     env_file: overview.envFile,

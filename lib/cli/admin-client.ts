@@ -68,6 +68,8 @@ export interface Overview {
   status: string;
   version: string;
   uptimeSec: number;
+  /** How many proxies share the keys, this one included, and whether it hears from their server; null: it is by itself. */
+  sharing: { instances: number; isAlone: boolean } | null;
   /** Null: it does not show them to this peer. */
   providers: ShownProvider[] | null;
   /** As it was sent, for scripts. */
@@ -212,7 +214,11 @@ function readOverview(json: unknown): Overview | null {
   if (!["ok", "degraded", "down"].includes(status) || version === "") return null;
   if (field(json, "uptime_sec") === undefined) return null;
   const providers = field(json, "providers");
+  const instances = field(json, "instances");
   return {
+    sharing: Array.isArray(instances)
+      ? { instances: instances.length, isAlone: field(json, "state_store") === "alone" }
+      : null,
     status,
     version,
     uptimeSec: numberOf(json, "uptime_sec"),

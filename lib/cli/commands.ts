@@ -190,16 +190,23 @@ async function watchStatus(config: Config, context: CommandContext): Promise<num
 
 const COLOUR_OF_STATUS: Readonly<Record<string, Colour>> = { ok: "green", degraded: "yellow", down: "red" };
 
+/** Who shares the keys, in a line. */
+function sharingText({ instances, isAlone }: NonNullable<Overview["sharing"]>): string {
+  if (isAlone) return "It does not hear from the server in STATE, and goes on with its share of the limits.";
+  return instances === 1 ? "No other proxy shares its keys now." : `${instances} proxies share these keys.`;
+}
+
 function showStatus(
   overview: Overview,
   { address, hasPassword }: AdminClient,
   config: Config,
   { terminal, clock }: CommandContext,
 ): void {
-  const { status, version, uptimeSec, providers } = overview;
+  const { status, version, uptimeSec, sharing, providers } = overview;
   const up = formatDuration(uptimeSec * 1000);
   const word = painted(status, COLOUR_OF_STATUS[status] ?? null, terminal);
   terminal.write(`keywheel ${version} at ${address}: ${word}, up ${up}\n`);
+  if (sharing !== null) terminal.write(`${sharingText(sharing)}\n`);
   if (providers === null) return say(`${HIDDEN}`, terminal);
   const [first] = providers;
   if (first !== undefined) {

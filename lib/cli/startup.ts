@@ -12,6 +12,7 @@ import type { Secret } from "../core/secret.ts";
 import type { LogFiles } from "../observability/log-files.ts";
 import { createBoundedWriter, createLog, logLine, sendToStdout } from "../observability/log.ts";
 import type { Store } from "../observability/store.ts";
+import type { SharedUsage } from "../observability/shared-usage.ts";
 import type { SharedPool } from "../sharing/shared-pool.ts";
 import { Usage } from "../observability/usage.ts";
 import { EXIT_FINE, EXIT_USAGE } from "./args.ts";
@@ -453,15 +454,17 @@ export async function openOutputs(
   const notifier = webhookUrl === null ? null : await openNotifier(webhookUrl, log, timeAndChance);
   const store =
     statePath === null || usage === null ? null : await openState(statePath, usage, log, timeAndChance);
-  const shared = stateServer === null ? null : await openShared(stateServer, config, log, timeAndChance);
-  const sharing = typeof shared === "string" ? null : shared;
+  const shared =
+    stateServer === null ? null : await openShared(stateServer, config, usage, log, timeAndChance);
+  const sharing = typeof shared === "string" ? null : (shared?.pool ?? null);
+  const sharedUsage = typeof shared === "string" ? null : (shared?.usage ?? null);
   return {
     log,
     usage,
     store,
     sharing,
     problem: typeof shared === "string" ? shared : null,
-    observers: [usage, store, files, notifier].filter((observer) => observer !== null),
+    observers: [usage, store, sharedUsage, files, notifier].filter((observer) => observer !== null),
     async close() {
       await sharing?.close();
       store?.close();
@@ -481,16 +484,20 @@ async function openState(
   return openStore({ path, clock, log, usage });
 }
 
-/** The pool of several instances; or why the settings do not fit the server. */
+/** The pool of several instances, and their usage; or why the settings do not fit the server. */
 async function openShared(
   server: StateServer,
   { providers }: Config,
+  usage: Usage | null,
   log: Log,
   { clock, newToken }: TimeAndChance,
-): Promise<SharedPool | string> {
+): Promise<{ pool: SharedPool; usage: SharedUsage | null } | string> {
   const { openSharedPool, ServerRefusal } = await import("../sharing/shared-pool.ts");
+  const { SharedUsage } = await import("../observability/shared-usage.ts");
+  const shared = usage && new SharedUsage(usage);
   try {
-    return await openSharedPool({ server, clock, log, newToken }, providers);
+    const pool = await openSharedPool({ server, clock, log, newToken, usage: shared }, providers);
+    return { pool, usage: shared };
   } catch (error) {
     if (!(error instanceof ServerRefusal)) throw error;
     return `STATE: the server at ${server.shown} says: ${error.message}. Correct the address, or its password.`;

@@ -522,7 +522,7 @@ function parsed(text: string): unknown {
 }
 
 /** A stored request, as far as it is one; null: it is none. What an earlier version did not store is filled in. */
-function readRecord(stored: unknown): RequestRecord | null {
+export function readRecord(stored: unknown): RequestRecord | null {
   if (!isRecord(stored)) return null;
   const attempts = stored.attempts.map((attempt) => ({ ...attempt, account: attempt.account ?? null }));
   return { ...stored, attempts, account: stored.account ?? null, reason: stored.reason ?? "" };

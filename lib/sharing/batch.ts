@@ -2,7 +2,8 @@
  * What has changed at this instance, for the server and for the others, in one piece.
  */
 import type { SharedMeter } from "./meters.ts";
-import type { HashChange, PoolExchange } from "./pool-exchange.ts";
+import type { PoolExchange } from "./pool-exchange.ts";
+import type { HashChange } from "./usage-side.ts";
 import type { DayNews, PoolNews } from "./wire.ts";
 
 interface Gathered {
@@ -12,6 +13,8 @@ interface Gathered {
   readonly meters: Iterable<SharedMeter>;
   /** What goes before the changes. */
   readonly first: readonly HashChange[];
+  /** Finished requests. */
+  readonly records: readonly unknown[];
   /** All places of the last minute go out, and not only those that the server may not know. */
   readonly isAll: boolean;
   /** The server was emptied: counts are raised to their whole, what others counted goes there again, too. */
@@ -65,9 +68,9 @@ export function gather(what: Gathered): { news: string; changes: string } | null
     const minute = minuteOf(meter, what);
     if (minute !== null) minutes.push(minute);
   }
-  if (hashes.length + pools.length + days.length + minutes.length === 0) return null;
+  if (hashes.length + pools.length + days.length + minutes.length + what.records.length === 0) return null;
   return {
-    news: JSON.stringify({ instance: what.instance, pools, days: told }),
+    news: JSON.stringify({ instance: what.instance, pools, days: told, records: what.records }),
     changes: JSON.stringify({ hashes, days, minutes }),
   };
 }

@@ -11,6 +11,7 @@ import { nextTurn } from "../core/clock.ts";
 import { codeOf, isObject } from "../core/json.ts";
 import { diagnose } from "./diagnosis.ts";
 import type { Script } from "./scripts.ts";
+import { readHash } from "./wire.ts";
 
 /** An answer of the server that says no, such as `OOM`; shown in the log. */
 export class ServerRefusal extends Error {}
@@ -101,6 +102,12 @@ export class RedisConnection {
     await Promise.race([asked, silence(patienceMs, () => answer.value !== LATE)]);
     if (answer.value instanceof ServerRefusal) throw answer.value;
     return answer.value;
+  }
+
+  /** A hash, empty where there is none; null: no answer. */
+  async hash(name: string, patienceMs: number): Promise<Map<string, string> | null> {
+    const answer = await this.ask("HGETALL", [name], patienceMs).catch(() => GONE);
+    return answer === GONE || answer === LATE ? null : readHash(answer);
   }
 
   /** The answer of a script, which the server may have forgotten; else as `ask`. */

@@ -13,19 +13,9 @@ import type { Meter } from "../pool/exact-limits.ts";
 import type { PoolLink, PoolSide, SharedKeyState } from "../pool/sharing.ts";
 import type { SharedMeter } from "./meters.ts";
 import { KEPT_MS } from "./scripts.ts";
+import type { HashChange } from "./usage-side.ts";
 import type { PoolNews, SentNews } from "./wire.ts";
 import { numberOf, parsed, readProvider } from "./wire.ts";
-
-/** What is to be changed of a hash in the server. */
-export interface HashChange {
-  readonly name: string;
-  readonly set?: Record<string, string>;
-  readonly unset?: readonly string[];
-  readonly add?: Record<string, number>;
-  /** To no less than these. */
-  readonly raise?: Record<string, number>;
-  readonly keepMs: number;
-}
 
 /** What an exchange needs of the one who sends. */
 export interface ExchangeHost {

@@ -19,12 +19,13 @@ import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
 import { SharedMeter } from "./meters.ts";
 import type { LeaseAnswer, MeterHost } from "./meters.ts";
 import { PoolExchange } from "./pool-exchange.ts";
-import type { ExchangeHost, HashChange } from "./pool-exchange.ts";
+import type { ExchangeHost } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
 import { BATCH, BEAT, LEASE } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
+import type { HashChange, UsageSide } from "./usage-side.ts";
 import { turnBeginsAt } from "./turns.ts";
-import { hashed, readDay, readHash, readInstances, readKey, readLease, readNews } from "./wire.ts";
+import { hashed, readDay, readInstances, readKey, readLease, readNews } from "./wire.ts";
 import type { StoredInstance } from "./wire.ts";
 
 export { ServerRefusal } from "./connection.ts";
@@ -59,6 +60,8 @@ export interface SharedPoolOptions {
   readonly log: Log;
   /** Names what is new: this instance, an epoch of the server. */
   readonly newToken: () => string;
+  /** null: nobody asks for it. */
+  readonly usage?: UsageSide | null;
 }
 
 /** The keys of a provider, of which is read what is known of them. */
@@ -90,6 +93,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly #own: Clock;
   readonly #log: Log;
   readonly #newToken: () => string;
+  readonly #usage: UsageSide | null;
   readonly #connection: RedisConnection;
   readonly #since: number;
   readonly #names = new WeakMap<Secret, string>();
@@ -124,7 +128,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   #isClosed = false;
   #owners: SharedOwners | null = null;
 
-  constructor({ server, clock, log, newToken }: SharedPoolOptions) {
+  constructor({ server, clock, log, newToken, usage = null }: SharedPoolOptions) {
+    this.#usage = usage;
+    if (usage !== null) usage.onChange = () => this.sendSoon();
     this.#newToken = newToken;
     this.id = newToken().slice(0, ID_LENGTH);
     this.#server = server;
@@ -464,12 +470,14 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   #batch(first: readonly HashChange[], isAll: boolean, isFilling: boolean): Batch | null {
+    const used = this.#usage?.take(this.#prefix, this.clock.wall());
     const batch = gather({
       instance: this.id,
       prefix: this.#prefix,
       exchanges: this.#exchanges,
       meters: this.#changedMeters,
-      first,
+      first: used === undefined ? first : [...first, ...used.changes],
+      records: used?.records ?? [],
       isAll,
       isFilling,
       dayName: (meter) => this.#dayName(meter),
@@ -512,6 +520,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       const [, , meterName] = /^(.*):day:(.*):\d+$/.exec(name) ?? [];
       this.#meters.get(meterName ?? "")?.hearOther(news.instance, endsOn, requests, tokens);
     }
+    for (const record of news.records) this.#usage?.hear(record);
     for (const pool of news.pools)
       for (const exchange of this.#exchanges)
         if (exchange.providerName === pool.provider) exchange.hear(news.instance, pool);
@@ -530,10 +539,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   async #load(exchange: PoolExchange, keys: readonly Key[]): Promise<void> {
-    const read = async (name: string) => {
-      const answer = await this.#connection.ask("HGETALL", [name], BEHIND_MS).catch(() => GONE);
-      return answer === GONE || answer === LATE ? null : readHash(answer);
-    };
+    const read = (name: string) => this.#connection.hash(name, BEHIND_MS);
     const provider = read(exchange.providerHashName(this.#prefix));
     await Promise.all(
       keys.map(async (key) => {
@@ -568,17 +574,18 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** Reads what is known of the keys, so that the first request finds them as they are. */
   async #prepare(providers: readonly PreparedProvider[]): Promise<void> {
     if (this.#mode === "alone") return;
+    const read = async (name: string) => {
+      const stored = await this.#connection.hash(name, BEHIND_MS);
+      if (stored !== null) this.#usage?.load(name, stored);
+    };
+    await Promise.all(this.#usage?.names(this.#prefix, this.clock.wall()).map(read) ?? []);
     for (const { name, keys } of providers) {
       const known = new Map<string, unknown>();
       await Promise.all(
         keys.map(async ({ secret }) => {
-          const answer = await this.#connection.ask(
-            "HGETALL",
-            [`${this.#prefix}:key:${name}:${this.nameOf(secret)}`],
-            BEHIND_MS,
-          );
-          if (answer === GONE || answer === LATE) return;
-          known.set(secret.id, readKey(readHash(answer)));
+          const place = `${this.#prefix}:key:${name}:${this.nameOf(secret)}`;
+          const stored = await this.#connection.hash(place, BEHIND_MS);
+          if (stored !== null) known.set(secret.id, readKey(stored));
         }),
       );
       this.#before.set(name, known);

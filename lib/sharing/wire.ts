@@ -12,6 +12,8 @@ export interface News {
   readonly instance: string;
   readonly pools: readonly PoolNews[];
   readonly days: readonly DayNews[];
+  /** Finished requests; their reader checks them. */
+  readonly records: readonly unknown[];
   /** With a sign of life: all that it has under way, by provider and key; null: this is none. */
   readonly inFlight: Record<string, Record<string, number>> | null;
   /** It ends. */
@@ -60,6 +62,7 @@ export function readNews(message: string): News | null {
         },
       ];
     }),
+    records: listOf(told["records"]),
     inFlight: isObject(told["inFlight"]) ? inFlightIn(told["inFlight"]) : null,
     isBye: told["isBye"] === true,
   };

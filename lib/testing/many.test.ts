@@ -5,6 +5,8 @@ import { parseConfig } from "../config/config.ts";
 import { systemClock } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import { createLog } from "../observability/log.ts";
+import { SharedUsage } from "../observability/shared-usage.ts";
+import { Usage } from "../observability/usage.ts";
 import { ServerRefusal, openSharedPool } from "../sharing/shared-pool.ts";
 import type { SharedPool } from "../sharing/shared-pool.ts";
 import { FakeRedis } from "./fake-redis.ts";
@@ -43,6 +45,7 @@ function startUpstream(answer: (request: Request, key: string) => Response | nul
 interface Instance {
   readonly proxy: Proxy;
   readonly sharing: SharedPool;
+  readonly usage: Usage;
   readonly said: () => string;
   ask(headers?: Record<string, string>): Promise<number>;
   health(): Promise<Health>;
@@ -78,7 +81,10 @@ async function startInstance(
   let text = "";
   const log = createLog({ level: logLevel, format: "json", clock, write: (line) => (text += line) });
   const newToken = () => Buffer.from(crypto.getRandomValues(new Uint8Array(9))).toString("hex");
-  const sharing = await openSharedPool({ server: stateServer, clock, log, newToken }, config.providers);
+  const usage = new Usage();
+  const shared = new SharedUsage(usage);
+  const options = { server: stateServer, clock, log, newToken, usage: shared };
+  const sharing = await openSharedPool(options, config.providers);
   const proxy = startProxy(config, {
     clock: sharing.clock,
     random: () => 0.5,
@@ -86,6 +92,7 @@ async function startInstance(
     keeper: sharing,
     resources: sharing,
     sharing,
+    observers: [usage, shared],
   });
   cleanups.push(async () => {
     await sharing.close();
@@ -95,6 +102,7 @@ async function startInstance(
   return {
     proxy,
     sharing,
+    usage,
     said: () => {
       log.flush();
       return text;
@@ -348,6 +356,26 @@ describe("P48 several proxies with one server", () => {
     expect(metrics).toContain("keywheel_instances 2");
     await second!.sharing.close();
     await until("it is gone", () => first!.sharing.instances.length === 1, 500);
+  });
+
+  test("show what all of them did, also one that starts later", async () => {
+    const upstream = startUpstream();
+    const redis = startRedis();
+    const instances = await startInstances(2, redis, upstream, { API_KEYS: KEYS[0]! });
+    expect(await askAll(instances, 7)).toBe(7);
+    const shown = ({ usage }: Instance) => {
+      const now = Date.now();
+      const rows = usage.usage(2, now).map(({ model, requests }) => `${model} ${requests}`);
+      const hour = usage.traffic("1h", now).points.reduce((sum, { requests }) => sum + requests, 0);
+      const day = usage.traffic("24h", now).points.reduce((sum, { requests }) => sum + requests, 0);
+      return `${rows.join()}; ${hour}; ${day}`;
+    };
+    await until("both show all", () => instances.every((each) => shown(each) === "m 7; 7; 7"));
+    expect(instances.map(({ usage }) => usage.recent(20).length)).toEqual([7, 7]);
+    await until("the server has it", () => redis.dump.includes("keywheel:usage:"));
+    await Bun.sleep(100);
+    const late = await startInstance(redis, upstream, { API_KEYS: KEYS[0]! });
+    expect(shown(late)).toBe("m 7; 7; 7");
   });
 
   test("have the date in common, whatever their own clocks say", async () => {

@@ -39,13 +39,19 @@ function noticeViews({ problems, warnings }) {
   ];
 }
 
-function aboutViews({ version, uptime_sec, listen, access, env_file }) {
+const ALONE =
+  "This proxy does not hear from the server in STATE, and goes on with its share of the limits. It joins the others by itself.";
+
+function aboutViews({ version, uptime_sec, listen, access, env_file, instances, state_store }) {
   const upMs = uptime_sec * 1000 + (Date.now() - known.overviewAt);
   const where = env_file === null ? "come from the environment" : `are in ${env_file}`;
   const words = `keywheel ${version}, up ${duration(upMs)}, at ${listen}. The settings ${where}. ${ACCESS[access]}`;
+  const others = (instances?.length ?? 1) - 1;
+  const shared = state_store === "alone" ? ALONE : others > 0 && `${others + 1} proxies share these keys.`;
   const reload = () => change("reload", "POST", "reload");
   return [
     h("p", words),
+    shared && h("p", shared),
     h("button.button", { onclick: reload }, "Read the settings again"),
     answerView("reload"),
   ];

@@ -19,7 +19,8 @@
  * @typedef {{ version: string, now: string, uptime_sec: number, headline: Headline, draining: boolean,
  *   hidden_429: Record<string, number>, in_flight: number, under_way: UnderWay[], listen: string, access: string,
  *   env_file: string | null, warnings: string[], problems: string[], clients: LimitedClient[],
- *   providers: Provider[] }} Overview
+ *   providers: Provider[], instances?: { id: string, since: string, seen_sec: number }[],
+ *   state_store?: "ok" | "alone" }} Overview
  * @typedef {{ provider: string, key: number, key_id: string, account: string | null, verdict: string,
  *   status: number, ms: number, said: string }} Attempt
  * @typedef {{ id: number, at: string, method: string, path: string, provider: string | null, model: string | null,
