@@ -76,13 +76,12 @@ import { LeasePlaces } from "./lib/pool/lease-places.ts";
 import { Penalties, rulesOf, saidBy } from "./lib/pool/penalties.ts";
 import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
-import { poolSideOf } from "./lib/pool/pool-side.ts";
 import { Queue, isHopeless } from "./lib/pool/queue.ts";
 import { QuotaDay } from "./lib/pool/quota-day.ts";
 import { rateRule } from "./lib/pool/rate-limiter.ts";
 import { RetryBudget, decide } from "./lib/pool/retry-policy.ts";
 import { KeySelector } from "./lib/pool/selection.ts";
-import type { PoolLink, PoolSide, SharedPoolDependencies } from "./lib/pool/sharing.ts";
+import type { PoolLink, PoolParts, SharedPoolDependencies } from "./lib/pool/sharing.ts";
 import { authHeader } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
@@ -147,13 +146,13 @@ export class Pool implements KeyPool {
     });
     this.#arrange(config.keys, clock.now());
     if (keeper !== null) this.restore(keeper);
-    this.#link = dependencies.sharing?.share(this.#side()) ?? null;
+    this.#link = dependencies.sharing?.share(this.#sharedParts()) ?? null;
     this.#places = this.#link && this.#placesOf(this.#link);
   }
 
-  /** What other instances hear of, and tell. */
-  #side(): PoolSide {
-    return poolSideOf({
+  /** What of it other instances hear of, and change. */
+  #sharedParts(): PoolParts {
+    return {
       provider: this.#config.name,
       selector: this.#selector,
       state: this.#state,
@@ -162,7 +161,7 @@ export class Pool implements KeyPool {
       clock: this.#clock,
       turnDay: () => this.#turnDay(this.#clock.now()),
       wake: () => this.#serveQueue(this.#clock.now()),
-    });
+    };
   }
 
   #placesOf(link: PoolLink): LeasePlaces {

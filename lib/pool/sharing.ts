@@ -3,10 +3,26 @@
  * proxy that is alone loads nothing: `sharing/` is what stands behind them.
  */
 import type { Meter, Patience } from "./exact-limits.ts";
-import type { SharedProvider } from "./provider-state.ts";
+import type { Penalties } from "./penalties.ts";
+import type { ProviderState, SharedProvider } from "./provider-state.ts";
+import type { QuotaDay } from "./quota-day.ts";
 import type { Key, KeyState, PoolDependencies } from "./key.ts";
 import type { Secret } from "../core/secret.ts";
-import type { Turns } from "./selection.ts";
+import type { Clock } from "../core/clock.ts";
+import type { KeySelector, Turns } from "./selection.ts";
+
+/** The parts of a pool that are shared. */
+export interface PoolParts {
+  readonly provider: string;
+  readonly selector: KeySelector;
+  readonly state: ProviderState;
+  readonly penalties: Penalties;
+  readonly day: QuotaDay;
+  readonly clock: Clock;
+  /** Begins the day where it has not begun. */
+  readonly turnDay: () => void;
+  readonly wake: () => void;
+}
 
 /** What is shared of a key: also what is left of an announced limit, and until when. */
 export type SharedKeyState = KeyState & {
@@ -51,7 +67,7 @@ export interface Sharing {
   readonly instances: readonly Instance[];
   /** `alone`: the server is not reached, or too slow. */
   readonly state: "ok" | "alone";
-  share(side: PoolSide): PoolLink;
+  share(parts: PoolParts): PoolLink;
   /** `client`: its name, or what stands for its key. */
   meterOfClient(client: string): Meter;
   /** Which key's account has these; asked of the server where nobody here knows. */

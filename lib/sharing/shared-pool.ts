@@ -13,7 +13,7 @@ import type { Log } from "../core/events.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Keeper, Key } from "../pool/key.ts";
 import type { ExactLimits, Meter, Patience } from "../pool/exact-limits.ts";
-import type { Instance, OwnerShelf, PoolLink, PoolSide, Sharing } from "../pool/sharing.ts";
+import type { Instance, OwnerShelf, PoolLink, PoolParts, Sharing } from "../pool/sharing.ts";
 import { gather } from "./batch.ts";
 import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
 import { SharedMeter } from "./meters.ts";
@@ -21,6 +21,7 @@ import type { LeaseAnswer, MeterHost } from "./meters.ts";
 import { PoolExchange } from "./pool-exchange.ts";
 import type { ExchangeHost } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
+import { poolSideOf } from "./pool-side.ts";
 import { BATCH, BEAT, LEASE } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
 import type { HashChange, UsageSide } from "./usage-side.ts";
@@ -409,7 +410,8 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
 
   // ---- everything else, behind the path
 
-  share(side: PoolSide): PoolLink {
+  share(parts: PoolParts): PoolLink {
+    const side = poolSideOf(parts);
     const exchange = new PoolExchange(side, this);
     this.#exchanges.push(exchange);
     const host = this;

@@ -4,26 +4,10 @@
 import { wallOffset } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import { isObject } from "../core/json.ts";
-import { fromDates, inDates, readKeyState, stateOf } from "./key.ts";
-import type { Cooldown, Key } from "./key.ts";
-import type { Penalties } from "./penalties.ts";
-import type { ProviderState, SharedProvider } from "./provider-state.ts";
-import type { QuotaDay } from "./quota-day.ts";
-import type { KeySelector } from "./selection.ts";
-import type { PoolSide } from "./sharing.ts";
-
-/** The parts of a pool that are shared. */
-interface PoolParts {
-  readonly provider: string;
-  readonly selector: KeySelector;
-  readonly state: ProviderState;
-  readonly penalties: Penalties;
-  readonly day: QuotaDay;
-  readonly clock: Clock;
-  /** Begins the day where it has not begun. */
-  readonly turnDay: () => void;
-  readonly wake: () => void;
-}
+import { fromDates, inDates, readKeyState, stateOf } from "../pool/key.ts";
+import type { Cooldown, Key } from "../pool/key.ts";
+import type { SharedProvider } from "../pool/provider-state.ts";
+import type { PoolParts, PoolSide } from "../pool/sharing.ts";
 
 export function poolSideOf(parts: PoolParts): PoolSide {
   const { provider, selector, state, penalties, day, clock, turnDay, wake } = parts;
