@@ -60,6 +60,16 @@ describe("the pages", () => {
     expect(PAGES.filter((page) => !reached.has(page))).toEqual([]);
   });
 
+  test("name only files of this repository that there are", () => {
+    const faults = PAGES.filter((page) => page !== "lib/README.md").flatMap((page) =>
+      [...proseOf(page).matchAll(/`((?:lib|bench|deploy|docs|\.github|\.ci)\/[\w./-]+)`/g)]
+        .map(([, path = ""]) => path)
+        .filter((path) => !existsSync(join(ROOT, path)))
+        .map((path) => `${page}: ${path}`),
+    );
+    expect(faults).toEqual([]);
+  });
+
   test("name only settings that there are", async () => {
     const { PROVIDER_SETTINGS, SETTINGS } = await import("../config/settings.ts");
     const known = new Set([...Object.keys(SETTINGS), ...OTHER_VARIABLES]);
