@@ -168,9 +168,55 @@ describe("P17 a stream is known by what it is", () => {
     ["Messages", START + named("content_block_delta", { delta: { text: "a" } })],
     ["Gemini", unnamed({ candidates: [{ content: { parts: [{ text: "a" }] } }] })],
     ["Cohere", named("content-delta", { delta: { message: { content: { text: "a" } } } })],
+    ["DashScope", unnamed({ output: { text: "a", finish_reason: "null" }, usage: {} })],
+    ["DashScope's choices", unnamed({ output: { choices: [{ finish_reason: "null" }] } })],
+    ["text-generation-inference", unnamed({ token: { text: "a" }, generated_text: null, details: null })],
+    ["an image", named("image_generation.partial_image", { b64_json: "aa" })],
+    ["speech", named("speech.audio.delta", { audio: "aa" })],
   ])("cut, on a path that nobody knows: %s", async (_, stream) => {
     const { text, end } = await played("text/event-stream", "/v3/ask", stream);
     expect({ begins: text.startsWith(stream), end }).toEqual({ begins: true, end: "cut" });
+  });
+  test("P17 cut, a JSON object a line: the older API of Cohere", async () => {
+    const line = (value: object) => `${JSON.stringify(value)}\n`;
+    const begun = line({ event_type: "text-generation", text: "a" });
+    const { text, end } = await played("application/stream+json", "/v1/chat", begun);
+    expect([text.startsWith(begun), end]).toEqual([true, "cut"]);
+    expect(JSON.parse(text.slice(begun.length))).toMatchObject({
+      event_type: "stream-end",
+      finish_reason: "ERROR",
+    });
+    const whole = begun + line({ event_type: "stream-end", is_finished: true, finish_reason: "COMPLETE" });
+    expect(await played("application/stream+json", "/v1/chat", whole)).toMatchObject({
+      text: whole,
+      end: "clean",
+    });
+  });
+  test.each([
+    [
+      "DashScope",
+      unnamed({ output: { text: "a", finish_reason: "null" } }) +
+        unnamed({ output: { text: "ab", finish_reason: "stop" } }),
+    ],
+    [
+      "text-generation-inference",
+      unnamed({ token: {}, generated_text: null }) +
+        unnamed({ token: {}, generated_text: "ab", details: { finish_reason: "length" } }),
+    ],
+    [
+      "an image",
+      named("image_generation.partial_image", { b64_json: "aa" }) +
+        named("image_generation.completed", { b64_json: "aa" }),
+    ],
+    [
+      "a transcript",
+      named("transcript.text.delta", { delta: "a" }) + named("transcript.text.done", { text: "a" }),
+    ],
+  ])("whole, on a path that nobody knows: %s", async (_, stream) => {
+    expect(await played("text/event-stream", "/v3/ask", stream)).toMatchObject({
+      text: stream,
+      end: "clean",
+    });
   });
   test("of which nothing is known, it is whole where its connection says so", async () => {
     const stream = 'data: {"progress":0.5}\n\n';

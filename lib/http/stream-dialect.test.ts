@@ -155,17 +155,35 @@ test.each<[line: string, dialect: StreamDialect | null]>([
   [data({ type: "response.output_text.delta" }), "responses"],
   [data({ type: "content-delta", delta: {} }), "cohere"],
   [data({ type: "progress" }), null],
+  [JSON.stringify({ is_finished: false, event_type: "text-generation", text: "a" }), "cohere_v1"],
+  [JSON.stringify({ event_type: "tool-calls-chunk", tool_call_delta: {} }), "cohere_v1"],
+  [JSON.stringify({ event_type: "click", text: "a" }), null],
+  [data({ type: "image_generation.partial_image", b64_json: "" }), "chat"],
+  [data({ type: "image_edit.partial_image", b64_json: "" }), "chat"],
+  [data({ type: "speech.audio.delta", audio: "" }), "chat"],
+  [data({ type: "transcript.text.delta", delta: "a" }), "chat"],
+  [data({ token: { text: "a" }, generated_text: null, details: null }), "chat"],
+  [data({ token: "a" }), null],
+  [data({ output: { text: "a", finish_reason: "null" }, request_id: "r" }), "chat"],
+  [data({ output: { choices: [{ message: {}, finish_reason: "null" }] } }), "chat"],
+  [data({ output: "a" }), null],
   ["data: text", null],
   [": choices", null],
 ])("a stream on an unknown path shows what it is: %s", (line, dialect) => {
   expect(dialectOfLine(line)).toBe(dialect);
 });
 
-test.each<StreamDialect>(["chat", "anthropic", "responses", "gemini", "cohere", "ollama", "other"])(
-  "P17 an error in the words of %s is understood as one",
-  (dialect) => {
-    const lines = errorEvent(dialect, "upstream_protocol_error", "It broke.").trimEnd().split("\n");
-    const marks = lines.map((line) => markOfLine(line, dialect));
-    expect(marks.some((mark) => mark === "failed" || mark === "over_failed")).toBe(true);
-  },
-);
+test.each<StreamDialect>([
+  "chat",
+  "anthropic",
+  "responses",
+  "gemini",
+  "cohere",
+  "cohere_v1",
+  "ollama",
+  "other",
+])("P17 an error in the words of %s is understood as one", (dialect) => {
+  const lines = errorEvent(dialect, "upstream_protocol_error", "It broke.").trimEnd().split("\n");
+  const marks = lines.map((line) => markOfLine(line, dialect));
+  expect(marks.some((mark) => mark === "failed" || mark === "over_failed")).toBe(true);
+});
