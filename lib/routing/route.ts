@@ -212,10 +212,14 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   }
   if (contentType !== null && /^multipart\//i.test(contentType)) return null;
   const fields = JsonCursor.ofObject(body, 0);
+  // Called JSON and none that is read here: letters of two or four bytes, or packed without saying so.
+  const isReadable = body.length === 0 || (fields !== null && body[1] !== 0);
+  if (!isReadable && mayBeJson(contentType)) return null;
   let last: string | null = null;
   const others = new Set<string>();
   while (fields?.next()) {
     const name = fields.name();
+    if (name?.toLowerCase() === "models") addTexts(others, JsonCursor.ofArray(body, fields.valueStart));
     if (name?.toLowerCase() !== "model") continue;
     const value = fields.text();
     if (name === "model") last = value;
@@ -223,6 +227,18 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   }
   if (fields?.hasGivenUp) return null;
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
+}
+
+function mayBeJson(contentType: string | null): boolean {
+  return contentType === null || contentType.trim() === "" || /\bjson\b/i.test(contentType);
+}
+
+/** The models to which OpenRouter may turn when the first one fails. */
+function addTexts(texts: Set<string>, elements: JsonCursor | null): void {
+  while (elements?.next()) {
+    const value = elements.text();
+    if (value !== null) texts.add(value);
+  }
 }
 
 /**

@@ -133,6 +133,18 @@ describe("a client beyond its limits", () => {
       "/v1/chat/completions",
       403,
     ],
+    [
+      "of no list to turn to beside one of its list",
+      { body: '{"model":"llama-3","models":["llama-3","gpt-4o"]}' },
+      "/v1/chat/completions",
+      403,
+    ],
+    [
+      "in a body that is packed and does not say so",
+      { body: gzipSync('{"model":"gpt-4o"}') },
+      "/v1/chat/completions",
+      403,
+    ],
     ["of no list in a path", { body: "{}" }, "/v1beta/models/gemini-pro:generateContent", 403],
     [
       "of no list, longer than any name",
