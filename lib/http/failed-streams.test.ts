@@ -182,9 +182,8 @@ describe("P17 a stream is known by what it is", () => {
     const begun = line({ event_type: "text-generation", text: "a" });
     const { text, end } = await played("application/stream+json", "/v1/chat", begun);
     expect([text.startsWith(begun), end]).toEqual([true, "cut"]);
-    expect(JSON.parse(text.slice(begun.length))).toMatchObject({
-      event_type: "stream-end",
-      finish_reason: "ERROR",
+    expect(JSON.parse(text.slice(begun.length))).toEqual({
+      error: expect.stringContaining("ended before its last event"),
     });
     const whole = begun + line({ event_type: "stream-end", is_finished: true, finish_reason: "COMPLETE" });
     expect(await played("application/stream+json", "/v1/chat", whole)).toMatchObject({

@@ -224,15 +224,11 @@ const HELD_BYTES = 256 * 1024;
 /** So much of such an event stays held back, as a key may stand where it was cut. Keys are shorter in every form. */
 const OVERLAP_BYTES = 8 * 1024;
 
-/** No error is said without one of these; hardly another event holds one. Ends of words, so that the case is free. */
-const ERROR_WORDS = [
-  "rror", // error, Error, error_msg
-  "RROR", // [ERROR]
-  'ode"', // {"code", "message"}, status_code
-  'msg"', // base_resp, error_msg
-  'ess"', // {"success": false}
-  'ail"', // {"detail"}, event: fail with JSON
-].map((word) => new TextEncoder().encode(word));
+/**
+ * No error is said without one of these ends of words; hardly another event holds one: `error`, `Error`, `[ERROR]`,
+ * `{"code", "message"}`, `{"msg"}`, `{"success": false}`, `{"detail"}`.
+ */
+const ERROR_WORDS = `rror RROR ode" msg" ess" ail"`.split(" ").map((word) => new TextEncoder().encode(word));
 /** Each of them is as long. */
 const ERROR_WORD_BYTES = 4;
 

@@ -9,8 +9,7 @@ import { field, isObject, parseJson } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
 
 /** Which API a stream speaks; `other`: none that is known. */
-export type StreamDialect =
-  "chat" | "anthropic" | "responses" | "gemini" | "cohere" | "cohere_v1" | "ollama" | "other";
+export type StreamDialect = "chat" | "anthropic" | "responses" | "gemini" | "cohere" | "ollama" | "other";
 
 /** Told by the path as far as it can be: it names the API, whoever the provider is. */
 export function streamDialectOf(path: string): StreamDialect {
@@ -162,10 +161,7 @@ export function dialectOfLine(line: string): StreamDialect | null {
 const MAY_SHOW = /"(?:choices|candidates|type|event_type|response|output|generated_text)"\s*:/;
 
 /** Events of OpenAI's images and audio on their way; their errors are told as chat's are. */
-const MEDIA_PART =
-  /^(?:image_(?:generation|edit)\.partial_image|speech\.audio\.delta|transcript\.text\.(?:delta|segment))$/;
-const COHERE_V1_PART =
-  /^(?:stream-start|text-generation|citation-generation|search-(?:queries-generation|results)|tool-calls-(?:chunk|generation))$/;
+const MEDIA_PART = /\.partial_image$|^speech\.audio\.delta$|^transcript\.text\./;
 
 function dialectOfEvent(event: JsonObject): StreamDialect | null {
   if (Array.isArray(field(event, "choices"))) return "chat";
@@ -175,22 +171,18 @@ function dialectOfEvent(event: JsonObject): StreamDialect | null {
   if (type.startsWith("response.")) return "responses";
   if (/^(?:message-start|content-(?:start|delta|end)|tool-call-(?:start|delta|end))$/.test(type))
     return "cohere";
-  if (COHERE_V1_PART.test(String(field(event, "event_type") ?? ""))) return "cohere_v1";
-  if (MEDIA_PART.test(type) || isOfTextGeneration(event) || isOfDashScope(event)) return "chat";
+  // Cohere's older API: JSON a line, as Ollama's is.
+  if (field(event, "event_type") === "text-generation") return "ollama";
+  if (MEDIA_PART.test(type) || holdsFinishLater(event)) return "chat";
   const wrapped = field(event, "response");
   return isObject(wrapped) ? dialectOfEvent(wrapped) : null;
 }
 
-/** A token of text-generation-inference, which Hugging Face runs; the last one has all of the text beside it. */
-function isOfTextGeneration(event: JsonObject): boolean {
-  return isObject(field(event, "token")) && field(event, "generated_text") !== undefined;
-}
-
-/** DashScope's own API: each event has a finish, which is the word "null" until the last. */
-function isOfDashScope(event: JsonObject): boolean {
+/** Events of text-generation-inference, and of DashScope's own API: each has the place of what the last one says. */
+function holdsFinishLater(event: JsonObject): boolean {
   const output = field(event, "output");
-  if (!isObject(output)) return false;
-  return Array.isArray(field(output, "choices")) || typeof field(output, "finish_reason") === "string";
+  const place = isObject(output) ? (field(output, "choices") ?? field(output, "finish_reason")) : undefined;
+  return (place ?? field(event, "generated_text")) !== undefined;
 }
 
 // ------------------------------------------------------------- before the content
@@ -296,10 +288,6 @@ export function errorEvent(dialect: StreamDialect, type: string, message: string
     case "cohere": {
       const end = { type: "message-end", delta: { finish_reason: "ERROR", error: message } };
       return `event: message-end\ndata: ${JSON.stringify(end)}\n\n`;
-    }
-    case "cohere_v1": {
-      const end = { is_finished: true, event_type: "stream-end", finish_reason: "ERROR", text: message };
-      return `${JSON.stringify(end)}\n`;
     }
     case "ollama":
       return `${JSON.stringify({ error: message })}\n`;

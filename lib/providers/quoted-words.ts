@@ -33,20 +33,14 @@ export function withoutQuotes(text: string, { model, body, head = "" }: RequestW
   return sources.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, sources);
 }
 
-/** Escapes of HTML: some servers write marks so, in JSON too. */
-const HTML_ESCAPE = /&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});/gi;
+/** Escapes of HTML, which some servers write in JSON too: of double marks, of single ones, of anything. */
+const HTML_ESCAPE = /&(?:(quot|#34|#x22)|(apos|#0*39|#x27)|#?\w{2,8});/gi;
 
 /** The text with escapes of HTML undone or blanked, of the same length. */
 function withoutHtmlEscapes(text: string): string {
-  return text.includes("&")
-    ? text.replaceAll(HTML_ESCAPE, (escape) => (quotationMarkOf(escape) ?? " ").padEnd(escape.length))
-    : text;
-}
-
-/** The quotation mark that an escape stands for; null: it is none. */
-function quotationMarkOf(escape: string): string | null {
-  if (/^&(?:quot|#34|#x22);$/i.test(escape)) return '"';
-  return /^&(?:apos|#0*39|#x27);$/i.test(escape) ? "'" : null;
+  return text.replace(HTML_ESCAPE, (escape, double?: string, single?: string) =>
+    (double ? '"' : single ? "'" : " ").padEnd(escape.length),
+  );
 }
 
 /** Where the model stands as a word of its own. */

@@ -109,7 +109,7 @@ describe("the models that a client's limits look at", () => {
       '{"models":["a","b"],"model":"m"}',
       ["m", "a", "b"],
     ],
-    ["are those to turn to alone", "/v1/chat/completions", null, '{"models": [ "a" , 1, "b" ]}', ["a", "b"]],
+    ["are those to turn to alone", "/v1/chat/completions", null, '{"models": [ "a" , "b" ]}', ["a", "b"]],
     ["are none in a list that is none", "/v1/chat/completions", JSON_TYPE, '{"models":"a"}', []],
     [
       "cannot be told in JSON that is packed and does not say so",

@@ -219,8 +219,11 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   const others = new Set<string>();
   while (fields?.next()) {
     const name = fields.name();
-    if (name?.toLowerCase() === "models") addTexts(others, JsonCursor.ofArray(body, fields.valueStart));
-    if (name?.toLowerCase() !== "model") continue;
+    const lower = name?.toLowerCase();
+    // To these OpenRouter turns when the first one fails.
+    const list = lower === "models" ? JsonCursor.ofArray(body, fields.valueStart) : null;
+    while (list?.next()) others.add(list.text() ?? "");
+    if (lower !== "model") continue;
     const value = fields.text();
     if (name === "model") last = value;
     else if (value !== null) others.add(value);
@@ -230,15 +233,7 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
 }
 
 function mayBeJson(contentType: string | null): boolean {
-  return contentType === null || contentType.trim() === "" || /\bjson\b/i.test(contentType);
-}
-
-/** The models to which OpenRouter may turn when the first one fails. */
-function addTexts(texts: Set<string>, elements: JsonCursor | null): void {
-  while (elements?.next()) {
-    const value = elements.text();
-    if (value !== null) texts.add(value);
-  }
+  return /^\s*$|\bjson\b/i.test(contentType ?? "");
 }
 
 /**
