@@ -226,11 +226,9 @@ const OVERLAP_BYTES = 8 * 1024;
 
 /**
  * No error is said without one of these ends of words; hardly another event holds one: `error`, `Error`, `[ERROR]`,
- * `{"code", "message"}`, `{"msg"}`, `{"success": false}`, `{"detail"}`.
+ * `{"code", "message"}`, `{"msg"}`, `{"success": false}`, `{"detail"}`. Each is four bytes long.
  */
 const ERROR_WORDS = `rror RROR ode" msg" ess" ail"`.split(" ").map((word) => new TextEncoder().encode(word));
-/** Each of them is as long. */
-const ERROR_WORD_BYTES = 4;
 
 /** Follows a stream that is not compressed. */
 class PlainFollower implements StreamFollower {
@@ -307,10 +305,7 @@ class PlainFollower implements StreamFollower {
     const rest = bytes.subarray(end);
     const isHeld = rest.length > 0 && holdsError(rest);
     this.#held = null;
-    if (isHeld) {
-      this.#held = new Gathering();
-      this.#held.push(rest.slice());
-    }
+    if (isHeld) this.#hold(rest);
     const whole = bytes.subarray(0, end);
     const cleaned = whole.length === 0 ? whole : this.#cleaned(whole);
     if (isHeld) return cleaned.length === 0 ? null : cleaned;
@@ -319,9 +314,13 @@ class PlainFollower implements StreamFollower {
 
   #releaseLong(bytes: Bytes): Bytes {
     const cleaned = this.#cleaned(bytes);
-    this.#held = new Gathering();
-    this.#held.push(cleaned.slice(-OVERLAP_BYTES));
+    this.#hold(cleaned.subarray(-OVERLAP_BYTES));
     return cleaned.subarray(0, -OVERLAP_BYTES);
+  }
+
+  #hold(bytes: Bytes): void {
+    this.#held = new Gathering();
+    this.#held.push(bytes.slice());
   }
 
   /** Events that may be errors, without what must not go out; the same bytes where nothing of it is there. */
@@ -475,7 +474,7 @@ function holdsError(bytes: Uint8Array): boolean {
 
 /** The bytes around the place where two chunks meet, in which a word may have been split. */
 function seam(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous.slice(-4), chunk.slice(0, ERROR_WORD_BYTES - 1)]);
+  return Buffer.concat([previous.slice(-4), chunk.slice(0, 3)]);
 }
 
 /** The last four bytes of what has come. */

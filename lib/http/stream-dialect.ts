@@ -158,10 +158,10 @@ export function dialectOfLine(line: string): StreamDialect | null {
   return isObject(event) ? dialectOfEvent(event) : null;
 }
 
-const MAY_SHOW = /"(?:choices|candidates|type|event_type|response|output|generated_text)"\s*:/;
+const MAY_SHOW = /"(?:choices|candidates|(?:event_)?type|response|output|generated_text)"\s*:/;
 
 /** Events of OpenAI's images and audio on their way; their errors are told as chat's are. */
-const MEDIA_PART = /\.partial_image$|^speech\.audio\.delta$|^transcript\.text\./;
+const MEDIA_PART = /\.partial_image$|\.audio\.delta$|^transcript\./;
 
 function dialectOfEvent(event: JsonObject): StreamDialect | null {
   if (Array.isArray(field(event, "choices"))) return "chat";

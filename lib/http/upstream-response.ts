@@ -284,8 +284,7 @@ async function readJson(response: UpstreamResponse, reader: ByteReader, asked: A
   const { bytes: first, pending } = await readBeginning(reader, tells, asked.clock);
   const framing = "json";
   if (pending !== null) return open(response, { framing, first, reader, pending, begun: true });
-  if (isPlain && beginsWithEvent(first))
-    return readStream(response, readingAgain(first, reader), "events", asked);
+  if (beginsWithEvent(first)) return readStream(response, readingAgain(first, reader), "events", asked);
   if (first.length === 0) return whole(response, NO_BYTES);
   const isNoError =
     isPlain &&

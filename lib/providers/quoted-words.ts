@@ -28,13 +28,12 @@ const encoder = new TextEncoder();
 /** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
 export function withoutQuotes(text: string, { model, body, head = "" }: RequestWords): string {
   const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModelName(text, model);
-  const sources = body === null || body.length === 0 ? [] : [body];
-  if (head !== "") sources.push(encoder.encode(head));
-  return sources.length === 0 || plain.trim() === "" ? plain : withoutRuns(plain, sources);
+  const sources = [encoder.encode(head), ...(body === null ? [] : [body])];
+  return plain.trim() === "" ? plain : withoutRuns(plain, sources);
 }
 
 /** Escapes of HTML, which some servers write in JSON too: of double marks, of single ones, of anything. */
-const HTML_ESCAPE = /&(?:(quot|#34|#x22)|(apos|#0*39|#x27)|#?\w{2,8});/gi;
+const HTML_ESCAPE = /&(?:(quot|#34|#x22)|(apos|#39|#x27)|#?\w{2,8});/gi;
 
 /** The text with escapes of HTML undone or blanked, of the same length. */
 function withoutHtmlEscapes(text: string): string {

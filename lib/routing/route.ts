@@ -213,8 +213,8 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   if (contentType !== null && /^multipart\//i.test(contentType)) return null;
   const fields = JsonCursor.ofObject(body, 0);
   // Called JSON and none that is read here: letters of two or four bytes, or packed without saying so.
-  const isReadable = body.length === 0 || (fields !== null && body[1] !== 0);
-  if (!isReadable && mayBeJson(contentType)) return null;
+  const isUnreadable = body.length > 0 && (fields === null || body[1] === 0);
+  if (isUnreadable && /^$|json/i.test(contentType ?? "")) return null;
   let last: string | null = null;
   const others = new Set<string>();
   while (fields?.next()) {
@@ -230,10 +230,6 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   }
   if (fields?.hasGivenUp) return null;
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
-}
-
-function mayBeJson(contentType: string | null): boolean {
-  return /^\s*$|\bjson\b/i.test(contentType ?? "");
 }
 
 /**
