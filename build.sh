@@ -133,7 +133,8 @@ build_library() {
     --outdir "$library_dir" "$entry/keywheel.ts" >/dev/null || fail 'The library could not be built.'
   rm -r "$entry"
   cp lib/library/public.ts "$library_dir/keywheel.d.ts"
-  cp deploy/npm/README.md LICENSE "$library_dir/"
+  cp LICENSE "$library_dir/"
+  sed -e '/^|/s/  */ /g' -e '/^|/s/---*/--/g' deploy/npm/README.md >"$library_dir/README.md" # tables without their padding
   cat >"$library_dir/package.json" <<END
 {
   "name": "keywheel",
