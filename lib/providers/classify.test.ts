@@ -764,6 +764,14 @@ describe("P37 words that are quoted from the request judge nobody", () => {
     ["the provider's own words beside the prompt's", asking("the sky is blue"), 403, { message: "Insufficient balance, so no answer to: the sky is blue" }, noMoneyYet()],
     ["a prompt about something else", asking("how do I pay"), 401, { message: "Invalid API key" }, dead],
     ["a code of the provider, whatever the prompt", asking("the account has no money left"), 429, openai("the account has no money left", "insufficient_quota"), noMoneyYet()],
+    ["P41 a sentence of the provider that the prompt asks about", asking("What does 'Your credit balance is too low' mean?"), 400, { message: "Your credit balance is too low to answer." }, noMoneyYet()],
+    ["P41 an error that an agent passes on", asking("Error: 403 Your account balance is negative. Please recharge."), 403, { message: "Your account balance is negative. Please recharge." }, noMoneyYet()],
+    ["P41 the same in Chinese", asking("报错：用户账户余额不足怎么办"), 403, { message: "用户账户余额不足" }, noMoneyYet()],
+    ["P41 a key that is dead, and a prompt about it", asking("incorrect API key provided is what I get"), 401, { message: "Incorrect API key provided." }, dead],
+    ["P41 a day that is over, and a prompt about it", asking("Daily limit reached for free users: why?"), 429, { message: "Daily limit reached for free users" }, dayOver("key", midnight("UTC"))],
+    ["P41 a second sentence of the provider", asking("your account balance is insufficient"), 403, { message: "Denied. Your account balance is insufficient" }, noMoneyYet()],
+    ["a field of the error that repeats the prompt", asking("your account balance is insufficient"), 403, { message: "Denied", details: "your account balance is insufficient" }, doubted],
+    ["a name of a parameter", asking("hi", "insufficient_quota"), 400, { error: { message: "Unknown parameter", type: "invalid_request_error", param: "insufficient_balance", code: "unknown_parameter" } }, rejected],
     ["a status that says all", asking("payment"), 402, { message: "payment" }, noMoneyYet()],
   ])("%s", (_, request, status, body, expected) => {
     const evidence = { status, headers: new Headers(), body: JSON.stringify(body) };

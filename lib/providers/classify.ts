@@ -332,7 +332,6 @@ const CODE_FIELDS = [
   "type",
   "status",
   "reason",
-  "param",
   "error_type",
   "error_code",
   "limit_source",

@@ -54,6 +54,48 @@ describe("P37 what an error quotes from the request", () => {
     expect(left(text, body)).toBe(expected);
   });
 
+  test.each<[sentence: string, text: string, body: string, expected: string]>([
+    ["the whole error", "Pay one two three", "it said: pay one two three!", "Pay one two three"],
+    ["its first words", "One two three, so pay", "one two three", "One two three, so pay"],
+    ["its second sentence", "No. One two three", "one two three", "No. One two three"],
+    ["a sentence behind signs of its language", "不行。一二三四", "一二三四", "不行。一二三四"],
+    [
+      "a line that goes on in other words",
+      "No\nOne two three, pay",
+      "one two three",
+      "No One two three, pay",
+    ],
+    [
+      "all sentences of it",
+      "One two three. Four five six",
+      "one two three four five six",
+      "One two three. Four five six",
+    ],
+  ])("P41 the provider's own sentence that stands in the request stays: %s", (_, text, body, expected) => {
+    expect(left(text, body)).toBe(expected);
+  });
+
+  test.each<[sentence: string, text: string, body: string, expected: string]>([
+    ["words in the middle of a sentence", "Why is one two three here", "one two three", "Why is here"],
+    ["what a mark introduces", "“One two three” is no", "one two three", "“ ” is no"],
+    [
+      "a sentence behind one that is quoted",
+      "Bad: one two. Three four five",
+      "one two three four five",
+      "Bad: .",
+    ],
+    [
+      "a part of it that is left out",
+      "Bad: one two three… Four five six",
+      "one two three, four five six",
+      "Bad: …",
+    ],
+    ["a field that repeats the prompt", "Bad\nOne two three", "one two three", "Bad"],
+    ["the frame of the error in the prompt", "Bad: Bad: one two three", "Bad: one two three", "Bad: :"],
+  ])("what is quoted is quoted all the same: %s", (_, text, body, expected) => {
+    expect(left(text, body)).toBe(expected);
+  });
+
   test.each<[sentence: string, text: string, model: string, expected: string]>([
     [
       "a model is blanked where it stands alone",

@@ -1,6 +1,8 @@
 /**
  * What an error quotes from the request. Providers put the prompt or the model into their sentences (`flagged: "the
- * api key was revoked"`), and those words judge nobody (P37).
+ * api key was revoked"`), and those words judge nobody (P37). But a sentence of the provider's own may stand in the
+ * request by chance: a user asks what an error means, an agent passes one on. Whoever quotes says something first, so
+ * words that begin a sentence are the provider's own.
  *
  * The words of the error are few: they go into a table, and the request is walked over once, word by word, to see
  * which runs of three it holds. So the work is linear in the request, which is looked at up to a bound.
@@ -89,6 +91,7 @@ function withoutRuns(text: string, sources: readonly Uint8Array[]): string {
   const isQuoted = words.map(() => false);
   for (let index = 0; index + RUN <= words.length; index += 1)
     if (found.has(runHash(words, index))) isQuoted.fill(true, index, index + RUN);
+  leaveOwnSentences(plain, words, isQuoted);
   for (const quotation of new Set(marked.values()))
     if (quotation.every((index) => found.has(hashAt(words, index))))
       for (const index of quotation) isQuoted[index] = true;
@@ -98,6 +101,30 @@ function withoutRuns(text: string, sources: readonly Uint8Array[]): string {
   });
   return chars.join("");
 }
+
+/** Takes runs that begin a sentence out of what is quoted, unless something was quoted before them in their line. */
+function leaveOwnSentences(text: string, words: readonly Word[], isQuoted: boolean[]): void {
+  /** What stands before a word, back to the word before it. */
+  const before = (index: number) =>
+    text.slice(words[index - 1]?.end ?? 0, words[index]?.start ?? text.length);
+  let hasQuoted = false;
+  let isFirstLine = true;
+  for (let index = 0, end = 0; index < words.length; index = Math.max(end, index + 1)) {
+    const gap = before(index);
+    if (gap.includes("\n")) hasQuoted = isFirstLine = false;
+    if (isQuoted[index] !== true) continue;
+    for (end = index + 1; isQuoted[end] === true && !before(end).includes("\n");) end += 1;
+    // A line that is nothing but words of the request, beside the error's sentence, repeats the request.
+    const goesOn = end < words.length && !before(end).includes("\n");
+    const isOwn = (index === 0 || SENTENCE_ENDS.test(gap)) && !OPENS.test(gap) && (isFirstLine || goesOn);
+    hasQuoted ||= !isOwn;
+    if (!hasQuoted) isQuoted.fill(false, index, end);
+  }
+}
+
+const SENTENCE_ENDS = /\n|[.!?]\s|[。！？]/;
+/** What stands before a quotation. */
+const OPENS = /[:："'`“„«「([{<|=]/;
 
 /** Letters and digits; a sign of the scripts without blanks between words is a word of its own. */
 const WORD =
