@@ -121,6 +121,11 @@ export const TOO_MANY_AT_ONCE: Ruling = {
   scope: "key",
   wait: namedSoon,
 };
+/**
+ * A gateway behind which the model is full, in the words of a limit: the model rests on this key for a moment. It names
+ * a time, so that keys which are refused alike are not taken for a limit of everybody.
+ */
+const BUSY_MODEL: Ruling = { ...TOO_FAST_MODEL, wait: namedOr(15 * SECOND_MS) };
 /** The day (or another long window) is used up. */
 export const DAY: Ruling = { kind: "exhausted", reason: "quota_day", wait: namedOrMidnight };
 export const DAY_KEY: Ruling = { ...DAY, scope: "key" };
@@ -165,6 +170,11 @@ const MONEY_CODES = [
   "payment_?required|account_?overdue(?:_?error)?|arrearage|account_?(?:in_?)?arrears?",
 ];
 
+const MONEY_ABROAD =
+  "\\bsaldo|\\bcr[eé]dit|\\bfond[oi]?s\\b|\\bfundos|\\bsolde|guthaben|kontostand|bakiye|\\bkredi|средств|баланс|кредит|денег|деньги|残高|クレジット|잔액|크레딧|잔고";
+const LACKING_ABROAD =
+  "insuficient|insuffisant|insufficient[ei]|agotad|agotó|acab(?:ó|ou|aram)|esgot(?:ad|ou|aram)|épuisé|esaurit|\\b(?:sin|sem|sans|senza|plus de|kein|pas (?:assez|suffisamment) de|no (?:tienes?|hay|dispone)|não (?:tem|há|possui)) |aufgebraucht|erschöpft|reicht nicht|unzureichend|nicht (?:genügend|genug|ausreichend)|zu niedrig|yetersiz|yeterli|tüken|bitti|недостат|не хват|законч|исчерпан|отрицательн|不足|足りません|使い切|ゼロ|부족|소진|없습니다";
+
 /** Sentences that mean money. None of them is ever said of a rate. */
 const MONEY_PHRASES = [
   "\\b(?:insufficient|not enough) (?:account |user |wallet |token |remaining |available )?(?:balance|credits?|funds|quota|money)\\b",
@@ -183,8 +193,9 @@ const MONEY_PHRASES = [
   "\\bfree trial (?:quota |credits? |period )?(?:has |have )?(?:been )?(?:exhausted|ended|expired|used up)\\b",
   "余额不足|餘額不足|额度不足|額度不足|配额不足|点数不足|积分不足|余额已用|余额为负|资金不足", // new-api, SiliconFlow (Nov 2026)
   "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机|资源包[^\\n]{0,8}(?:用尽|用完|不足|耗尽)|余量(?:已)?(?:用尽|不足)",
-  "残高不足|残高が不足|クレジットが不足|잔액.{0,3}부족|크레딧.{0,3}부족",
-  "недостаточно средств|saldo insuficiente|créditos insuficientes|solde insuffisant|crédits insuffisants|guthaben (?:ist )?(?:aufgebraucht|reicht nicht|nicht ausreichend)",
+  // In other languages: what is short, and that it is, in either order.
+  `(?:${MONEY_ABROAD})[^.\\n]{0,24}(?:${LACKING_ABROAD})|(?:${LACKING_ABROAD})[^.\\n]{0,16}(?:${MONEY_ABROAD})`,
+  "残高がありません|チャージしてください|충전해 ?주세요|결제 ?수단|пополните|\\brecargue|límites? de gastos?|limites? de (?:gastos?|dépenses)|harcama limit|ausgabenlimit|método de pag|moyen de paiement|zahlungs(?:methode|mittel)",
 ];
 
 /** A day, in codes and sentences about limits. */
@@ -295,7 +306,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: [401, 403], text: anyOf(REQUEST_PHRASES), then: REJECTED },
 
     // A code of money may be left over beside a sentence that says busy (one-api, Nov 2026): the sentence counts.
-    { status: 429, code: moneyCode, text: busy, then: TOO_FAST },
+    { status: 429, code: moneyCode, text: busy, then: BUSY_MODEL },
     { status: SERVER_FAULTS, code: moneyCode, text: busy, then: CAPACITY },
 
     // MiniMax's numbers, in an answer's place or behind a gateway (Nov 2026).
@@ -373,6 +384,14 @@ export const sharedRules = once((): readonly RefusalRule[] => {
       then: LONG_WINDOW,
     },
 
+    {
+      status: [400, 403, 409, 412, 423],
+      text: atBeginning([
+        "\\b(?:limit|quota|usage|allowance|requests|tokens|credits)\\b[^.\\n]{0,40}\\bbilling (?:cycle|period)\\b",
+        "\\bbilling (?:cycle|period)\\b[^.\\n]{0,40}\\b(?:limit|quota|usage|allowance)\\b",
+      ]),
+      then: LONG_WINDOW,
+    },
     // A 403 for the day, and a 403 for something that another account may have.
     {
       status: 403,
@@ -394,6 +413,7 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: 429, code: /overloaded|capacity|slow_down|server_busy/, then: CAPACITY },
     { status: 429, text: anyOf(MODEL_TROUBLE), then: CAPACITY_MODEL },
     { status: 429, text: anyOf(BUSY_PHRASES), then: CAPACITY },
+    { status: 429, text: new RegExp(BUSY_ABROAD), then: BUSY_MODEL },
     // OpenAI's words: limits per model; a daily one that says "try again in" is a bucket that leaks.
     { status: 429, code: /^(?:tokens|requests)$/, namedAtLeastMs: 0, then: TOO_FAST_MODEL },
     { status: 429, header: ["x-ratelimit-remaining-requests-day", /^0$/], then: DAY_MODEL },

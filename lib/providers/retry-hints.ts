@@ -5,6 +5,8 @@
  * said. Which provider lies about it is not known here; that stands with the provider, in `lib/providers/catalog.ts`.
  */
 import { HOUR_MS, MINUTE_MS, SECOND_MS, parseDuration } from "../core/clock.ts";
+import { fieldText, isObject } from "../core/json.ts";
+import type { JsonObject } from "../core/json.ts";
 import { amountsOf, instantOf, waitFromProse } from "./wait-text.ts";
 import type { ClockOffset } from "./wait-text.ts";
 
@@ -105,10 +107,21 @@ const RETRY_FIELD =
 const LONGEST_FIELD_NAME = 40;
 
 function waitFromField(name: string, value: unknown, now: number): number | null {
-  if (typeof value !== "string" && typeof value !== "number") return null;
   if (name.length > LONGEST_FIELD_NAME) return null;
   const plainName = name.replaceAll(/[_-]/g, "").toLowerCase();
-  return RETRY_FIELD.test(plainName) ? waitByName(plainName, String(value), now) : null;
+  if (!RETRY_FIELD.test(plainName)) return null;
+  if (isObject(value)) return partsMs(value);
+  return typeof value === "string" || typeof value === "number"
+    ? waitByName(plainName, String(value), now)
+    : null;
+}
+
+/** A duration of protobuf that was not written as one word: `{seconds: 10, nanos: 500000000}`, or `"10"` for 10. */
+function partsMs(parts: JsonObject): number | null {
+  const secondsMs = decimalIn(fieldText(parts, "seconds") || "0");
+  const nanos = decimalIn(fieldText(parts, "nanos") || "0");
+  const ms = (secondsMs ?? NaN) * SECOND_MS + (nanos ?? NaN) / 1e6;
+  return ms > 0 ? ms : null;
 }
 
 /** A value whose unit the name tells (`…_ms`, `…Minutes`); else by its magnitude. */

@@ -34,6 +34,8 @@ describe("P13 a wait that a sentence tells", () => {
     ["minutes and seconds with a colon: the shorter reading", "Limit resets in 10:30", 10.5 * MINUTE],
     ["seconds without a unit, as in the header", "Slow down. Retry-After: 30.", 30 * SECOND],
     ["the same with an equals sign", "429: retry_after=45", 45 * SECOND],
+    ["a duration of ISO 8601", "Limit reached. Retry after PT2H30M.", 2.5 * HOUR],
+    ["a word that only looks like one", "Try again in PT10MX", null],
     ["a noun before the colon", "Time until reset: 45s", 45 * SECOND],
     ["Chinese seconds", "请求太快，请 20 秒后再试", 20 * SECOND],
     ["Chinese minutes", "请求被限制，请于5分钟后重试。", 5 * MINUTE],

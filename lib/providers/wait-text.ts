@@ -55,7 +55,22 @@ interface Read {
   readonly end: number;
 }
 
+/** ISO 8601: `PT10M`, `P1DT2H`, `PT0.5S`, `P2W`. */
+const ISO_DURATION =
+  /P(?=T?\d)(?:(\d{1,9})W)?(?:(\d{1,9})D)?(?:T(?=\d)(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:[.,]\d{1,9})?)S)?)?(?![\p{L}\d])/uy;
+const ISO_UNITS_MS = [7 * DAY_MS, DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS];
+
+function readIsoDuration(text: string, from: number): Read | null {
+  const match = matchAt(ISO_DURATION, text, from);
+  if (match === null) return null;
+  const [whole, ...parts] = match;
+  const amounts = parts.map((part, index) => Number((part ?? "0").replace(",", ".")) * ISO_UNITS_MS[index]!);
+  return { ms: amounts.reduce((sum, ms) => sum + ms), end: from + whole.length };
+}
+
 function readAmounts(text: string, from: number): Read | null {
+  const duration = readIsoDuration(text, from);
+  if (duration !== null) return duration;
   let totalMs = 0;
   let end = from;
   for (let count = 0; count < MOST_AMOUNTS; count += 1) {

@@ -106,6 +106,30 @@ describe("the provider behind a gateway", () => {
   });
 });
 
+describe("a gateway whose model is full", () => {
+  // Three keys got it within seconds: the provider was left alone for all models.
+  test.each<[sentence: string, message: string, code: string]>([
+    ["saturated, beside a code of money", "The upstream group is saturated", "insufficient_quota"],
+    ["overloaded, beside a code of money", "Model server overloaded, sorry", "insufficient_balance"],
+    ["busy, beside a code of money", "engine busy", "insufficient_user_quota"],
+    ["a request to try later, beside a code of money", "No channel, try again later", "insufficient_quota"],
+    ["full in Chinese", "上游负载已饱和", "x"],
+    ["busy in Japanese", "サーバーが混雑しています", "x"],
+  ])("P40 touches no other model: %s", async (_, message, code) => {
+    const refusal = httpAnswer(429, json({ error: { message, code } }));
+    const isFull = ({ body }: RawRequest) => body.toString().includes('"full"');
+    await withProvider(
+      (request) => (isFull(request) ? refusal : SERVED),
+      { PROVIDER: "generic", MAX_WAIT_SEC: "5" },
+      async ({ url, states, health }) => {
+        for (let nth = 1; nth <= 3; nth++) expect((await chat(url, { model: "full" })).status).toBe(503);
+        expect([await states(), (await health()).providers[0]?.state]).toEqual(["ready ready ready", "up"]);
+        expect((await chat(url, { model: "other" })).status).toBe(200);
+      },
+    );
+  });
+});
+
 describe("words of the client", () => {
   // A gateway quoted the prompt in its refusal: all keys were disabled as revoked.
   test.each<[sentence: string, prompt: string, model: string]>([
