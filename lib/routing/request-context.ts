@@ -226,11 +226,8 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
   namedModels(): readonly string[] | null {
     const body = this.#bodyToRead;
     if (this.headers.has("content-encoding") && body !== null && this.#readable === null) return null;
-    const named = namedModelsOf({
-      path: this.#sentPath,
-      contentType: this.headers.get("content-type"),
-      body,
-    });
+    const contentType = this.headers.get("content-type");
+    const named = namedModelsOf({ path: this.#sentPath, contentType, body }, this.target.query);
     if (named === null) return null;
     this.#model = named.model;
     return named.all;

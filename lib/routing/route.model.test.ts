@@ -7,6 +7,7 @@ type Sentence = string;
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (body: Uint8Array) => new TextDecoder().decode(body);
 const FORM = 'multipart/form-data; boundary="--sep 7"';
+const URLENCODED = "application/x-www-form-urlencoded";
 const form = (...parts: [head: string, content: string][]) =>
   bytes(
     parts.map(([head, content]) => `----sep 7\r\n${head}\r\n\r\n${content}\r\n`).join("") + "----sep 7--\r\n",
@@ -161,6 +162,88 @@ describe("the models that a client's limits look at", () => {
       `{"model":"a",${'"x":0,'.repeat(10_001)}"model":"b"}`,
       null,
     ],
+    [
+      "are the engine of an old client",
+      "/v1/engines/davinci/completions",
+      JSON_TYPE,
+      '{"prompt":""}',
+      ["davinci"],
+    ],
+    [
+      "are the one in a path of Bedrock",
+      "/model/anthropic.x-v2%3A0/converse",
+      JSON_TYPE,
+      "{}",
+      ["anthropic.x-v2:0"],
+    ],
+    ["are the one in a path with a slash in it", "/v1/engines/a%2Fb/completions", JSON_TYPE, "{}", ["a/b"]],
+    ["are the one behind an escaped word", "/v1/%65ngines/davinci/completions", JSON_TYPE, "{}", ["davinci"]],
+    ["are the one before an escaped colon", "/v1beta/models/pro%3AgenerateContent", JSON_TYPE, "{}", ["pro"]],
+    [
+      "are the one of a path of Vertex",
+      "/v1/projects/p/locations/l/publishers/google/models/pro:predict",
+      null,
+      "{}",
+      ["pro"],
+    ],
+    ["are the one before another method", "/v1/models/pro:generate", JSON_TYPE, "{}", ["pro"]],
+    ["are those of a plain form", "/v1/x", URLENCODED, "n=1&model=a%2Fb", ["a/b"]],
+    ["are all of a plain form", "/v1/x", URLENCODED, "model=a&Model=b&mod%65l=c", ["a", "b", "c"]],
+    ["are none in a plain form without one", "/v1/x", URLENCODED, "file_model=a", []],
+    ["are the one of JSON that calls itself a form", "/v1/x", URLENCODED, '{"model":"m"}', ["m"]],
+    ["are those of a form that begins like JSON", "/v1/x", URLENCODED, '{"model":"m"}&model=b', ["m", "b"]],
+    [
+      "cannot be told in a plain form of any length",
+      "/v1/x",
+      URLENCODED,
+      `a=${"x".repeat(300_000)}&model=b`,
+      null,
+    ],
+    [
+      "cannot be told where a form ends its lines in another way",
+      "/v1/audio",
+      FORM,
+      text(form(MODEL)).replaceAll("\r", ""),
+      null,
+    ],
+    [
+      "cannot be told where one part does so",
+      "/v1/audio",
+      FORM,
+      text(form(FILE, MODEL)).replace("\r\n----sep 7\r", "\n----sep 7\r"),
+      null,
+    ],
+    ["cannot be told where a form has no end", "/v1/audio", FORM, text(form(MODEL)).slice(0, -6), null],
+    ["cannot be told where something stands before a form", "/v1/audio", FORM, `x${text(form(MODEL))}`, null],
+    [
+      "cannot be told where a part is packed",
+      "/v1/audio",
+      FORM,
+      form([`${MODEL[0]}\r\nContent-Transfer-Encoding: base64`, "bQ=="]),
+      null,
+    ],
+    [
+      "cannot be told where a name is written in another way",
+      "/v1/audio",
+      FORM,
+      form([MODEL[0].replace('name="model"', "name*=utf-8''model"), "m"]),
+      null,
+    ],
+    [
+      "cannot be told where a name stands in other marks",
+      "/v1/audio",
+      FORM,
+      form([MODEL[0].replaceAll('"', "'"), "m"]),
+      null,
+    ],
+    [
+      "are the one of a form with blanks at its end",
+      "/v1/audio",
+      FORM,
+      `${text(form(FILE, MODEL))}\r\n`,
+      ["whisper"],
+    ],
+    ["are none in a form of files", "/v1/files", FORM, form(FILE, FILE), []],
     ["cannot be told where a form has no boundary", "/v1/audio", "multipart/form-data", form(MODEL), null],
     [
       "cannot be told in another kind of parts",
@@ -173,6 +256,25 @@ describe("the models that a client's limits look at", () => {
     const given = typeof body === "string" ? bytes(body) : body;
     const named = namedModelsOf({ path, contentType, body: given as Uint8Array<ArrayBuffer> | null });
     expect(named?.all ?? null).toEqual(models);
+  });
+
+  test.each<[Sentence, query: string, body: string, models: string[]]>([
+    ["is one in the query", "?a=1&model=m", "{}", ["m"]],
+    ["are one in the query and one in the body", "?model=m", '{"model":"n"}', ["n", "m"]],
+    ["are two in the query", "?model=m&MODEL=n", "{}", ["m", "n"]],
+    ["is one in the query under an escape", "?m%6Fdel=a%2Fb", "{}", ["a/b"]],
+    ["are none in a query without one", "?my_model=m&key=%6D", "{}", []],
+  ])("%s", (_, query, body, models) => {
+    const naming = { path: "/v1/listen", contentType: JSON_TYPE, body: bytes(body) };
+    expect(namedModelsOf(naming, query)?.all).toEqual(models);
+  });
+
+  test("P42 of a form of more parts than anybody sends cannot be told, and that is found out in time", () => {
+    const part: [string, string] = ["Content-Disposition: form-data; name=x", "y".repeat(80)];
+    const body = form(...Array.from({ length: 200_000 }, () => part), MODEL);
+    const before = performance.now();
+    expect(namedModelsOf({ path: "/v1/audio", contentType: FORM, body })).toBeNull();
+    expect(performance.now() - before).toBeLessThan(150);
   });
 
   test.each<[Sentence, body: string, model: string | null]>([

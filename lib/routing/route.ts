@@ -159,8 +159,11 @@ export interface Naming {
 
 /** No provider has a longer name; a client's text is not kept, nor logged, at any length. */
 const LONGEST_MODEL = 200;
-/** `/openai/deployments/my-gpt/chat/completions`: Azure's limits are those of a deployment. */
-const DEPLOYMENT = /\/deployments\/([^/]+)\//;
+/**
+ * `/openai/deployments/my-gpt/chat/completions`: Azure's limits are those of a deployment. Old clients of OpenAI have
+ * `/v1/engines/my-gpt/completions`, those of Bedrock `/model/my-gpt/converse`.
+ */
+const DEPLOYMENT = /\/(?:deployments|engines|model)\/([^/]+)\//;
 
 /** The model that a request names; null: none, or a name that can be none. */
 export function modelOf({ path, contentType, body }: Naming): string | null {
@@ -199,13 +202,29 @@ export interface NamedModels {
  * parsers take the last; some read `Model` for `model`, too. Of paths that hold a model all are known here that any
  * provider of the catalogue has.
  */
-export function namedModelsOf({ path, contentType, body }: Naming): NamedModels | null {
+export function namedModelsOf(naming: Naming, query = ""): NamedModels | null {
+  const named = modelsNamedIn(naming);
+  const inQuery = formModels(query);
+  return named === null || inQuery.length === 0 ? named : { ...named, all: [...named.all, ...inQuery] };
+}
+
+/** The values of every `model` in a form or a query. */
+function formModels(text: string): string[] {
+  if (!/model|%/i.test(text)) return [];
+  return [...new URLSearchParams(text)].flatMap(([name, value]) =>
+    name.toLowerCase() === "model" ? [value] : [],
+  );
+}
+
+function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null {
   const model = modelOfPath(path);
-  const inPath = model ?? otherModelOfPath(path);
+  const plainPath = unescaped(path.replaceAll(/%2f/gi, "%252F")); // a slash within a name stays one
+  const inPath = model ?? modelOfPath(plainPath) ?? otherModelOfPath(plainPath);
   if (inPath !== null) return { all: [unescaped(inPath)], model: bounded(model) };
   if (body === null) return { all: [], model: null };
   const boundary = boundaryOf(contentType);
   if (boundary !== null) {
+    if (mayBeReadOtherwise(boundary, body)) return null;
     const field = modelField(boundary, body, { takesLast: true });
     const name = field === null ? null : asBuffer(body).toString("utf8", field.start, field.end);
     return { all: name === null ? [] : [name], model: bounded(name) };
@@ -217,6 +236,11 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   if (isUnreadable && /^$|json/i.test(contentType ?? "")) return null;
   let last: string | null = null;
   const others = new Set<string>();
+  if (/\bx-www-form-urlencoded\b/i.test(contentType ?? "")) {
+    if (body.length <= LONGEST_FORM_BYTES)
+      for (const name of formModels(asBuffer(body).toString())) others.add(name);
+    else if (fields === null) return null;
+  }
   while (fields?.next()) {
     const name = fields.name();
     const lower = name?.toLowerCase();
@@ -231,6 +255,9 @@ export function namedModelsOf({ path, contentType, body }: Naming): NamedModels 
   if (fields?.hasGivenUp) return null;
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
 }
+
+/** A longer form of this kind nobody sends. */
+const LONGEST_FORM_BYTES = 256 * 1024;
 
 /**
  * `/v1/models/gpt-4o`, `/hf-inference/models/org/name`, `/ai/run/@cf/meta/llama-3` of Cloudflare, and methods of Google's
@@ -283,6 +310,7 @@ function boundaryOf(contentType: string | null): string | null {
 /** More parts no form has that names a model; more bytes no part has before its content (RFC 7578). */
 const MOST_PARTS = 64;
 const LONGEST_PART_HEAD = 2048;
+const MOST_PARTS_READ = 10_000;
 
 /**
  * Where the content of the part called `model` stands, of the first one or of the last; null: there is none. Files are
@@ -310,4 +338,29 @@ function modelField(
   return found;
 }
 
+/**
+ * Whether another parser may find a `model` in this form that is not found here: its parts do not end as the standard
+ * says, or are more than anybody sends, or one has a head that is too long, writes its name in another way, or packs its content.
+ */
+function mayBeReadOtherwise(boundary: string, body: Bytes): boolean {
+  const bytes = asBuffer(body);
+  const mark = `--${boundary}`;
+  for (let at = 0, part = 0; part < MOST_PARTS_READ; part += 1) {
+    if (!bytes.subarray(at, at + mark.length).equals(Buffer.from(mark))) return true;
+    const head = at + mark.length;
+    const sign = bytes.toString("latin1", head, head + 2);
+    if (sign !== "\r\n") return sign !== "--" || bytes.indexOf(mark, head) >= 0;
+    const end = bytes.indexOf("\r\n\r\n", head);
+    if (end < 0 || end - head > LONGEST_PART_HEAD) return true;
+    const fields = bytes.toString("latin1", head, end + 2);
+    if (ODD_PART.test(fields) && !NAMED_MODEL.test(fields)) return true;
+    if (/^content-transfer-encoding: *(?![78]bit|binary)/im.test(fields)) return true;
+    at = bytes.indexOf(mark, end);
+    if (bytes.toString("latin1", at - 2, at) !== "\r\n") return true;
+  }
+  return true;
+}
+
+/** Names `model` in one of the ways in which that may be written. */
+const ODD_PART = /\bname\*?\s*=[\s"']*(?:[\w-]{1,20}'\w{0,20}')?model["';\s]/i;
 const NAMED_MODEL = /^content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r)/im;

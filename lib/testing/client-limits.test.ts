@@ -145,6 +145,16 @@ describe("a client beyond its limits", () => {
       "/v1/chat/completions",
       403,
     ],
+    ["of no list in the query", { body: "{}" }, "/v1/listen?model=gpt-4o", 403],
+    ["of its list in the query", { body: "{}" }, "/v1/listen?model=llama-3", 200],
+    ["of no list as an engine", { body: "{}" }, "/v1/engines/gpt-4o/completions", 403],
+    ["of no list in a path of Bedrock", { body: "{}" }, "/model/gpt-4o/invoke", 403],
+    [
+      "of no list in a plain form",
+      { body: "model=gpt-4o", headers: { "content-type": "application/x-www-form-urlencoded" } },
+      "/v1/x",
+      403,
+    ],
     ["of no list in a path", { body: "{}" }, "/v1beta/models/gemini-pro:generateContent", 403],
     [
       "of no list, longer than any name",
