@@ -90,6 +90,7 @@ import { clientsOf, createEngine, reconfigure } from "./lib/routing/engine.ts";
 import type { BodySink, ClientEnd, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
 import { adminOff, ownAnswer } from "./lib/routing/own-paths.ts";
+import { namedModelsOf } from "./lib/routing/named-models.ts";
 import { IDLE_SEC, REFUSES_KEYS, RequestContext } from "./lib/routing/request-context.ts";
 import { hopsOf, planRoute } from "./lib/routing/route.ts";
 import type { Route } from "./lib/routing/route.ts";
@@ -1099,6 +1100,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Listenin
   const parts = {
     metrics: new Metrics(),
     clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
+    namedModelsOf,
   };
   const engine = createEngine(config, VERSION, newPool, accessByBun(), {
     ...dependencies,

@@ -215,6 +215,7 @@ const NO_CLIENTS: ServerParts = {
     report: () => [],
     reportOf: () => null,
   },
+  namedModelsOf: () => null,
 };
 
 /** Who uses the library has `onEvent`: of what the proxy logs only bugs are told. */

@@ -11,6 +11,7 @@ import type { Clock } from "../core/clock.ts";
 import { matchesGlob } from "../core/glob.ts";
 import { field, isObject } from "../core/json.ts";
 import { proxyError } from "../http/error-responses.ts";
+import type { Bytes } from "../http/body.ts";
 import type { ProxyError } from "../http/error-responses.ts";
 import { SlidingLog } from "./limit-learning.ts";
 import { QuotaDay } from "./quota-day.ts";
@@ -30,6 +31,25 @@ export interface LimitedRequest extends ClientName {
   /** The names that it asks for, all of which must be allowed; empty: none. Null: nobody can tell. */
   namedModels(): readonly string[] | null;
 }
+
+/** What of a request may name a model. */
+export interface Naming {
+  readonly path: string;
+  /** Its `content-type`; null: it has none. */
+  readonly contentType: string | null;
+  readonly body: Bytes | null;
+}
+
+/** What a client's limits look at. */
+export interface NamedModels {
+  /** Every name by which upstream may understand the request; none: it names no model. */
+  readonly all: readonly string[];
+  /** The one that the request goes by on its way; null: none. */
+  readonly model: string | null;
+}
+
+/** Finds the models in a request; null: nobody can tell. */
+export type ModelReader = (naming: Naming, query?: string) => NamedModels | null;
 
 /** What became of a request that was let out. */
 export interface LimitedEnd {

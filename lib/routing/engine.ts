@@ -18,7 +18,7 @@ import type { Base, Received } from "../http/request.ts";
 import { TimeoutTicker } from "../http/timeouts.ts";
 import type { Reachable } from "../http/timeouts.ts";
 import type { Metrics } from "../observability/metrics.ts";
-import type { ClientLimiter } from "../pool/client-limits.ts";
+import type { ClientLimiter, ModelReader } from "../pool/client-limits.ts";
 import { KeyChecker } from "../pool/key-health.ts";
 import type { CheckOptions } from "../pool/key-health.ts";
 import { accountName } from "../pool/key.ts";
@@ -121,6 +121,7 @@ export type EngineLimiter = Pick<
 export interface ServerParts {
   readonly metrics: EngineMetrics;
   readonly clientLimiter: EngineLimiter;
+  readonly namedModelsOf: ModelReader;
 }
 
 /** Everything that runs, and nothing of it global. */
@@ -152,6 +153,8 @@ export interface Engine {
   readonly keyChecker: KeyChecker;
   /** What clients may use, and what they have left. */
   readonly clientLimiter: EngineLimiter;
+  /** Which models a request may be understood to name. */
+  readonly namedModelsOf: ModelReader;
   /** Loads the admin API when it is first asked for; null: there is none. */
   openAdmin: (() => Promise<AdminApi>) | null;
   /** Adds an observer while the proxy runs. */
@@ -200,6 +203,7 @@ export function createEngine(
     log,
     metrics,
     clientLimiter,
+    namedModelsOf,
     observers = [],
     keeper = null,
     sharing = null,
@@ -228,6 +232,7 @@ export function createEngine(
     owners,
     keyChecker,
     clientLimiter,
+    namedModelsOf,
     modelLists: new ModelLists(clock),
     openAdmin: null,
     underWay: new Set(),

@@ -28,7 +28,7 @@ import type { ClientEnd, Engine, Upstream } from "./engine.ts";
 import { bindingOf, refersToKnownResource } from "./resource-owners.ts";
 import type { LimitedRequest, Reservation } from "../pool/client-limits.ts";
 import type { ResourceBinding } from "./resource-owners.ts";
-import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
 import type { Hop, Route } from "./route.ts";
 import { saidBy } from "../pool/penalties.ts";
 import { accountName, accountNames } from "../pool/key.ts";
@@ -227,7 +227,7 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
     const body = this.#bodyToRead;
     if (this.headers.has("content-encoding") && body !== null && this.#readable === null) return null;
     const contentType = this.headers.get("content-type");
-    const named = namedModelsOf({ path: this.#sentPath, contentType, body }, this.target.query);
+    const named = this.engine.namedModelsOf({ path: this.#sentPath, contentType, body }, this.target.query);
     if (named === null) return null;
     this.#model = named.model;
     return named.all;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { joined } from "../http/body.ts";
-import { bodyWithModel, modelOf, namedModelsOf, pathWithModel } from "./route.ts";
+import { namedModelsOf } from "./named-models.ts";
+import { bodyWithModel, modelOf, pathWithModel } from "./route.ts";
 
 type Sentence = string;
 
