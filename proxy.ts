@@ -580,7 +580,8 @@ async function tryKeys(
         return refuse(NO_DESCRIPTORS, context, engine);
       }
       setback = result.setback;
-      const outcome = result.verdict ?? setback;
+      const isStale = setback.kind === "unreachable" && setback.isStale === true;
+      const outcome = isStale ? ABANDONED : (result.verdict ?? setback);
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
       const refusedAlike = pool.settle(lease, outcome, clock.now(), limits);
       context.noteFailure(result, upstream, lease);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { canConnect } from "./connections.ts";
+import { canConnect, IdleConnections } from "./connections.ts";
 import {
   exchange,
   FalseClock,
@@ -62,6 +62,116 @@ describe("idle connections that are dead", () => {
       expect(provider.requests.length - before).toBe(10); // only the one that met a dead connection was sent twice
       await until("the dead ones are closed", () => provider.openConnections <= 1);
     });
+  });
+});
+
+describe("requests at once over idle connections that are dead", () => {
+  const atOnce = (staged: Stage, count: number) =>
+    Promise.all(Array.from({ length: count }, () => send(staged, "POST")));
+  const all = (count: number, status: number) => Array.from({ length: count }, () => status);
+
+  test.each([9, 12])("P3, P7 are all answered, with one replay each: %d", async (count) => {
+    await withDeadConnections(async (staged, provider) => {
+      const before = provider.requests.length;
+      expect(await atOnce(staged, count)).toEqual(all(count, 200));
+      expect(provider.requests.length - before).toBeLessThanOrEqual(2 * count);
+      expect((await staged.health()).providers[0]?.keys[0]?.errors).toBe(0);
+    });
+  });
+
+  test("P3 are all answered where more come than there were connections", async () => {
+    await withDeadConnections(async (staged, provider) => {
+      const before = provider.requests.length;
+      expect(await atOnce(staged, 20)).toEqual(all(20, 200));
+      expect(provider.requests.length - before).toBeLessThanOrEqual(20 + IDLE);
+    });
+  });
+
+  /** A provider that answers while it is up, and resets every connection at the first request while it is down. */
+  async function withOutage(
+    play: (staged: Stage, provider: RawProvider, setDown: (isDown: boolean) => void) => Promise<void>,
+  ): Promise<void> {
+    let isDown = false;
+    await using provider = startRawProvider((_, connection) =>
+      isDown ? connection.reset() : void connection.write(httpAnswer(200, "{}")),
+    );
+    await using staged = stage({
+      settings: { ...SETTINGS, MAX_WAIT_SEC: "0", TARGET_BASE_URL: provider.url },
+    });
+    await play(staged, provider, (value) => (isDown = value));
+  }
+
+  test("P7 leave the retries of an outage as few as before, where it resets from the start", async () => {
+    await withOutage(async (staged, provider, setDown) => {
+      setDown(true);
+      await atOnce(staged, 30);
+      expect(provider.requests.length).toBeLessThanOrEqual(30 + 9);
+    });
+  });
+
+  test("P7 leave the retries of an outage as few as before, where one request after another meets it", async () => {
+    await withOutage(async (staged, provider, setDown) => {
+      let resets = 0;
+      for (let nth = 0; nth < 60; nth++) {
+        setDown(nth % 2 === 1);
+        const before = provider.requests.length;
+        await send(staged, "POST");
+        if (nth % 2 === 1) resets += provider.requests.length - before - 1;
+      }
+      expect(resets).toBeLessThanOrEqual(3 + 60 / 5 + 1);
+    });
+  });
+
+  test("P7 leave the retries of an outage as few as before, where it comes in the middle of a load", async () => {
+    await withOutage(async (staged, provider, setDown) => {
+      let asked = 0;
+      const client = async () => {
+        for (let nth = 0; nth < 20; nth++) {
+          asked += 1;
+          if (asked === 100) setDown(true);
+          await send(staged, "POST");
+        }
+      };
+      await Promise.all(Array.from({ length: 10 }, client));
+      expect(asked).toBe(200);
+      expect(provider.requests.length).toBeLessThanOrEqual(200 + 3 + 200 / 5);
+    });
+  });
+});
+
+describe("P7 which broken attempts are the fault of a connection that was idle", () => {
+  /** What becomes of attempts: `>` one goes out, `<` one is answered, `!` one breaks, `d` the idle ones are dropped. */
+  const play = (steps: string, everyMs: number) => {
+    const idle = new IdleConnections();
+    const sent: number[] = [];
+    let told = "";
+    let now = 1e12;
+    for (const step of steps) {
+      now += everyMs;
+      if (step === ">") sent.push(idle.onSent(now));
+      else if (step === "<") idle.onEnded(sent.shift() !== undefined, now);
+      else if (step === "d") idle.drop();
+      else {
+        told += idle.forgive(sent.shift() ?? -1, now) ? "y" : "n";
+        idle.drop();
+        idle.onEnded(false, now);
+      }
+    }
+    return told;
+  };
+  test.each<[sentence: string, steps: string, forgiven: string, everyMs: number]>([
+    ["none of the first ones", ">>>!!!", "nnn", 1],
+    ["all that go out over rested ones", ">>><<<>>>!!!", "yyy", 1],
+    ["no more than there were", ">><<>>>>!!!!", "yynn", 1],
+    ["none that went out after the first of them broke", "><><>!>!", "yn", 1],
+    ["none where something else had the idle ones dropped", ">>><<<>>d!!", "nn", 1],
+    ["none while others are under way", ">>><<>!", "n", 1],
+    ["not the next time within ten seconds", "><>!><>!", "yn", 1],
+    ["the next time after that", "><>!><>!", "yy", 4000],
+    ["none that have been idle for longer than they are kept", "><>!", "n", 13_000],
+    ["none once they were dropped", "><d>!", "n", 1],
+  ])("%s", (_, steps, forgiven, everyMs) => {
+    expect(play(steps, everyMs)).toBe(forgiven);
   });
 });
 

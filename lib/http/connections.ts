@@ -41,6 +41,57 @@ export class Connections implements UpstreamConnections {
   }
 }
 
+/** So long after stale connections were forgiven all breaks are upstream's again. */
+const FORGIVEN_EVERY_MS = 10_000;
+
+/**
+ * Which attempts broke because their connection had died while nobody used it: no fault of upstream's, so their one
+ * replay is none of the budget's business (P3, P7). At most as many as connections may have been idle when nothing was
+ * under way, and only those that were sent before the first of them broke, as then the idle ones are dropped.
+ */
+export class IdleConnections {
+  #underWay = 0;
+  #endedAt = 0;
+  /** Connections that may be idle; and of those, the ones that nobody has used since nothing was under way. */
+  #idle = 0;
+  #rested = 0;
+  /** How often the idle ones were dropped, and which of these drops was forgiven. */
+  #drops = 0;
+  #forgiven = -1;
+  #forgivenAt = -Infinity;
+
+  /** An attempt goes out. Returns the number of the next drop; -1: its connection has surely not rested. */
+  onSent(now: number): number {
+    if (this.#underWay === 0) this.#rested = now > this.#endedAt + IDLE_SEC * 1000 ? 0 : this.#idle;
+    this.#underWay += 1;
+    this.#idle = Math.max(0, this.#idle - 1);
+    if (this.#rested === 0) return -1;
+    this.#rested -= 1;
+    return this.#drops;
+  }
+
+  /** An attempt is over. `isKept`: its connection may be used again. */
+  onEnded(isKept: boolean, now: number): void {
+    this.#underWay -= 1;
+    this.#endedAt = now;
+    if (isKept) this.#idle += 1;
+  }
+
+  drop(): void {
+    this.#idle = this.#rested = 0;
+    this.#drops += 1;
+  }
+
+  /** An attempt broke before it was answered, for which `onSent` gave this number. Returns whether that is forgiven. */
+  forgive(drop: number, now: number): boolean {
+    if (drop < 0 || drop === this.#forgiven) return drop >= 0;
+    if (drop !== this.#drops || now < this.#forgivenAt + FORGIVEN_EVERY_MS) return false;
+    this.#forgiven = drop;
+    this.#forgivenAt = now;
+    return true;
+  }
+}
+
 /** The ways to providers by Bun's own `fetch`. */
 export function accessByBun() {
   const { fetch } = new Bun.FetchSession({ proxy: false });

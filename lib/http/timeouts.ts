@@ -8,6 +8,7 @@
  */
 import type { Clock, CancelTimer } from "../core/clock.ts";
 import { explainError, type Way } from "./connection-errors.ts";
+import type { IdleConnections } from "./connections.ts";
 import type { Abandoned, Unreachable } from "../providers/verdict.ts";
 
 export interface ClockLimits {
@@ -33,8 +34,11 @@ export interface Reachable extends Way {
   canConnect(): Promise<boolean>;
   /** A connection broke or went silent: the idle ones of its like are mostly as dead. */
   connectionBroke(): void;
+  readonly idle: IdleConnections;
 }
 
+/** A connection that died while it was idle breaks at once when it is used; what breaks later was at work. */
+const STALE_BREAKS_WITHIN_MS = 3000;
 /** Coarse on purpose: a client's leaving must close the upstream within 100 ms. */
 const TICK_MS = 50;
 /** Controllers that are kept for later attempts. */
@@ -119,6 +123,9 @@ export class AttemptTimeouts {
   readonly #upstream: Reachable;
   readonly #controller: AbortController;
   readonly #startedAt: number;
+  /** See `IdleConnections`. */
+  readonly #drop: number;
+  #isHeard = false;
   #phase: Phase = "first_byte";
   #phaseBeganAt: number;
   #begun = false;
@@ -142,6 +149,7 @@ export class AttemptTimeouts {
     this.#upstream = upstream;
     this.#controller = controller;
     this.#startedAt = clocks.now;
+    this.#drop = upstream.idle.onSent(clocks.now);
     this.#phaseBeganAt = clocks.now;
   }
 
@@ -151,6 +159,7 @@ export class AttemptTimeouts {
 
   /** The head of the answer is here: upstream can be connected to. */
   heard(): void {
+    this.#isHeard = true;
     this.#upstream.heardAt = this.#clocks.now;
     this.#phaseBeganAt = this.#clocks.now;
   }
@@ -185,6 +194,7 @@ export class AttemptTimeouts {
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#upstream.idle.onEnded(this.#isHeard && !this.#controller.signal.aborted, this.#clocks.now);
     this.#clocks.forget(this, this.#controller);
     if (this.#listening) this.#client.signal.removeEventListener("abort", this.#leave);
   }
@@ -196,7 +206,14 @@ export class AttemptTimeouts {
   explain(error: unknown): Unreachable | Abandoned {
     if (this.#reason !== null) return this.#reason;
     if (this.#client.signal.aborted) return { kind: "abandoned" };
-    return explainError(error, this.#upstream);
+    const why = explainError(error, this.#upstream);
+    const { now } = this.#clocks;
+    const mayBeStale =
+      why.type === "upstream_unreachable" &&
+      why.maybeBilled &&
+      now - this.#startedAt < STALE_BREAKS_WITHIN_MS;
+    const isStale = mayBeStale && !this.#isHeard && this.#upstream.idle.forgive(this.#drop, now);
+    return isStale ? { ...why, isStale } : why;
   }
 
   readonly #leave = () => {

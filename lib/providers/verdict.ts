@@ -125,6 +125,8 @@ export interface Unreachable {
   readonly message: string;
   /** The provider may have done the work: the request had been sent. */
   readonly maybeBilled: boolean;
+  /** The connection had died while it was idle, which is no fault of upstream's. */
+  readonly isStale?: boolean;
 }
 
 /** The client left. Nobody is blamed. */

@@ -9,6 +9,7 @@ import type { Log, Observer, RequestUnderWay } from "../core/events.ts";
 import { Redactor, Secret } from "../core/secret.ts";
 import type { UpstreamConnections } from "../core/runtime.ts";
 import type { Bytes } from "../http/body.ts";
+import { IdleConnections } from "../http/connections.ts";
 import type { ProxyAddress } from "../http/connections.ts";
 import type { ProxyError } from "../http/error-responses.ts";
 import { baseOf, receive } from "../http/request.ts";
@@ -310,6 +311,7 @@ function upstreamsOf(
     const pool = old?.pool ?? newPool(provider, config.maxCooldownMs, dependencies);
     if (old !== undefined) pool.reconfigure(provider, config.maxCooldownMs);
     const connections = old?.connections ?? access.openConnections();
+    const idle = old?.idle ?? new IdleConnections();
     return {
       config: provider,
       connections,
@@ -321,7 +323,11 @@ function upstreamsOf(
       proxy: provider.upstreamProxy,
       heardAt: 0,
       canConnect: () => access.canConnect(provider.baseUrl, clock, provider.upstreamProxy),
-      connectionBroke: () => connections.dropIdle(),
+      idle,
+      connectionBroke() {
+        idle.drop();
+        connections.dropIdle();
+      },
     };
   };
   const [first, ...others] = config.providers;
