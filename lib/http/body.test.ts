@@ -11,7 +11,7 @@ import {
   gzipSync,
   zstdCompressSync,
 } from "node:zlib";
-import { encodingsOf, unpack, Unpacker } from "./body.ts";
+import { encodingsOf, unpack, Unpacker, unpackWhile } from "./body.ts";
 
 const TEXT = JSON.stringify({
   error: { message: Array.from({ length: 300 }, (_, nth) => `no ${nth * 7919} `).join("") },
@@ -149,4 +149,14 @@ describe("unpacking a stream", () => {
   test("is not tried where nobody knows how", () => {
     for (const encodings of [[], ["unheard-of"], ["gzip", "br"]]) expect(Unpacker.of(encodings)).toBeNull();
   });
+});
+
+test("P42 others have their turn while something long is unpacked", async () => {
+  const packed = Bun.gzipSync(new Uint8Array(8 * 1024 * 1024));
+  let turns = 0;
+  const timer = setInterval(() => (turns += 1), 1);
+  const plain = await unpackWhile(packed, ["gzip"], 16 * 1024 * 1024, () => true);
+  clearInterval(timer);
+  expect(plain).toHaveLength(8 * 1024 * 1024);
+  expect(turns).toBeGreaterThan(4);
 });

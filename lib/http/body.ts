@@ -8,6 +8,7 @@
  */
 
 import { decompressor, free, gunzip } from "#runtime";
+import { nextTurn } from "../core/clock.ts";
 import type { CompressionName, Decompressor, UpstreamResponse } from "../core/runtime.ts";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
@@ -202,6 +203,8 @@ const LONGEST_PLAIN_BYTES = 1024 * 1024;
 const LONGEST_FED_BYTES = 16 * 1024 * 1024;
 /** At most so much is unpacked of one piece of a stream. */
 const LONGEST_PIECE_BYTES = 256 * 1024;
+/** After so much that was unpacked the others have their turn: several long bodies may be unpacked at once. */
+const TURN_BYTES = 1024 * 1024;
 /** How often a body may be packed, more often than it says. */
 const MOST_LAYERS = 4;
 /** gzip unpacks to a thousandfold at most: this much of it can do no harm in one go. */
@@ -348,10 +351,15 @@ async function unpackAs(
   writer.write(bytes).catch(() => {}); // the reader gets to know it
   writer.close().catch(() => {});
   const plain = new BodyBuffer(0, most);
+  let turnAt = TURN_BYTES;
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return unpackedAlready(plain.bytes);
+      if (plain.length >= turnAt) {
+        await nextTurn();
+        turnAt = plain.length + TURN_BYTES;
+      }
       if (!mayTake(value.length) || plain.length + value.length > most) {
         plain.free();
         return TOO_LONG;
