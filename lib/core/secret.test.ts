@@ -80,6 +80,22 @@ describe("what upstream echoes is cleaned of the key (P29)", () => {
     ["in small letters", KEY.toLowerCase()],
     ["in capitals, behind letters that grow when they are made small", `İİİ ${KEY.toUpperCase()} İ`],
     ["in base64", base64(KEY)],
+    ["in hexadecimal digits", Buffer.from(KEY).toString("hex")],
+    ["in hexadecimal capitals", Buffer.from(`Bearer ${KEY}`).toString("hex").toUpperCase()],
+    [
+      "in hexadecimal digits behind 0x, in JSON",
+      JSON.stringify(`{"key":"0x${Buffer.from(KEY).toString("hex")}"}`),
+    ],
+    [
+      "in hexadecimal digits broken over lines",
+      (
+        Buffer.from(KEY)
+          .toString("hex")
+          .match(/.{1,9}/g) ?? []
+      ).join("\n"),
+    ],
+    ["escaped as in C", escaped((code) => `\\x${hex(code, 2)}`)],
+    ["escaped as in C in JSON", JSON.stringify(escaped((code) => `\\x${hex(code, 2)}`))],
     ["in base64 in JSON", `{"key":"${base64(`??>${KEY}`).replaceAll("/", "\\/")}"}`],
     ["in base64 in a URL", `?key=${encodeURIComponent(base64(`??>${KEY}`))}`],
     ["in base64 behind one byte", base64(`:${KEY}`)],
@@ -105,6 +121,9 @@ describe("what upstream echoes is cleaned of the key (P29)", () => {
       for (const cut of [0, 1, 2, 3]) {
         readings.push(Buffer.from(part.slice(cut), "base64").toString("latin1"));
       }
+    }
+    for (const reading of [...readings]) {
+      readings.push(Buffer.from(/[0-9a-f]{8,}/i.exec(reading)?.[0] ?? "", "hex").toString("latin1"));
     }
     for (const reading of readings) {
       expect(reading.toLowerCase()).not.toContain("canary");
@@ -171,6 +190,8 @@ const HOSTILE: [sentence: string, text: (length: number) => string][] = [
   ["blanks behind a line break", (length) => `\n${" ".repeat(length)}`],
   ["ends of a key", (length) => "WXYZ".repeat(length / 4)],
   ["keys", (length) => "sk-canary-01234567-WXYZ ".repeat(length / 24)],
+  ["hexadecimal digits", (length) => "5758595a".repeat(length / 8)],
+  ["escapes of C", (length) => "\\x57".repeat(length / 4)],
   ["digits of base64", (length) => "c2stY2Fu".repeat(length / 8)],
 ];
 

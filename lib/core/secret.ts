@@ -90,8 +90,8 @@ const TELLING_DIGITS = 8;
 const PLACES_PER_FORM = 8;
 
 /**
- * Takes secrets out of texts: in capital or small letters, with any of their characters escaped as in URLs, JSON or
- * HTML, broken over lines, and inside base64.
+ * Takes secrets out of texts: in capital or small letters, with any of their characters escaped as in URLs, JSON, C or
+ * HTML, broken over lines, in hexadecimal digits, and inside base64.
  *
  * Built once for a set of secrets, however large. A text is walked through once (twice where it holds escapes or line
  * breaks): at each place the last four characters lead to the few forms that end with them.
@@ -185,7 +185,7 @@ const FOLDED = Uint8Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * A secret as it is, and as base64. Base64 depends on what stood before the value: at each of the three byte offsets
+ * A secret as it is, in hexadecimal digits, and as base64. Base64 depends on what stood before the value: at each of the three byte offsets
  * only the digits that are made of the value's own bytes are looked for.
  */
 function formsOf(value: string): Buffer[] {
@@ -196,6 +196,7 @@ function formsOf(value: string): Buffer[] {
     return Buffer.from(shifted.toString("base64").slice(firstDigit, endDigit));
   });
   const forms = digits.filter((form) => form.length >= TELLING_DIGITS);
+  forms.push(Buffer.from(Buffer.from(value).toString("hex")));
   return value.length < GRAM ? forms : [Buffer.from(value, "latin1"), ...forms];
 }
 
@@ -258,7 +259,7 @@ const found = { character: 0, length: 1 };
 
 /**
  * The character that is written at a place, and how long it is written. In URLs `%2F`, and `%252F` in those that hold
- * others; in JSON `\u002F` and `\/`, in JSON in JSON with more backslashes; in HTML `&#47;` and `&#x2f;`.
+ * others; in JSON `\u002F` and `\/`, in C `\x2F`, in JSON in JSON with more backslashes; in HTML `&#47;` and `&#x2f;`.
  */
 function escapeAt(bytes: Uint8Array, at: number): typeof found {
   const byte = bytes[at]!;
@@ -293,8 +294,9 @@ function backslashAt(bytes: Uint8Array, at: number): void {
   let behind = at + 1;
   while (bytes[behind] === 0x5c) behind += 1;
   const letter = bytes[behind];
-  const code = letter === 0x75 /* u */ || letter === 0x55 ? hexAt(bytes, behind + 1, 4) : -1;
-  if (code >= 0) escapes(code, behind + 5 - at);
+  const digits = letter === 0x75 /* u */ || letter === 0x55 ? 4 : letter === 0x78 /* x */ ? 2 : 0;
+  const code = digits === 0 ? -1 : hexAt(bytes, behind + 1, digits);
+  if (code >= 0) escapes(code, behind + 1 + digits - at);
   else if (letter === 0x2f /* / */) escapes(0x2f, behind + 1 - at);
   else if (letter === 0x6e /* n */ || letter === 0x72 /* r */ || letter === 0x74 /* t */)
     escapes(LINE_BREAK, behind + 1 - at);
