@@ -25,6 +25,8 @@ export type Framing =
   /** JSON, a value a line. */
   | "lines"
   | "json"
+  /** A long error, of which only the keys in it are of interest. */
+  | "error"
   | "other";
 
 /** By its content type, however that is written. */
@@ -196,6 +198,8 @@ export function followerOf({
   switch (framing) {
     case "other":
       return null;
+    case "error":
+      return new ErrorFollower(clean);
     case "json": {
       const isFramed = headers.has("content-length") || isPacked;
       if (isFramed && !countsTokens) return null;
@@ -206,6 +210,49 @@ export function followerOf({
     case "lines":
       if (!isPacked) return new PlainFollower(dialect, framing, clean);
       return PackedFollower.of(encoding, new PlainFollower(dialect, framing, (text) => text), false);
+  }
+}
+
+/** Takes out of a long error what must not go out, as it goes by. */
+class ErrorFollower implements StreamFollower {
+  readonly isPlain = false;
+  readonly atEdge = true;
+  readonly dialect = "other";
+  readonly failure = "";
+  readonly #clean: (text: string) => string;
+  /** A character a byte. */
+  #held = "";
+
+  constructor(clean: (text: string) => string) {
+    this.#clean = clean;
+  }
+
+  push(chunk: Bytes): Bytes | null {
+    this.#held += asBuffer(chunk).toString("latin1");
+    return this.#held.length < HELD_BYTES ? null : this.#release(-OVERLAP_BYTES);
+  }
+
+  rest(): Bytes | null {
+    return this.#held === "" ? null : this.#release();
+  }
+
+  /** Lets all go but what may hold the beginning of a key. */
+  #release(end?: number): Bytes {
+    const clean = this.#clean(this.#held);
+    this.#held = end === undefined ? "" : clean.slice(end);
+    return new Uint8Array(Buffer.from(clean.slice(0, end), "latin1"));
+  }
+
+  end(): "complete" {
+    return "complete";
+  }
+
+  isOver(): boolean {
+    return false;
+  }
+
+  tokens(): null {
+    return null;
   }
 }
 

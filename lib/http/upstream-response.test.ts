@@ -62,6 +62,13 @@ const WRAPPED = `x ${(
 
 const error = (said: string) =>
   JSON.stringify({ error: { message: `Refused: ${said}.`, type: "invalid_request_error" } });
+/** More than is read of an error to judge it. */
+const LONG = "x".repeat(1_100_000);
+/** Letters that cannot be packed into much less. */
+const noise = (length: number) =>
+  Array.from({ length: length / 60_000 }, () =>
+    Buffer.from(crypto.getRandomValues(new Uint8Array(60_000))).toString("latin1"),
+  ).join("");
 const escaped = [...KEY].map((letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`).join("");
 
 describe("a key that upstream echoes (P29) reaches neither client nor log", () => {
@@ -99,7 +106,39 @@ describe("a key that upstream echoes (P29) reaches neither client nor log", () =
     ["in UTF-16 of the other order", 400, Buffer.from(error(KEY), "utf16le").swap16(), {}, error(REDACTED)],
     ["in UTF-16, packed", 400, gzipSync(Buffer.from(error(KEY), "utf16le")), UTF16_TYPE, error(REDACTED)],
     ["in base64 that is broken over lines", 400, error(WRAPPED), {}, `x ${REDACTED}`],
-    ["behind more than anybody reads", 422, error(`${"x".repeat(1_100_000)} ${KEY}`), {}, "is too long"],
+    ["behind more than anybody judges", 422, error(`${LONG} ${KEY}`), { etag: '"1"' }, `xx ${REDACTED}.`],
+    ["in a long error, in base64", 404, error(`${LONG} ${btoa(`: ${KEY}`)}`), {}, REDACTED],
+    ["in a long error, escaped in JSON", 400, `${error(LONG)}"${escaped}"`, JSON_TYPE, `"${REDACTED}"`],
+    ["at the beginning of a long error", 422, error(`${KEY} ${LONG}`), {}, error(`${REDACTED} ${LONG}`)],
+    ["in a long page", 400, `<p>${LONG} ${KEY}</p>`, { "content-type": "text/html" }, `xx ${REDACTED}</p>`],
+    [
+      "in many places of a long error",
+      400,
+      `${LONG} ${KEY} `.repeat(3),
+      {},
+      `${LONG} ${REDACTED} `.repeat(3),
+    ],
+    [
+      "in a long error in UTF-16",
+      400,
+      Buffer.from(error(`${KEY} ${LONG}`), "utf16le"),
+      UTF16_TYPE,
+      "is too long",
+    ],
+    [
+      "behind a long error that is no text",
+      400,
+      Buffer.concat([Buffer.alloc(1.1e6, 0xff), Buffer.from(KEY)]),
+      {},
+      "is too long",
+    ],
+    [
+      "in a long error that is packed",
+      400,
+      gzipSync(noise(1.2e6) + KEY),
+      { "content-encoding": "gzip" },
+      "is too long",
+    ],
     [
       "with junk behind it",
       400,
@@ -176,6 +215,38 @@ describe("a key that upstream echoes (P29) reaches neither client nor log", () =
         expect(answer.text).toContain(reads);
         expect(answer.fields.has("content-encoding")).toBe(false);
         expect(answer.fields.has("etag")).toBe(false);
+      },
+    );
+  });
+
+  test("wherever it stands in a long error, and every other byte stays", async () => {
+    const letters = "é你😀 ".repeat(30_000); // about 390 KB
+    for (const at of [262_100, 262_130, 262_143, 262_144, 524_280]) {
+      const [before, behind] = ["y".repeat(at), `${letters}${LONG}`];
+      await facing(
+        (connection) => {
+          const bytes = httpAnswer(400, `${before}${KEY}${behind}`, {});
+          connection.write(bytes.subarray(0, at + 150));
+          setTimeout(() => connection.write(bytes.subarray(at + 150)), 20);
+        },
+        async (proxy) => {
+          const { status, body } = await exchange(proxy.url, REQUEST);
+          expect([status, body.toString() === `${before}${REDACTED}${behind}`]).toEqual([400, true]);
+        },
+      );
+    }
+  });
+
+  test("and a long error that breaks off ends without the end of a body", async () => {
+    await facing(
+      (connection) => {
+        connection.write(httpAnswer(400, error(LONG), {}).subarray(0, -40_000));
+        setTimeout(() => connection.reset(), 20);
+      },
+      async (proxy) => {
+        const end = exchange(proxy.url, REQUEST);
+        expect(end).rejects.toThrow("closed without a whole answer");
+        await end.catch(() => {});
       },
     );
   });

@@ -458,20 +458,36 @@ async function readRefusal(response: UpstreamResponse, asked: Asked): Promise<At
   const { bytes, isWhole } = reader
     ? await readUpTo(reader, REFUSAL_BYTES)
     : { bytes: NO_BYTES, isWhole: true };
-  if (!isWhole && reader !== null) discard(reader);
   const unpacked = isWhole ? await unpack(bytes, encodingsOf(headers)) : NOT_READ;
   const charset = charsetOf(headers, isWhole ? unpacked.plain : bytes);
-  const clean = withoutKeys(bytes, unpacked, headers, asked.redactor);
   const readable = isWhole ? unpacked.plain : encodingsOf(headers).length === 0 ? bytes : NO_BYTES;
   const said = asked.redactor.redact(evidenceOf(readable, charset));
   const evidence = { status, headers, body: said };
   const verdict = withoutMasks(
     classify(asked.provider.dialect, evidence, asked.clock.wall(), asked.call.words),
   );
-  const answer = whole(response, reader === null ? null : clean, verdict);
   const setback = setbackOf(verdict, retryWishOf(status, asked));
+  if (!isWhole && reader !== null) {
+    // One that nobody retries goes on as it comes, cleaned on its way, where it is a text that can be read so.
+    if (
+      setback === null &&
+      charset === null &&
+      said !== "" &&
+      !UNREADABLE_SIGNS.test(said.slice(0, -SIGN_BYTES))
+    ) {
+      describeAnew(headers);
+      return open(response, { framing: "error", first: bytes, reader, pending: null, begun: true }, verdict);
+    }
+    discard(reader);
+  }
+  const clean = withoutKeys(bytes, unpacked, headers, asked.redactor);
+  const answer = whole(response, reader === null ? null : clean, verdict);
   return setback === null ? answer : failed(setback, answer, verdict);
 }
+
+/** What is no text has these; so has the last character of a part of one, which is no longer than this. */
+const UNREADABLE_SIGNS = /[\0\uFFFD]/;
+const SIGN_BYTES = 4;
 
 /** An error of which only the beginning was read. */
 const NOT_READ: Unpacked = { plain: NO_BYTES, extent: "none" };
@@ -541,8 +557,9 @@ function whole(
 function open(
   { status, headers }: UpstreamResponse,
   opening: Pick<StreamedResponse, "framing" | "first" | "reader" | "pending" | "begun">,
+  outcome = SERVED,
 ): StreamedResponse {
-  return { kind: "streamed", status, headers, outcome: SERVED, ...opening };
+  return { kind: "streamed", status, headers, outcome, ...opening };
 }
 
 // ---------------------------------------------------------------- without keys
