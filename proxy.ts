@@ -930,6 +930,12 @@ class StreamPassthrough {
     const sent = this.#follower === null ? chunk : this.#follower.push(chunk);
     this.#listen?.(chunk, this.#clock.wall());
     if (this.#beginning !== null) this.#lookForEvent(chunk, this.#beginning);
+    return sent instanceof Promise
+      ? sent.then((unpacked) => this.#send(unpacked, chunk, sink))
+      : this.#send(sent, chunk, sink);
+  }
+
+  #send(sent: Bytes | null, chunk: Bytes, sink: BodySink): number | Promise<number> {
     if (sent === null) return 0; // it may be an error, and is held back until its end is here
     this.#timeouts.rests();
     const written = sink.write(sent);

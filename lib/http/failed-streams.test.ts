@@ -1,5 +1,6 @@
 /** Streams that fail at some point, or end in ways of their own, as they reach the client; and what the key is told. */
 import { describe, expect, test } from "bun:test";
+import { createBrotliCompress, createDeflate, createGzip, createZstdCompress } from "node:zlib";
 import {
   answerHead,
   ask,
@@ -54,10 +55,15 @@ const streamed =
     connection.write(LAST_CHUNK);
   };
 
-async function read(staged: Stage, path: string) {
+async function wholeOf(staged: Stage, path: string) {
   const answer = await ask(staged.url, path);
   await until("it is answered", () => answer.end !== null);
-  return { text: answer.body.toString(), end: answer.end, head: answer.head };
+  return { body: answer.body, end: answer.end, head: answer.head };
+}
+
+async function read(staged: Stage, path: string) {
+  const { body, end, head } = await wholeOf(staged, path);
+  return { text: body.toString(), end, head };
 }
 
 async function keysOf(staged: Stage): Promise<string[]> {
@@ -271,6 +277,64 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
       });
     }
   });
+
+  const packers = {
+    gzip: createGzip,
+    deflate: createDeflate,
+    br: createBrotliCompress,
+    zstd: createZstdCompress,
+  };
+  /** Each part packed and flushed, as servers do after an event. */
+  async function packedIn(encoding: keyof typeof packers, parts: readonly string[]): Promise<Buffer[]> {
+    const packer = packers[encoding]();
+    const chunks: Buffer[] = [];
+    packer.on("data", (bytes: Buffer) => void chunks.push(bytes));
+    const pieces: Buffer[] = [];
+    for (const part of parts) {
+      packer.write(part);
+      await new Promise<void>((resolve) => packer.flush(resolve));
+      pieces.push(Buffer.concat(chunks.splice(0)));
+    }
+    await new Promise<void>((resolve) => void packer.on("end", resolve).end());
+    return [...pieces, Buffer.concat(chunks)];
+  }
+  const bad = unnamed({ error: { message: `bad key ${other} here` } });
+  const fine = delta("no error at all") + delta("fine", "stop") + "data: [DONE]\n\n";
+
+  test.each<
+    [sentence: string, encoding: keyof typeof packers, parts: string[], goesOut: number, end: "cut" | "clean"]
+  >([
+    ["gzip", "gzip", [delta("a"), bad], 1, "cut"],
+    ["deflate", "deflate", [delta("a"), bad], 1, "cut"],
+    ["brotli", "br", [delta("a"), bad], 1, "cut"],
+    ["zstd", "zstd", [delta("a"), bad], 1, "cut"],
+    ["an event in two pieces", "gzip", [delta("a"), bad.slice(0, 40), bad.slice(40)], 1, "cut"],
+    ["an event that breaks off", "gzip", [delta("a"), bad.slice(0, -9)], 1, "cut"],
+    ["an event with others behind it", "gzip", [delta("a"), bad, delta("b"), fine], 1, "cut"],
+    ["none in it, and goes out whole", "gzip", [delta("a"), fine.slice(0, 60), fine.slice(60)], 9, "clean"],
+  ])(
+    "in an error of a packed stream, which cannot be cleaned: %s",
+    async (_, encoding, parts, goesOut, end) => {
+      const pieces = await packedIn(encoding, parts);
+      const answer = (connection: RawConnection) => {
+        const fields = { "content-type": "text/event-stream", "transfer-encoding": "chunked" };
+        connection.write(answerHead(200, { ...fields, "content-encoding": encoding }));
+        const send = (nth: number) => {
+          const piece = pieces[nth];
+          if (piece === undefined) return connection.write(LAST_CHUNK);
+          if (piece.length > 0) connection.write(chunk(piece));
+          setTimeout(() => send(nth + 1), 5);
+        };
+        send(0);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        const { body, end: ended } = await wholeOf(staged, CHAT);
+        const sent = Buffer.concat(pieces.slice(0, goesOut));
+        expect([body.equals(sent), ended]).toEqual([true, end]);
+        expect(JSON.stringify(staged.logged())).not.toMatch(/canary|Y2FuYXJ5/);
+      });
+    },
+  );
 
   test("in an error that is too long to be held back, wherever the key was cut in two", async () => {
     const begin = `data: {"error":{"message":"${"x".repeat(300_000)} `;

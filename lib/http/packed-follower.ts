@@ -1,7 +1,8 @@
 /**
- * Follows a compressed answer by unpacking a copy of it. Hardly a provider compresses its streams.
+ * Follows a compressed answer by unpacking a copy of it. Hardly a provider compresses its streams. A key cannot be cut
+ * out of what is packed: where an error holds one, that piece and all behind it do not go out.
  */
-import { Unpacker } from "./body.ts";
+import { joined, Unpacker } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
 import type { StreamEnd, StreamFollower } from "./stream-follower.ts";
@@ -19,15 +20,38 @@ export class PackedFollower implements StreamFollower {
   /** `broken`: not what it says it is; `too_much`: more than anybody looks at. */
   #state: "fine" | "broken" | "too_much" = "fine";
 
-  /** `plain` follows what was unpacked. Null for an encoding that cannot be unpacked here. */
-  static of(encoding: string, plain: StreamFollower, isFramed: boolean): PackedFollower | null {
+  readonly #holdsBack: boolean;
+  /** Pieces that may hold a part of an error. */
+  #held: Bytes[] = [];
+  #hasKey = false;
+
+  /**
+   * `follow` makes the follower of what was unpacked. `clean`: takes keys out of an error; null: none is looked for.
+   * Null for an encoding that cannot be unpacked here.
+   */
+  static of(
+    encoding: string,
+    follow: (clean: (text: string) => string) => StreamFollower,
+    clean: ((text: string) => string) | null,
+    isFramed: boolean,
+  ): PackedFollower | null {
     const unpacker = Unpacker.of([encoding.trim().toLowerCase()]);
-    return unpacker && new PackedFollower(unpacker, plain, isFramed);
+    return unpacker && new PackedFollower(unpacker, follow, clean, isFramed);
   }
 
-  private constructor(unpacker: Unpacker, plain: StreamFollower, isFramed: boolean) {
+  private constructor(
+    unpacker: Unpacker,
+    follow: (clean: (text: string) => string) => StreamFollower,
+    clean: ((text: string) => string) | null,
+    isFramed: boolean,
+  ) {
     this.#unpacker = unpacker;
-    this.#plain = plain;
+    this.#holdsBack = clean !== null;
+    this.#plain = follow((text) => {
+      const cleaned = clean?.(text) ?? text;
+      this.#hasKey ||= cleaned !== text;
+      return cleaned;
+    });
     this.#isFramed = isFramed;
   }
 
@@ -39,13 +63,22 @@ export class PackedFollower implements StreamFollower {
     return this.#plain.failure;
   }
 
-  push(chunk: Bytes): Bytes {
+  push(chunk: Bytes): Bytes | Promise<Bytes | null> {
     this.#pushed = this.#pushed.then(() => this.#follow(chunk));
-    return chunk;
+    if (!this.#holdsBack) return chunk;
+    this.#held.push(chunk);
+    return this.#pushed.then(() => (this.#plain.isHolding === true ? null : this.#release()));
   }
 
-  rest(): null {
-    return null;
+  rest(): Bytes | null {
+    this.#plain.rest();
+    return this.#release();
+  }
+
+  #release(): Bytes | null {
+    const held = this.#held;
+    this.#held = [];
+    return this.#hasKey || held.length === 0 ? null : joined(held);
   }
 
   async #follow(chunk: Bytes | null): Promise<void> {
@@ -61,6 +94,7 @@ export class PackedFollower implements StreamFollower {
     await this.#follow(null);
     this.#unpacker.close();
     this.#plain.rest();
+    if (this.#hasKey) return "failed";
     if (this.#state === "broken") return this.#isFramed ? "complete" : "cut";
     return this.#state === "too_much" ? "complete" : this.#plain.end();
   }
@@ -69,7 +103,7 @@ export class PackedFollower implements StreamFollower {
     await this.#pushed;
     this.#unpacker.close();
     this.#plain.rest();
-    return this.#plain.isOver();
+    return !this.#hasKey && this.#plain.isOver();
   }
 
   tokens(): TokenUsage | null {

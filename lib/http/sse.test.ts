@@ -265,7 +265,9 @@ describe("a follower", () => {
       const passed: Uint8Array[] = [];
       for (let at = 0; at < end;) {
         const size = Math.min(upTo(most), end - at);
-        passed.push(follower?.push(new Uint8Array(bytes.subarray(at, at + size))) ?? new Uint8Array());
+        const sent = follower?.push(new Uint8Array(bytes.subarray(at, at + size)));
+        if (sent instanceof Promise) throw new Error("it is not packed");
+        passed.push(sent ?? new Uint8Array());
         at += size;
       }
       passed.push(follower?.rest() ?? new Uint8Array());

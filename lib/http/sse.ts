@@ -204,12 +204,12 @@ export function followerOf({
       const isFramed = headers.has("content-length") || isPacked;
       if (isFramed && !countsTokens) return null;
       const follower = new JsonFollower(dialect, isFramed);
-      return isPacked ? PackedFollower.of(encoding, follower, isFramed) : follower;
+      return isPacked ? PackedFollower.of(encoding, () => follower, null, isFramed) : follower;
     }
     case "events":
     case "lines":
-      if (!isPacked) return new PlainFollower(dialect, framing, clean);
-      return PackedFollower.of(encoding, new PlainFollower(dialect, framing, (text) => text), false);
+      const follow = (cleanText: typeof clean) => new PlainFollower(dialect, framing, cleanText);
+      return isPacked ? PackedFollower.of(encoding, follow, clean, false) : follow(clean);
   }
 }
 
@@ -315,6 +315,10 @@ class PlainFollower implements StreamFollower {
 
   get atEdge(): boolean {
     return this.#atEdge;
+  }
+
+  get isHolding(): boolean {
+    return this.#held !== null;
   }
 
   push(chunk: Bytes): Bytes | null {

@@ -18,11 +18,13 @@ export interface StreamFollower {
   readonly dialect: StreamDialect;
   /** The event in which upstream said that it failed, or the last one where none said that all is well; empty: none. */
   readonly failure: string;
+  /** Whether an event that may be an error has not come to its end. */
+  readonly isHolding?: boolean;
   /**
    * Takes a chunk in. Returns what may be sent on now: the very chunk, or null while an event that may be an error has
-   * not come to its end, and then all that was held back, cleaned.
+   * not come to its end, and then all that was held back, cleaned. A promise where it has to be unpacked for that.
    */
-  push(chunk: Bytes): Bytes | null;
+  push(chunk: Bytes): Bytes | null | Promise<Bytes | null>;
   /** What is still held back; null: nothing. For the end, whichever way it came. */
   rest(): Bytes | null;
   /** Asked once, when nothing more comes. `failed`: upstream itself said so in the stream. */
