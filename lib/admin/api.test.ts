@@ -509,11 +509,18 @@ describe("a session", () => {
     expect(stage.operator.asked).toEqual([`pause default ${IDS[0]}`]);
   });
 
-  test("is found among the cookies that others have planted", async () => {
+  const planted: [says: string, plant: (name: string, cookie: string) => string][] = [
+    ["one before it", (name, cookie) => `${name}=planted; other=1; ${cookie}; keywheel=x`],
+    ["one behind it", (name, cookie) => `${cookie}; ${name}=planted`],
+    // A page of another port may set one for each beginning of the path: browsers send the longest first.
+    ["one for each part of the path", (name, cookie) => `${`${name}=planted; `.repeat(6)}${cookie}`],
+    ["fifty before it", (name, cookie) => `${`${name}=planted; `.repeat(50)}${cookie}`],
+    ["empty ones", (name, cookie) => `${name}=; ${name}; ;;${cookie}`],
+  ];
+  test.each(planted)("is found among the cookies that others have planted: %s", async (_, plant) => {
     await using stage = open();
     const { cookie = "", ...browser } = await stage.signIn();
-    const [name] = cookie.split("=");
-    const headers = { ...browser, cookie: `${name}=planted; other=1; ${cookie}; keywheel=x` };
+    const headers = { ...browser, cookie: plant(cookie.split("=")[0] ?? "", cookie) };
     expect((await stage.ask("/admin/api/overview", { headers })).status).toBe(200);
   });
 

@@ -193,8 +193,11 @@ function cookieName(headers: Headers, purpose = ""): string {
   return `keywheel${purpose}${port === undefined ? "" : `_${port}`}`;
 }
 
-/** A browser sends one; somebody who plants others must not make us hash thousands. */
-const MOST_SESSION_TOKENS = 4;
+/**
+ * A browser sends one; pages of other ports may plant others before it, one for each path and each part of the host's
+ * name. They must not hide it, nor make us hash thousands.
+ */
+const MOST_SESSION_TOKENS = 64;
 
 function tokensOf(headers: Headers, purpose = ""): string[] {
   const name = cookieName(headers, purpose);

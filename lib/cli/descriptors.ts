@@ -2,7 +2,7 @@
  * Keeps file descriptors free (P44). Whoever opens connections and says nothing costs a descriptor each, for as long as
  * the runtime's own idle time; where they run out, its loop that accepts connections spins, and nothing goes out.
  *
- * So it is looked twice a second whether some can still be had. If not, the newest connections of clients without a
+ * So it is looked twice a second whether some can still be had, and more often as long as there are none. If not, the newest connections of clients without a
  * request are closed, and then those whose request has not come to its end. The runtime has no call for that: they are
  * found by their numbers, and shut down by the C library. Where that cannot be called (a system without writable and
  * executable memory), they end by the idle time, and requests meanwhile get our 503.
@@ -41,6 +41,10 @@ export function connectionsToClose(
 }
 
 const CHECK_MS = 500;
+/** The next ones may wait already to be accepted. */
+const CHECK_AGAIN_MS = 50;
+/** So often it is told at most. */
+const TELL_EVERY_MS = 1000;
 /** At least so many must be left. */
 const SPARE = 32;
 /** Of the connections so many are closed at once: a sixteenth, so that this need not be done for each new one. */
@@ -63,6 +67,8 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
   const limit = Math.min(Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Infinity), MOST_DESCRIPTORS);
   let library: Promise<Sockets> | null = null;
   let cancel: CancelTimer = () => {};
+  let closedUntold = 0;
+  let toldAt = -Infinity;
 
   function hasSpare(): boolean {
     const opened: number[] = [];
@@ -77,8 +83,9 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
   }
 
   async function look(): Promise<void> {
-    if (!hasSpare()) closeSome(await (library ??= socketsByLibrary()));
-    cancel = clock.after(CHECK_MS, () => void look());
+    const ranOut = !hasSpare();
+    if (ranOut) closeSome(await (library ??= socketsByLibrary()));
+    cancel = clock.after(ranOut ? CHECK_AGAIN_MS : CHECK_MS, () => void look());
   }
 
   /** Without a new descriptor: perhaps there is none. */
@@ -92,11 +99,15 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
     const wanted = Math.max(2 * SPARE, Math.ceil(clients.length * CLOSED_SHARE));
     const closed = connectionsToClose(clients, requests(), wanted);
     for (const { descriptor } of closed) sockets.shutDown(descriptor);
+    closedUntold += closed.length;
+    if (clock.now() < toldAt + TELL_EVERY_MS) return;
+    toldAt = clock.now();
     log.line("warn", "descriptors_ran_out", {
-      closed: closed.length,
+      closed: closedUntold,
       connections: clients.length,
       hint: "more clients are connected than this process may have open files: raise the limit (LimitNOFILE=, ulimit -n)",
     });
+    closedUntold = 0;
   }
 
   cancel = clock.after(CHECK_MS, () => void look());
