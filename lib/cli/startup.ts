@@ -234,9 +234,8 @@ interface GivenEnvironment {
  * which it reads only at its start (Bun 1.4.5). Returns where there is no need to; the exit code of a refusal where
  * it cannot be done and would not be safe.
  *
- * Bun's fetch keeps at most 256 requests under way: the 257th stream would hang, so a server lifts that. It
- * keeps the address of a name for half a minute after the name has moved: a server keeps it for seconds. Certificates of the settings file are trusted. Certificates are checked, whatever NODE_TLS_REJECT_UNAUTHORIZED says: keys would go
- * to whoever answers. The environment that is passed on is the one that was given: from source, Bun has mixed the
+ * What a server wants is in `SERVER_RUNTIME`. Certificates of the settings file are trusted. Certificates are checked,
+ * whatever NODE_TLS_REJECT_UNAUTHORIZED says: keys would go to whoever answers. The environment that is passed on is the one that was given: from source, Bun has mixed the
  * working directory's `.env` into its own copy.
  */
 export function renewProcess(
@@ -246,12 +245,12 @@ export function renewProcess(
 ): number | null {
   const { [FETCH_TRACE]: _, [TLS_CHECK]: tlsCheck, ...others } = given;
   const wanted: Record<string, string> = {
-    ...(isServer ? FETCH_SETTINGS : {}),
+    ...(isServer ? SERVER_RUNTIME : {}),
     ...others,
     ...Object.fromEntries(certificates),
     ...(certificates.size === 0 ? {} : { [ADDED]: [...certificates.keys()].join() }),
   };
-  const decisive = [...Object.keys(FETCH_SETTINGS), FETCH_TRACE, TLS_CHECK, ADDED, ...certificates.keys()];
+  const decisive = [...Object.keys(SERVER_RUNTIME), FETCH_TRACE, TLS_CHECK, ADDED, ...certificates.keys()];
   if (decisive.every((name) => actual[name] === wanted[name])) return null;
   const isCheckOff = /^(?:0|false)$/i.test(tlsCheck ?? "");
   if (isCheckOff) {
@@ -275,7 +274,15 @@ export function renewProcess(
 }
 
 const FETCH_LIMIT = "BUN_CONFIG_MAX_HTTP_REQUESTS";
-const FETCH_SETTINGS = { [FETCH_LIMIT]: "65535", BUN_CONFIG_DNS_TIME_TO_LIVE_SECONDS: "5" };
+/** How a server wants the runtime; what the operator has set is kept. The unit and the Dockerfile say the same. */
+export const SERVER_RUNTIME = {
+  /** Of requests under way at once: the 257th stream would hang otherwise. */
+  [FETCH_LIMIT]: "65535",
+  /** The address of a name is kept so long: half a minute would be long where the name has moved. */
+  BUN_CONFIG_DNS_TIME_TO_LIVE_SECONDS: "5",
+  /** The last stage of the JIT compiler costs more, in time and memory, than it saves a proxy (.github/decisions.md). */
+  BUN_JSC_useFTLJIT: "0",
+};
 /** Has Bun print every request with its fields to stderr: keys among them. */
 const FETCH_TRACE = "BUN_CONFIG_VERBOSE_FETCH";
 const TLS_CHECK = "NODE_TLS_REJECT_UNAUTHORIZED";

@@ -9,9 +9,10 @@ describe("memory is given back", () => {
   type Seconds = readonly (readonly [come: number, inFlight: number])[];
   const quiet = (seconds: number): Seconds => Array.from({ length: seconds }, () => [0, 0] as const);
   const rows: [says: string, seconds: Seconds, collections: number][] = [
-    ["in two rounds when many requests have come and gone", [[1000, 0], ...quiet(8)], 2],
-    ["not where nothing was asked", quiet(20), 0],
-    ["not after a few requests", [[20, 0], ...quiet(20)], 0],
+    ["once after the start", quiet(20), 1],
+    ["in two rounds more when many requests have come and gone", [...quiet(3), [1000, 0], ...quiet(8)], 3],
+    ["after the start under load in these two rounds", [[1000, 0], ...quiet(8)], 2],
+    ["not after a few requests", [...quiet(3), [20, 0], ...quiet(20)], 1],
     [
       "after a few requests again and again",
       [...Array.from({ length: 12 }, () => [20, 0] as const), ...quiet(8)],

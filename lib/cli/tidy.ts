@@ -20,11 +20,11 @@ const MANY_REQUESTS = 200;
 /** The first collection lets go of what the second one gives back. */
 const ROUNDS = 2;
 
-/** Has `collect` called when many requests have come and gone and it is quiet. Returns what ends that. */
+/** Has `collect` called after the start, and when many requests have come and gone and it is quiet. Returns what ends that. */
 export function tidyWhenQuiet(engine: Tidied, collect: () => void): CancelTimer {
   let seen = 0;
   let tidiedAt = 0;
-  let roundsLeft = 0;
+  let roundsLeft = 1; // the start leaves something behind, too
   let cancel: CancelTimer = () => {};
   const look = () => {
     const { arrivals, inFlight, clock } = engine;

@@ -1,6 +1,7 @@
 /**
  * What all requests together take up at this moment, and how much of it each client does: one client must not keep all
- * others out (P43). Bytes count when they have come, not when they are announced.
+ * others out (P43). Bytes count when they have come, not when they are announced. Of bodies that are read in one go they
+ * count when all have come: `expectedBytes` bounds these.
  */
 
 export interface LoadLimits {
@@ -13,6 +14,8 @@ export interface LoadLimits {
 
 /** So much of each limit a client leaves free that has the proxy for itself: somebody else may come. */
 const ROOM_FOR_OTHERS = 1 / 8;
+/** So much of what may be buffered may be on its way in bodies that are read in one go. */
+const ROOM_TO_EXPECT = 1 / 8;
 /** So many clients are remembered before those without a request are forgotten. */
 const FEW_CLIENTS = 1000;
 
@@ -22,6 +25,8 @@ export class Load {
   inFlight = 0;
   /** Bytes in memory: of their bodies, of copies of these, and of answers that a client has not taken. */
   bufferedBytes = 0;
+  /** Announced by bodies that are being read in one go. */
+  expectedBytes = 0;
   readonly #shares = new Map<string, ClientShare>();
   #tidyAt = FEW_CLIENTS;
 
@@ -73,6 +78,18 @@ export class ClientShare {
     const isAlone = load.bufferedBytes === this.bufferedBytes;
     const most = Math.max(maxBodyBytes, mostOf(maxBufferedBytes, isAlone, maxBodyBytes));
     return Math.min(most - this.bufferedBytes, maxBufferedBytes - load.bufferedBytes);
+  }
+
+  /** Whether a body of this length may be read in one go. If so, `arrived` has to be called when it has come, or broke off. */
+  mayExpect(bytes: number, { maxBufferedBytes }: LoadLimits): boolean {
+    const load = this.#load;
+    if (load.expectedBytes + bytes > maxBufferedBytes * ROOM_TO_EXPECT) return false;
+    load.expectedBytes += bytes;
+    return true;
+  }
+
+  arrived(bytes: number): void {
+    this.#load.expectedBytes -= bytes;
   }
 
   /** Counts bytes that are there. Whoever lets go of them gives them back, once. */

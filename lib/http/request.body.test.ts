@@ -105,7 +105,8 @@ describe("a request's body", () => {
   // What was announced counted before it came: eight silent sockets kept everybody else out (P43).
   const broken: [says: string, sent: string, bytes: number][] = [
     ["of known length", `Content-Length: 900\r\n\r\n{"model":`, 0],
-    ["of a great length", `Content-Length: 90000\r\n\r\n{"model":`, 9],
+    ["of a length that is read in one go", `Content-Length: 90000\r\n\r\n{"model":`, 0],
+    ["of a great length", `Content-Length: 900000\r\n\r\n{"model":`, 9],
     ["in chunks", `Transfer-Encoding: chunked\r\n\r\n9\r\n{"model":\r\n`, 9],
   ];
   test.each(broken)("P6 that breaks off is refused, and counted no more: %s", async (_, sent, bytes) => {
@@ -148,6 +149,34 @@ describe("a long body of known length", () => {
     for (const client of silent) client.reset();
     await until("all were judged", () => scene.outcomes.length === 9);
     expect(scene.load.bufferedBytes).toBe(500_000);
+  });
+
+  test("P43 is read in pieces, and counts as it comes, where others of its like are on their way", async () => {
+    await using scene = open(new Load(), LARGE);
+    const clients = await Promise.all([connectRaw(scene.url), connectRaw(scene.url)]);
+    const part = `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n${"x".repeat(70_000)}`;
+    for (const client of clients) client.write(part);
+    await until("a part of one counts", () => scene.load.bufferedBytes === 70_000);
+    expect(scene.load.expectedBytes).toBe(100_000);
+    for (const client of clients) client.write("y".repeat(30_000));
+    await until("both were judged", () => scene.outcomes.length === 2);
+    const body = `${"x".repeat(70_000)}${"y".repeat(30_000)}`;
+    expect(scene.outcomes).toEqual([
+      { body, refused: null },
+      { body, refused: null },
+    ]);
+    expect([scene.load.bufferedBytes, scene.load.expectedBytes]).toEqual([200_000, 0]);
+    for (const client of clients) client.end();
+  });
+
+  test("P43 is expected no more where it breaks off", async () => {
+    await using scene = open(new Load(), LARGE);
+    const client = await connectRaw(scene.url);
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx");
+    await until("it is expected", () => scene.load.expectedBytes === 100_000);
+    client.reset();
+    await until("it was judged", () => scene.outcomes.length === 1);
+    expect([scene.load.bufferedBytes, scene.load.expectedBytes]).toEqual([0, 0]);
   });
 
   test("P43 is refused as soon as what has come together is too much", async () => {

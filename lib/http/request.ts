@@ -358,8 +358,10 @@ export interface Received {
 
 const WITHOUT_BODY: Received = { kind: "received", body: null, readable: null };
 const WITH_EMPTY_BODY: Received = { kind: "received", body: new Uint8Array(), readable: null };
-/** Bodies up to this length are read in one go: less than a connection costs. */
+/** Bodies up to this length are always read in one go: less than a connection costs. */
 const SMALL_BYTES = 64 * 1024;
+/** Up to this one they are where not too many are on their way: it costs half as much as to read them in pieces. */
+const MEDIUM_BYTES = 512 * 1024;
 
 /**
  * Takes the whole body in, or says why the request is refused. So a broken upload never reaches an upstream, and every
@@ -387,9 +389,12 @@ export async function receive(
   let body: Bytes | ProxyError;
   try {
     const isSmall = announced > 0 && announced <= SMALL_BYTES;
-    body = isSmall
-      ? await receiveAtOnce(request, share, limits)
-      : await receiveInPieces(request, announced, share, limits);
+    const isExpected =
+      !isSmall && announced > 0 && announced <= MEDIUM_BYTES && share.mayExpect(announced, limits);
+    body =
+      isSmall || isExpected
+        ? await receiveAtOnce(request, isExpected ? announced : 0, share, limits)
+        : await receiveInPieces(request, announced, share, limits);
   } catch {
     return BODY_BROKE_OFF; // or silent for too long: nobody reads this answer
   }
@@ -442,12 +447,19 @@ export async function receiveCall(
   return refusal ?? NO_ROOM;
 }
 
+/** `expected`: bytes that are to be taken off what is expected when all is there. */
 async function receiveAtOnce(
   request: Request,
+  expected: number,
   share: ClientShare,
   limits: LoadLimits,
 ): Promise<Bytes | ProxyError> {
-  const body = await bytesOf(request);
+  let body: Bytes;
+  try {
+    body = await bytesOf(request);
+  } finally {
+    share.arrived(expected);
+  }
   if (body.length > share.room(limits)) return NO_ROOM;
   share.hold(body.length);
   return body;

@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { SERVER_RUNTIME } from "../cli/startup.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const FOLDER = mkdtempSync(join(tmpdir(), "keywheel-deploy-"));
@@ -337,6 +338,14 @@ describe("the unit", () => {
   ])("%s", (_, name, value) => {
     expect(unit.get(name)).toMatch(value);
   });
+
+  test.each(Object.entries(SERVER_RUNTIME))(
+    "and the image set %s, so that the program need not start itself anew",
+    (name, value) => {
+      expect(unit.get("Environment")?.split(" ")).toContain(`${name}=${value}`);
+      expect(source("deploy/Dockerfile")).toContain(` ${name}=${value}`);
+    },
+  );
 
   const START_POST = /^\/bin\/sh -c '([^']*)'$/.exec(unit.get("ExecStartPost") ?? "")?.[1];
 
