@@ -72,7 +72,6 @@ import type { Patience } from "./lib/pool/exact-limits.ts";
 import { Account, accountName, accountsOf, newKey, reportOf } from "./lib/pool/key.ts";
 import type { Keeper, Key, KeyPool, KeyReport, Lease, Need } from "./lib/pool/key.ts";
 import { KeyRecords } from "./lib/pool/key-records.ts";
-import { LeasePlaces } from "./lib/pool/lease-places.ts";
 import { Penalties, rulesOf, saidBy } from "./lib/pool/penalties.ts";
 import { PoolEvents } from "./lib/pool/pool-events.ts";
 import { ProviderState } from "./lib/pool/provider-state.ts";
@@ -117,7 +116,6 @@ export class Pool implements KeyPool {
   readonly #records: KeyRecords | null;
   /** The way to other instances that share the pool; null: there is none. */
   readonly #link: PoolLink | null;
-  readonly #places: LeasePlaces | null;
 
   constructor(config: ProviderConfig, maxCooldownMs: number, dependencies: SharedPoolDependencies) {
     const { clock, random, keeper, observer } = dependencies;
@@ -135,6 +133,7 @@ export class Pool implements KeyPool {
       clock,
       random,
       tell: (event, key, now) => this.#events.tell(event, key, now),
+      onRefunded: ({ key, need }) => this.#link?.unsent(key, need.model),
       save: (key) => this.#records?.save(key),
     });
     this.#credentials = new CredentialRefusals(this.#penalties, (key, said, now) =>
@@ -148,7 +147,6 @@ export class Pool implements KeyPool {
     this.#arrange(config.keys, clock.now());
     if (keeper !== null) this.restore(keeper);
     this.#link = dependencies.sharing?.share(this.#sharedParts()) ?? null;
-    this.#places = this.#link && this.#placesOf(this.#link);
   }
 
   /** What of it other instances hear of, and change. */
@@ -162,22 +160,13 @@ export class Pool implements KeyPool {
       clock: this.#clock,
       turnDay: () => this.#turnDay(this.#clock.now()),
       wake: () => this.#serveQueue(this.#clock.now()),
-    };
-  }
-
-  #placesOf(link: PoolLink): LeasePlaces {
-    return new LeasePlaces({
-      link,
-      day: this.#day,
-      clock: this.#clock,
-      keys: () => this.keys,
       takeBack: (lease, now) => {
         this.#penalties.takeBack(lease, now);
         this.#state.onEnded(lease, ABANDONED, 0, now);
         this.#records?.save(lease.key);
       },
-      wake: (now) => this.#serveQueue(now),
-    });
+      hasWaiting: () => this.#queue.size > 0,
+    };
   }
 
   get keys(): readonly Key[] {
@@ -292,7 +281,7 @@ export class Pool implements KeyPool {
 
   confirm(lease: Lease, patience: Patience): Promise<boolean> | null {
     const { rpm } = this.#config;
-    return this.#places?.confirm(lease, typeof rpm === "number" ? rpm : null, patience) ?? null;
+    return this.#link?.confirm(lease, typeof rpm === "number" ? rpm : null, patience) ?? null;
   }
 
   /** The response has started: the key's limits let the request through. */

@@ -7,7 +7,8 @@
  * `SharedLimit`: a rate that all keys together have to keep to, such as a limit on our address.
  */
 import { HOUR_MS, MINUTE_MS, SECOND_MS } from "../core/clock.ts";
-import { RateLimiter, SlowStart } from "./rate-limiter.ts";
+import { RateLimiter } from "./rate-limiter.ts";
+import { SlowStart } from "./slow-start.ts";
 
 export interface BreakerRules {
   /** Failures in a row that open it. */
@@ -134,10 +135,8 @@ export class ModelBreakers {
     for (const [model, breaker] of this.#failing) if (!breaker.isQuiet) yield [model, breaker.openUntil];
   }
 
-  /** Another instance that shares the pool leaves this model alone; 0: not any more. */
-  hear(model: string, until: number): void {
-    if (until === 0) this.#failing.delete(model);
-    else this.#opened(model).openElsewhere(until);
+  forget(model: string): void {
+    this.#failing.delete(model);
   }
 
   /** Whether another model fails as well. */
@@ -160,11 +159,11 @@ export class ModelBreakers {
 
   /** A request for this model failed. Returns for how many ms that opens its breaker; 0 where it does not. */
   onFailed(model: string, now: number, wasTrial: boolean): number {
-    return this.#opened(model).onFailed(now, wasTrial);
+    return this.opened(model).onFailed(now, wasTrial);
   }
 
   /** The breaker of a model, made where there is none. */
-  #opened(model: string): CircuitBreaker {
+  opened(model: string): CircuitBreaker {
     let breaker = this.#failing.get(model);
     if (breaker !== undefined) return breaker;
     const [oldest] = this.#failing.keys();

@@ -13,10 +13,10 @@ import { field, isObject } from "../core/json.ts";
 import { proxyError } from "../http/error-responses.ts";
 import type { Bytes } from "../http/body.ts";
 import type { ProxyError } from "../http/error-responses.ts";
-import { SlidingLog } from "./limit-learning.ts";
 import { QuotaDay } from "./quota-day.ts";
 import type { Full, Meter, Patience, Place } from "./exact-limits.ts";
 import type { Sharing } from "./sharing.ts";
+import { SlidingLog } from "./counters.ts";
 
 /** Who asks: the name of the client's key, and what its counts go by where it has none; null: nobody was asked. */
 export interface ClientName {

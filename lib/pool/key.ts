@@ -17,8 +17,9 @@ import type { NoKey, Outcome, Verdict } from "../providers/verdict.ts";
 import type { CircuitBreaker } from "./circuit-breaker.ts";
 import type { Patience, Place } from "./exact-limits.ts";
 import type { RetryBudget } from "./retry-policy.ts";
-import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
+import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
 import type { RateLimiterState, RateRule } from "./rate-limiter.ts";
+import { SlowStart } from "./slow-start.ts";
 
 /** Everything that is known of one key. Instants are those of `Clock.now()`; 0 means never. */
 export interface Key {

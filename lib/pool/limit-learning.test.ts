@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { seeded } from "../testing/fixture.ts";
-import { AdaptiveLimit, LONGEST_HISTORY, SlidingLog, TokenBucket, Trial } from "./limit-learning.ts";
+import { AdaptiveLimit, Trial } from "./limit-learning.ts";
 import { RateLimiter } from "./rate-limiter.ts";
+import { LONGEST_HISTORY, SlidingLog, TokenBucket } from "./counters.ts";
 
 const NOW = Date.UTC(2026, 10, 20, 12);
 const MINUTE = 60_000;

@@ -39,6 +39,8 @@ interface PenaltyContext {
   /** From 0 up to 1. */
   readonly random: () => number;
   readonly tell: (event: PenaltyEvent, key: Key, now: number) => void;
+  /** A request was refused, and counts against no limit that is learnt. */
+  readonly onRefunded: (lease: Lease) => void;
   /** What is known of a key has changed, outside of the end of a lease. */
   readonly save: (key: Key) => void;
 }
@@ -220,6 +222,7 @@ export class Penalties {
     if (outcome.kind !== "abandoned") {
       account.limiter.refund(at);
       modelLimiter?.refund(at);
+      this.#context.onRefunded(lease);
     }
   }
 

@@ -29,16 +29,6 @@ const OTHERS_FIRST_MS = 3000;
 
 type Fault = Extract<Outcome, { kind: "overloaded" | "unreachable" }>;
 
-/** What several instances share of a provider. Instants; 0: it is not left alone. */
-export interface SharedProvider {
-  readonly breaker: number;
-  readonly refusesAll: number;
-  /** By model. */
-  readonly models: Record<string, number>;
-  /** What upstream said that made it be left alone. */
-  readonly said: string;
-}
-
 /** When it is the turn of this instance to try what may fail for all; in the past: now. */
 export type TurnAt = (seed: number, now: number) => number;
 
@@ -51,12 +41,12 @@ export class ProviderState {
   readonly refusesAll = new CircuitBreaker(REFUSES_ALL);
   readonly retryBudget = new RetryBudget();
   readonly sharedLimit = new SharedLimit();
-  readonly #modelBreakers = new ModelBreakers();
+  readonly modelBreakers = new ModelBreakers();
   readonly #listener: ProviderListener;
   /** What upstream said that made it be left alone; empty: nothing, or it is not. */
   pauseSaid = "";
   /** It was told that the provider is paused, and not yet that it is up again. */
-  #isDown = false;
+  isDown = false;
   /** When it was last up again; epoch ms. */
   #upAgainAt = 0;
 
@@ -66,12 +56,12 @@ export class ProviderState {
 
   /** Epoch ms until which the provider is left alone; in the past where it is not. */
   pausedUntil(now: number): number {
-    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil, this.#modelBreakers.aloneUntil(now));
+    return Math.max(this.breaker.openUntil, this.refusesAll.openUntil, this.modelBreakers.aloneUntil(now));
   }
 
   /** Whether nobody asks it for what this request asks for. */
   isPausedFor(need: Need, now: number): boolean {
-    const modelUntil = this.#modelBreakers.of(need)?.openUntil ?? 0;
+    const modelUntil = this.modelBreakers.of(need)?.openUntil ?? 0;
     return Math.max(this.breaker.openUntil, this.refusesAll.openUntil, modelUntil) > now;
   }
 
@@ -83,7 +73,7 @@ export class ProviderState {
     if (closedUntil > now) return { kind: "no_key", readyAt: closedUntil, why: "paused" };
     const turnAt = this.turnAt === null ? 0 : this.#trialTurn(need, this.turnAt, now);
     if (turnAt > now) return { kind: "no_key", readyAt: turnAt, maybeSooner: true, why: "paused" };
-    const modelUntil = this.#modelBreakers.of(need)?.readyAt(now) ?? 0;
+    const modelUntil = this.modelBreakers.of(need)?.readyAt(now) ?? 0;
     if (modelUntil > now) return { kind: "no_key", readyAt: modelUntil, why: "paused", isOwn: true };
     // It may be refused for what it asks for: whether everybody still is, others find out before it does.
     const asideUntil =
@@ -100,28 +90,13 @@ export class ProviderState {
 
   /** Of instances that share the pool one at a time finds out whether the upstream is back. */
   #trialTurn(need: Need, turnAt: TurnAt, now: number): number {
-    const isQuiet = this.breaker.isQuiet && this.refusesAll.isQuiet;
-    const model = this.#modelBreakers.of(need);
-    return isQuiet && (model === null || model.isQuiet) ? 0 : turnAt(0, now);
+    return this.isOnTrial(need) ? turnAt(0, now) : 0;
   }
 
-  /** What other instances have to know. */
-  shared(): SharedProvider {
-    const { breaker, refusesAll, pauseSaid: said } = this;
-    const models = Object.fromEntries(this.#modelBreakers.open());
-    const untilOf = (each: CircuitBreaker) => (each.isQuiet ? 0 : each.openUntil);
-    return { breaker: untilOf(breaker), refusesAll: untilOf(refusesAll), models, said };
-  }
-
-  /** Takes over what has changed at another instance. `before`: what was so until then. */
-  hear(told: SharedProvider, before: SharedProvider): void {
-    hearBreaker(this.breaker, told.breaker, before.breaker);
-    hearBreaker(this.refusesAll, told.refusesAll, before.refusesAll);
-    for (const [model, until] of Object.entries(told.models)) this.#modelBreakers.hear(model, until);
-    for (const model of Object.keys(before.models))
-      if (!Object.hasOwn(told.models, model)) this.#modelBreakers.hear(model, 0);
-    this.pauseSaid = told.said;
-    this.#isDown = told.breaker > 0 || told.refusesAll > 0;
+  /** Whether a request for this finds out whether the upstream is back. */
+  isOnTrial(need: Pick<Need, "model">): boolean {
+    if (!this.breaker.isQuiet || !this.refusesAll.isQuiet) return true;
+    return !(this.modelBreakers.of(need)?.isQuiet ?? true);
   }
 
   /** Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back. */
@@ -132,14 +107,13 @@ export class ProviderState {
   /** A request goes out. Returns whether it is a trial, which finds out whether the upstream is back. */
   onSent(need: Need, now: number): boolean {
     const { breaker, refusesAll } = this;
-    const modelBreaker = this.#modelBreakers.of(need);
-    const isTrial = !breaker.isQuiet || !refusesAll.isQuiet || !(modelBreaker?.isQuiet ?? true);
+    const isTrial = this.isOnTrial(need);
     if (this.#isRetry(need.deferredAt)) this.retryBudget.spend(now);
     this.sharedLimit.onSent(now);
     if (!isTrial) return false;
     breaker.startTrial(now);
     refusesAll.startTrial(now);
-    modelBreaker?.startTrial(now);
+    this.modelBreakers.of(need)?.startTrial(now);
     return true;
   }
 
@@ -165,12 +139,12 @@ export class ProviderState {
         if (!isTrial) return;
         breaker.abandonTrial();
         refusesAll.abandonTrial();
-        this.#modelBreakers.of(lease.need)?.abandonTrial();
+        this.modelBreakers.of(lease.need)?.abandonTrial();
         return;
       case "rate_limited": // may be everybody's: `Penalties.limit` finds out
         account.faultsInRow = 0;
         breaker.onAnswered();
-        this.#modelBreakers.onAnswered(lease.need.model, now);
+        this.modelBreakers.onAnswered(lease.need.model, now);
         if (isTrial) refusesAll.abandonTrial();
         return;
       case "served":
@@ -193,16 +167,16 @@ export class ProviderState {
     const { breaker } = this;
     const { model } = need;
     const isModels = model !== null && !isOfConnection(fault);
-    const wasTrialOfModel = isTrial && !(this.#modelBreakers.of(need)?.isQuiet ?? true);
-    const modelMs = isModels ? this.#modelBreakers.onFailed(model, now, wasTrialOfModel) : 0;
-    const isOneModels = isModels && !this.#modelBreakers.hasOther(model);
+    const wasTrialOfModel = isTrial && !(this.modelBreakers.of(need)?.isQuiet ?? true);
+    const modelMs = isModels ? this.modelBreakers.onFailed(model, now, wasTrialOfModel) : 0;
+    const isOneModels = isModels && !this.modelBreakers.hasOther(model);
     const isScopeModel = fault.kind === "overloaded" && fault.scope === "model";
     const openMs = isScopeModel
       ? 0
       : breaker.onFailed(now, isTrial && !breaker.isQuiet, { mayOpen: !isOneModels });
     if (isTrial) this.refusesAll.abandonTrial();
     if (isTrial && isScopeModel) breaker.abandonTrial();
-    const isAlone = modelMs > 0 && isOneModels && this.#modelBreakers.isAlone(model, now);
+    const isAlone = modelMs > 0 && isOneModels && this.modelBreakers.isAlone(model, now);
     const pausedMs = Math.max(openMs, isAlone ? modelMs : 0);
     if (pausedMs > 0) this.onPaused("upstream_faults", pausedMs, saidBy(fault), now);
   }
@@ -212,11 +186,11 @@ export class ProviderState {
     const { breaker, refusesAll } = this;
     key.account.faultsInRow = 0;
     breaker.onAnswered();
-    this.#modelBreakers.onAnswered(need.model, now);
+    this.modelBreakers.onAnswered(need.model, now);
     // What was sent before everybody was refused says nothing about now.
     if (isTrial || at >= refusesAll.openUntil) refusesAll.onAnswered();
-    if (!this.#isDown || !refusesAll.isQuiet) return;
-    this.#isDown = false;
+    if (!this.isDown || !refusesAll.isQuiet) return;
+    this.isDown = false;
     this.pauseSaid = "";
     this.#upAgainAt = now;
     this.#listener.onUp(now);
@@ -224,16 +198,10 @@ export class ProviderState {
 
   /** From now on the provider is left alone for `forMs`. */
   onPaused(reason: "upstream_faults" | "common_cause", forMs: number, said: string, now: number): void {
-    this.#isDown = true;
+    this.isDown = true;
     this.pauseSaid = said;
     this.#listener.onPaused(reason, forMs, said, now);
   }
-}
-
-function hearBreaker(breaker: CircuitBreaker, until: number, before: number): void {
-  if (until === before) return;
-  if (until === 0) breaker.onAnswered();
-  else breaker.openElsewhere(until);
 }
 
 /** Whether the connection itself failed, which is the same for every model. */

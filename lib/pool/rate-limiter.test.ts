@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 
 import { SECOND_MS, MINUTE_MS } from "../core/clock.ts";
-import { AFTER_AN_EVENT, RateLimiter, SlowStart } from "./rate-limiter.ts";
+import { AFTER_AN_EVENT, RateLimiter } from "./rate-limiter.ts";
+import { SlowStart } from "./slow-start.ts";
 
 type Sentence = string;
 
@@ -325,6 +326,109 @@ describe("whether a key is near a limit of its own", () => {
     expect(limiter.isNearLimit(NOW + 3000, 10)).toBe(false);
     for (let nth = 1; nth < 10; nth++) limiter.onSent(NOW + 3000 * nth);
     expect(limiter.isNearLimit(NOW + 30_000, 10)).toBe(true);
+  });
+});
+
+interface Together {
+  readonly instances: number;
+  readonly limit: number;
+  /** Ms between two requests of an instance, and until news of it are heard. */
+  readonly everyMs: number;
+  readonly newsMs: number;
+  /** Only the first sends. */
+  readonly isOneSending?: boolean;
+}
+
+/** What each instance takes for the limit, when all have sent until they knew of one. */
+function learnTogether({ instances, limit, everyMs, newsMs, isOneSending = false }: Together): number[] {
+  const limiters = Array.from({ length: instances }, () => new RateLimiter({ kind: "learnt" }));
+  const events: { at: number; happens: (now: number) => void }[] = [];
+  const after = (at: number, happens: (now: number) => void) => events.push({ at, happens });
+  const provider = window(limit, MINUTE_MS);
+  const tell = (from: RateLimiter, now: number, hear: (other: RateLimiter, heardAt: number) => void) =>
+    after(now + newsMs, (heardAt) => {
+      for (const other of limiters) if (other !== from) hear(other, heardAt);
+    });
+  const tellCounted = (from: RateLimiter, now: number) => {
+    if (!from.isRecounting(now)) return;
+    tell(from, now, (other, heardAt) => other.hear(from.state(), heardAt));
+  };
+  const send = (limiter: RateLimiter, sentAt: number) => {
+    limiter.onSent(sentAt);
+    tell(limiter, sentAt, (other, heardAt) => {
+      other.onSentElsewhere(heardAt, false);
+      tellCounted(other, heardAt);
+    });
+    after(sentAt + 10, (arrivesAt) => {
+      if (provider.asks(arrivesAt) === 0) return;
+      after(arrivesAt + 10, (now) => {
+        limiter.onEnded({ hasStarted: false }, now);
+        limiter.refund(sentAt);
+        limiter.onRefused({ sentAt, namedMs: null, restMs: MINUTE_MS, reason: "rate_limit" }, now);
+        tell(limiter, now, (other, heardAt) => {
+          other.hear(limiter.state(), heardAt);
+          other.refundElsewhere(heardAt);
+          tellCounted(other, heardAt);
+        });
+      });
+    });
+  };
+  for (const [place, limiter] of limiters.entries())
+    for (let nth = 0; nth < 60; nth++)
+      after(NOW + nth * everyMs + place, (now) => {
+        if (!limiter.rate.isKnown && (place === 0 || !isOneSending)) send(limiter, now);
+      });
+  while (events.length > 0) {
+    const next = events.reduce((first, event) => (event.at < first.at ? event : first));
+    events.splice(events.indexOf(next), 1);
+    next.happens(next.at);
+  }
+  return limiters.map(({ rate }) => rate.value);
+}
+
+describe("P48 a limit that several instances meet", () => {
+  test.each<[Sentence, Together]>([
+    ["is the same for two", { instances: 2, limit: 30, everyMs: 20, newsMs: 30 }],
+    ["is the same for three", { instances: 3, limit: 30, everyMs: 20, newsMs: 30 }],
+    ["is the same for eight", { instances: 8, limit: 60, everyMs: 40, newsMs: 30 }],
+    ["is the same where the news are slow", { instances: 3, limit: 30, everyMs: 25, newsMs: 100 }],
+    ["is the same where all send at once", { instances: 3, limit: 30, everyMs: 1, newsMs: 20 }],
+    ["is the same where it is small", { instances: 3, limit: 10, everyMs: 50, newsMs: 30 }],
+    [
+      "is known to those that sent nothing",
+      { instances: 3, limit: 30, everyMs: 15, newsMs: 30, isOneSending: true },
+    ],
+  ])("%s: what passed, and nothing of what was refused", (_, together) => {
+    expect(learnTogether(together)).toEqual(Array(together.instances).fill(together.limit));
+  });
+
+  test("is not learnt again from what was sent before it was heard of", () => {
+    const limiter = new RateLimiter({ kind: "learnt" });
+    for (let nth = 0; nth < 20; nth++) limiter.onSentElsewhere(NOW, false);
+    limiter.onSent(NOW + 10);
+    limiter.hear(
+      {
+        rate: { value: 20, ceiling: null, retryAt: 0, patienceMs: 0 },
+        windowMs: MINUTE_MS,
+        concurrency: null,
+        intervalMs: 0,
+        burst: 1,
+      },
+      NOW + 15,
+    );
+    limiter.onEnded({ hasStarted: false }, NOW + 20);
+    limiter.refund(NOW + 10);
+    limiter.onRefused({ sentAt: NOW + 10, namedMs: null, restMs: MINUTE_MS, reason: "rate_limit" }, NOW + 20);
+    expect(limiter.rate.value).toBe(20);
+  });
+
+  test("is tight while others may have sent what nobody has heard of", () => {
+    const limiter = new RateLimiter({ kind: "learnt" });
+    limiter.rate.restore({ value: 40, ceiling: null, retryAt: 0, patienceMs: 0 }, NOW);
+    for (let nth = 0; nth < 12; nth++) limiter.onSent(NOW + 1000);
+    expect(limiter.isTight(NOW + 1000, 1)).toBe(false);
+    expect(limiter.isTight(NOW + 1000, 3)).toBe(true);
+    expect(limiter.isTight(NOW + 1500, 3)).toBe(false);
   });
 });
 

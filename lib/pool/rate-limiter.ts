@@ -12,15 +12,9 @@
 import type { ProviderConfig } from "../config/provider-settings.ts";
 import { MINUTE_MS } from "../core/clock.ts";
 import type { Budget } from "../providers/rate-limit-headers.ts";
-import {
-  AdaptiveLimit,
-  LONGEST_HISTORY,
-  PaceEstimator,
-  SlidingLog,
-  TokenBucket,
-  WindowTrial,
-} from "./limit-learning.ts";
+import { AdaptiveLimit, PaceEstimator, WindowTrial } from "./limit-learning.ts";
 import type { AdaptiveLimitState } from "./limit-learning.ts";
+import { LONGEST_HISTORY, SlidingLog, TokenBucket } from "./counters.ts";
 
 /** No time makes the key ready, only the end of an attempt under way. */
 export const AFTER_AN_EVENT = Number.MAX_SAFE_INTEGER;
@@ -51,6 +45,10 @@ const SAME_DEPTH = 2;
 const OTHER_COUNT = 1.3;
 /** From this share of a limit on, instances that share it take turns. */
 const TIGHT_FROM = 0.75;
+/** What others sent before a refusal, and what of it was refused, is heard within this time. */
+const HEARD_WITHIN_MS = 2000;
+/** What an instance sends becomes known to the others within this time. */
+const NEWS_WITHIN_MS = 150;
 /** From this share of a limit on, a refusal is no surprise. */
 const NEARLY = 0.8;
 /** A refusal of what is tried beyond the known comes within this time. */
@@ -123,6 +121,8 @@ export class RateLimiter {
   #widestMs = 0;
   /** The last refusal, how many were in the window and under way then, and how often in a row it was as many. */
   #refusedAt = 0;
+  /** Until when others may still tell what they sent before a first refusal; epoch ms. */
+  #hearsUntil = 0;
   /** When one more was to fit after the last refusal that named a rest; epoch ms. */
   #fitsAt = 0;
   #refusedCount = 0;
@@ -177,6 +177,19 @@ export class RateLimiter {
   onSentElsewhere(now: number, isUncounted: boolean): void {
     this.onSent(now, isUncounted);
     this.inFlight -= 1; // `inFlightElsewhere` counts it
+    if (this.isRecounting(now)) this.rate.recount(1); // sent before others knew of the refusal
+  }
+
+  /** One that another instance sent was refused. */
+  refundElsewhere(now: number): void {
+    if (this.#sent.size === 0) return;
+    this.refund(this.#sent.last(1));
+    if (this.isRecounting(now)) this.rate.recount(-1);
+  }
+
+  /** Whether what others tell still changes what was learnt from a first refusal. */
+  isRecounting(now: number): boolean {
+    return now < this.#hearsUntil;
   }
 
   /** An answer has begun. */
@@ -309,18 +322,17 @@ export class RateLimiter {
    */
   isTight(now: number, instances: number): boolean {
     if (this.#rule.kind === "fixed") return false;
-    const spare = 2 * instances;
+    // Others may have sent as much lately, of which nothing has been heard.
+    const unheard = (instances - 1) * this.#sent.countSince(now - NEWS_WITHIN_MS);
+    const spare = instances + unheard;
     if (this.#resetAt > now && this.#left <= Math.max(spare, this.#announcedLimit * (1 - TIGHT_FROM)))
       return true;
-    if (
-      this.concurrency.isKnown &&
-      this.inFlight + this.inFlightElsewhere >= this.concurrency.value - instances
-    )
+    if (this.concurrency.isKnown && this.inFlight + this.inFlightElsewhere >= this.concurrency.value - spare)
       return true;
     if (this.#bucket.isOn) return true;
     if (!this.rate.isKnown) return false;
-    const { value } = this.rate;
-    return this.#sent.countSince(now - this.#windowMs) >= Math.min(value * TIGHT_FROM, value - spare);
+    const used = this.#sent.countSince(now - this.#windowMs);
+    return used + unheard >= TIGHT_FROM * this.rate.value;
   }
 
   /** What is left of the announced window, and until when; null: nothing is announced, or it is over. */
@@ -339,6 +351,7 @@ export class RateLimiter {
   /** Learns from a refusal; the refused request has been refunded and has ended already. */
   onRefused(refusal: RateRefusal, now: number): void {
     const { sentAt, restMs, reason, namedMs } = refusal;
+    const isFirst = !this.rate.isKnown;
     const isToldSo = reason === "concurrency" || namedMs === 0; // "now" can only mean: when another has ended
     const isRepeated = this.#isRepeatedly(sentAt, namedMs !== null, now);
     if (isToldSo || isRepeated || this.#isTooDeep(sentAt, namedMs !== null, now)) {
@@ -350,6 +363,7 @@ export class RateLimiter {
       if (namedMs === null) this.#learnUnhinted(sentAt, restMs, now);
       else this.#learnHinted(sentAt, namedMs, now);
     }
+    if (isFirst && this.rate.isKnown) this.#hearsUntil = now + Math.min(restMs, HEARD_WITHIN_MS);
     this.#refusedAt = now;
   }
 
@@ -576,6 +590,13 @@ export class RateLimiter {
     };
   }
 
+  /** Another instance has learnt this. Where both were refused just now, each counts what went out by itself. */
+  hear(told: RateLimiterState, now: number): void {
+    if (this.rate.isKnown && this.isRecounting(now)) return;
+    this.restore(told, now);
+    this.rate.onHeard(now);
+  }
+
   restore({ rate, windowMs, concurrency, intervalMs, burst }: RateLimiterState, now: number): void {
     if (concurrency !== null) this.concurrency.restore(concurrency, now);
     if (this.#rule.kind !== "learnt") return;
@@ -590,56 +611,6 @@ export class RateLimiter {
 /** Of a number that is set no more than so many need be remembered. */
 function historyFor(rule: RateRule): SlidingLog {
   return new SlidingLog(rule.kind === "fixed" ? rule.perMinute : LONGEST_HISTORY);
-}
-
-// ---- after a refusal
-
-/** A provider that refuses does so at once; one that serves may take its time. */
-const REFUSAL_COMES_WITHIN_MS = 3000;
-/** So many at once without a refusal: nothing is limited any more. */
-const SLOW_START_ENDS_AT = 64;
-
-/**
- * What comes back after a refusal is asked once, then twice, then four times: else all who waited for it would get it
- * refused again at once.
- */
-export class SlowStart {
-  /** How many attempts may be undecided at once; 0: any number. */
-  #allowed = 0;
-  #lastAt = 0;
-  /** Attempts whose answer has not begun. */
-  undecided = 0;
-
-  /** It has not ended. */
-  get isOn(): boolean {
-    return this.#allowed > 0;
-  }
-
-  get readyAt(): number {
-    if (this.#allowed === 0 || this.undecided < this.#allowed) return 0;
-    return this.#lastAt + REFUSAL_COMES_WITHIN_MS;
-  }
-
-  onSent(now: number): void {
-    this.undecided += 1;
-    this.#lastAt = now;
-  }
-
-  /** A response has started: one attempt more, which from round to round is twice as many. */
-  onResponseStarted(): void {
-    this.undecided -= 1;
-    if (this.#allowed > 0) this.#allowed = this.#allowed + 1 < SLOW_START_ENDS_AT ? this.#allowed + 1 : 0;
-  }
-
-  /** An attempt ended before any response. */
-  onFailed(): void {
-    this.undecided -= 1;
-  }
-
-  /** It was refused: begin again with one. */
-  restart(): void {
-    this.#allowed = 1;
-  }
 }
 
 /** How the rate of a provider's keys is known, as `RPM` says. */

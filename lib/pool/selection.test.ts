@@ -108,6 +108,53 @@ class Stand {
 
 const FOUR = "key-a,key-b,key-c,key-d";
 
+describe("P48 near a limit that instances share", () => {
+  /** Keys with a learnt limit that is nearly used up, and whose turn is this one's in a second. */
+  function nearTheirLimits(): Stand {
+    const stand = new Stand("round-robin", FOUR);
+    for (const { account } of stand.keys) {
+      account.limiter.follow({ kind: "learnt" });
+      account.limiter.rate.restore({ value: 10, ceiling: null, retryAt: 0, patienceMs: 0 }, NOW);
+      for (let nth = 0; nth < 9; nth++) account.limiter.onSentElsewhere(NOW, false);
+    }
+    stand.choice.turns = { instances: 3, turnAt: () => NOW + SEC };
+    return stand;
+  }
+
+  test("a key waits for the turn of its instance", () => {
+    const stand = nearTheirLimits();
+    expect(stand.takes()).toBe(".");
+    expect(stand.told).toMatchObject({ readyAt: NOW + SEC });
+    stand.now = NOW + 2 * SEC;
+    expect(stand.takes()).toBe("a");
+  });
+
+  test("one that is alone waits for nobody", () => {
+    const stand = nearTheirLimits();
+    stand.choice.turns = { instances: 1, turnAt: () => NOW + SEC };
+    expect(stand.takes()).toBe("a");
+  });
+
+  test("a trial goes out whatever the turns of keys are, so that a paused provider is found out", () => {
+    const stand = nearTheirLimits();
+    stand.choice.isOnTrial = ({ model }) => model === "down";
+    expect(stand.takes()).toBe(".");
+    expect(stand.takes({ model: "down" })).toBe("a");
+  });
+
+  test("only the instance whose turn it is tries more than is known", () => {
+    const stand = nearTheirLimits();
+    for (const { account } of stand.keys) account.limiter.onSent(NOW);
+    const raised = () => stand.choice.onBlocked(needOf(), NOW + 61 * SEC);
+    stand.choice.turns = { instances: 3, turnAt: () => NOW + 62 * SEC };
+    for (const { account } of stand.keys)
+      for (let nth = 0; nth < 10; nth++) account.limiter.onSent(NOW + 61 * SEC);
+    expect(raised()).toBe(false);
+    stand.choice.turns = { instances: 3, turnAt: () => 0 };
+    expect(raised()).toBe(true);
+  });
+});
+
 test.each(["round-robin", "sticky", "lru", "quota"] as const)(
   "a choice by %s does not look into the body for its conversation",
   (strategy) => {

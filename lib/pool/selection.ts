@@ -41,6 +41,8 @@ export class KeySelector {
   dayEndsAt = 0;
   /** When it is this instance's turn with a key that several share; null: no other shares the pool. */
   turns: Turns | null = null;
+  /** Whether what goes out is a trial, of which instances send one at a time whatever the turns of keys are. */
+  isOnTrial: (need: KeyNeed) => boolean = () => false;
   readonly #models = new Map<string, ModelState>();
   /** Where the next walk begins. */
   #cursor = 0;
@@ -126,6 +128,8 @@ export class KeySelector {
       const key = this.#inTurn(step);
       if (keyReadyAt(key, this.dayEndsAt, need.isUncounted) > now || !isSuited(key, need, need.boundTo))
         continue;
+      // Another instance sends with it now: that one tries more.
+      if (this.turns !== null && this.turns.instances > 1 && this.turns.turnAt(key.seed, now) > now) continue;
       const isRaised = key.account.onBlocked(now);
       const isModelRaised = model?.limits.get(key.account)?.onBlocked(now) ?? false;
       if (isRaised || isModelRaised) return true;
@@ -139,11 +143,13 @@ export class KeySelector {
   }
 
   /** Epoch ms from which a key in use may be asked; `AFTER_AN_EVENT`: when an attempt under way has ended. */
-  #readyAt(key: Key, limits: ModelLimits | undefined, { isUncounted }: KeyNeed, now: number): number {
+  #readyAt(key: Key, limits: ModelLimits | undefined, need: KeyNeed, now: number): number {
+    const { isUncounted } = need;
     const keyAt = keyReadyAt(key, this.dayEndsAt, isUncounted);
     const accountAt = Math.max(keyAt, key.account.readyAt(now, isUncounted));
     const at = limits === undefined ? accountAt : Math.max(accountAt, limits.readyAt(now));
-    return this.turns === null || at > now ? at : this.#turnAt(this.turns, key, limits, now);
+    if (this.turns === null || at > now || this.isOnTrial(need)) return at;
+    return this.#turnAt(this.turns, key, limits, now);
   }
 
   /** Instances that share the pool take turns where a limit that is not exact is nearly used up. */

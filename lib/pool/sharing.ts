@@ -4,9 +4,9 @@
  */
 import type { Meter, Patience } from "./exact-limits.ts";
 import type { Penalties } from "./penalties.ts";
-import type { ProviderState, SharedProvider } from "./provider-state.ts";
+import type { ProviderState } from "./provider-state.ts";
 import type { QuotaDay } from "./quota-day.ts";
-import type { Key, KeyState, PoolDependencies } from "./key.ts";
+import type { Key, KeyState, Lease, PoolDependencies } from "./key.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Clock } from "../core/clock.ts";
 import type { KeySelector, Turns } from "./selection.ts";
@@ -22,12 +22,25 @@ export interface PoolParts {
   /** Begins the day where it has not begun. */
   readonly turnDay: () => void;
   readonly wake: () => void;
+  /** A lease has got no place: what it took is given back. */
+  readonly takeBack: (lease: Lease, now: number) => void;
+  readonly hasWaiting: () => boolean;
 }
 
 /** What is shared of a key: also what is left of an announced limit, and until when. */
 export type SharedKeyState = KeyState & {
   readonly announced: { readonly left: number; readonly resetAt: number } | null;
 };
+
+/** What several instances share of a provider. Instants; 0: it is not left alone. */
+export interface SharedProvider {
+  readonly breaker: number;
+  readonly refusesAll: number;
+  /** By model. */
+  readonly models: Record<string, number>;
+  /** What upstream said that made it be left alone. */
+  readonly said: string;
+}
 
 /** One pool, as what it shares with others. Dates are those of `Clock.wall()`. */
 export interface PoolSide {
@@ -37,8 +50,11 @@ export interface PoolSide {
   stateOf(key: Key): SharedKeyState;
   /** Takes over parts of a state that another instance has told; each is checked. */
   apply(key: Key, told: Record<string, unknown>): void;
-  /** Others sent so many requests with a key. `model`: that was asked for. */
-  sentElsewhere(key: Key, model: string | null, counted: number, uncounted: number): void;
+  /**
+   * Others sent so many requests with a key, and so many were refused. `model`: that was asked for. Returns whether that
+   * may have changed what is told of the key.
+   */
+  sentElsewhere(key: Key, model: string | null, counted: number, uncounted: number, refused: number): boolean;
   providerState(): SharedProvider;
   /** `before`: what this instance told, or was told, last. */
   applyProvider(told: SharedProvider, before: SharedProvider): void;
@@ -49,13 +65,18 @@ export interface PoolSide {
   dayEndsOn(): number;
   /** Something has changed that requests may wait for. */
   wake(): void;
+  hasWaiting(): boolean;
 }
 
 /** The way from a pool to the other instances. */
 export interface PoolLink {
+  /** Whether the lease may be used; null: it may, and nobody has to be asked. `perMinute` null: no exact rate. */
+  confirm(lease: Lease, perMinute: number | null, patience: Patience): Promise<boolean> | null;
   meterOf(key: Key): Meter;
   /** A request goes out with a key. */
   sent(key: Key, model: string | null, isUncounted: boolean): void;
+  /** One of them was refused, and counts against no limit that is learnt. */
+  unsent(key: Key, model: string | null): void;
   /** Other keys are configured. */
   keysChanged(): void;
   /** A day has begun. */

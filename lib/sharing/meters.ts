@@ -7,7 +7,7 @@
  * reason.
  */
 import type { ExactLimits, Full, Meter, Patience, Place } from "../pool/exact-limits.ts";
-import { SlidingLog } from "../pool/limit-learning.ts";
+import { SlidingLog } from "../pool/counters.ts";
 
 /** A place that this instance took. `at`: local instant. */
 interface OwnPlace {

@@ -7,11 +7,13 @@
  */
 import type { Clock } from "../core/clock.ts";
 import { isObject } from "../core/json.ts";
-import type { Cooldown, Disabled, Key } from "../pool/key.ts";
-import type { SharedProvider } from "../pool/provider-state.ts";
-import type { Meter } from "../pool/exact-limits.ts";
-import type { PoolLink, PoolSide, SharedKeyState } from "../pool/sharing.ts";
+import type { Cooldown, Disabled, Key, Lease } from "../pool/key.ts";
+import type { SharedProvider } from "../pool/sharing.ts";
+import type { Meter, Patience } from "../pool/exact-limits.ts";
+import type { PoolLink, PoolParts, PoolSide, SharedKeyState } from "../pool/sharing.ts";
+import { LeasePlaces } from "./lease-places.ts";
 import type { SharedMeter } from "./meters.ts";
+import { poolSideOf } from "./pool-side.ts";
 import { KEPT_MS } from "./scripts.ts";
 import type { HashChange } from "./usage-side.ts";
 import type { PoolNews, SentNews } from "./wire.ts";
@@ -51,6 +53,7 @@ const MOST_MODELS = 64;
 export class PoolExchange implements PoolLink {
   readonly side: PoolSide;
   readonly #host: ExchangeHost;
+  readonly #places: LeasePlaces;
   readonly #told = new Map<Key, Told>();
   readonly #names = new Map<string, Key>();
   readonly #byId = new Map<string, Key>();
@@ -60,13 +63,18 @@ export class PoolExchange implements PoolLink {
   readonly #elsewhere = new Map<string, Map<Key, number>>();
   #provider: SharedProvider = NOT_PAUSED;
 
-  constructor(side: PoolSide, host: ExchangeHost) {
-    this.side = side;
+  constructor(parts: PoolParts, host: ExchangeHost) {
+    this.side = poolSideOf(parts);
     this.#host = host;
+    this.#places = new LeasePlaces(this, parts);
     this.keysChanged();
   }
 
   // ---- from the pool
+
+  confirm(lease: Lease, perMinute: number | null, patience: Patience): Promise<boolean> | null {
+    return this.#places.confirm(lease, perMinute, patience);
+  }
 
   meterOf(key: Key): Meter {
     return this.#meterOf(key);
@@ -81,10 +89,23 @@ export class PoolExchange implements PoolLink {
   sent(key: Key, model: string | null, isUncounted: boolean): void {
     const name = this.#host.nameOf(key.secret);
     const place = model === null ? name : `${name} ${model}`;
-    const [, , counted, uncounted] = this.#sent.get(place) ?? [name, model, 0, 0];
-    this.#sent.set(place, [name, model, counted + (isUncounted ? 0 : 1), uncounted + (isUncounted ? 1 : 0)]);
+    const [, , counted, uncounted, refused] = this.#sent.get(place) ?? [name, model, 0, 0, 0];
+    this.#sent.set(place, [
+      name,
+      model,
+      counted + (isUncounted ? 0 : 1),
+      uncounted + (isUncounted ? 1 : 0),
+      refused,
+    ]);
     this.#host.busy();
     this.#host.sendSoon();
+  }
+
+  unsent(key: Key, model: string | null): void {
+    const name = this.#host.nameOf(key.secret);
+    const place = model === null ? name : `${name} ${model}`;
+    const [, , counted, uncounted, refused] = this.#sent.get(place) ?? [name, model, 0, 0, 0];
+    this.#sent.set(place, [name, model, counted, uncounted, refused + 1]);
   }
 
   /** Something about a key, or the provider, has changed. */
@@ -315,9 +336,12 @@ export class PoolExchange implements PoolLink {
         this.#noteUsed(key, lastUsed);
       });
     }
-    for (const [name, model, counted, uncounted] of news.sent) {
+    for (const [name, model, counted, uncounted, refused] of news.sent) {
       this.#with(name, (key) => {
-        this.side.sentElsewhere(key, model, counted, uncounted);
+        if (this.side.sentElsewhere(key, model, counted, uncounted, refused)) {
+          this.#changed.add(key);
+          this.#host.sendSoon();
+        }
         this.#meterOf(key).sentElsewhere(counted);
       });
     }

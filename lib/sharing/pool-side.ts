@@ -4,13 +4,14 @@
 import { wallOffset } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import { isObject } from "../core/json.ts";
+import type { CircuitBreaker } from "../pool/circuit-breaker.ts";
 import { fromDates, inDates, readKeyState, stateOf } from "../pool/key.ts";
 import type { Cooldown, Key } from "../pool/key.ts";
-import type { SharedProvider } from "../pool/provider-state.ts";
-import type { PoolParts, PoolSide } from "../pool/sharing.ts";
+import type { ProviderState } from "../pool/provider-state.ts";
+import type { PoolParts, PoolSide, SharedProvider } from "../pool/sharing.ts";
 
 export function poolSideOf(parts: PoolParts): PoolSide {
-  const { provider, selector, state, penalties, day, clock, turnDay, wake } = parts;
+  const { provider, selector, state, penalties, day, clock, turnDay, wake, hasWaiting } = parts;
   return {
     provider,
     get keys() {
@@ -26,7 +27,7 @@ export function poolSideOf(parts: PoolParts): PoolSide {
       return { ...inDates(known, offset), announced: dated };
     },
     apply: (key, told) => applyTold(key, told, parts),
-    sentElsewhere(key, model, counted, uncounted) {
+    sentElsewhere(key, model, counted, uncounted, refused) {
       const now = clock.now();
       const { account } = key;
       const limits = selector.limitsFor({ model }, account);
@@ -35,11 +36,16 @@ export function poolSideOf(parts: PoolParts): PoolSide {
         limits?.limiter?.onSentElsewhere(now, false);
         state.sharedLimit.onSentElsewhere(now);
       }
+      for (let each = 0; each < refused; each++) {
+        account.limiter.refundElsewhere(now);
+        limits?.limiter?.refundElsewhere(now);
+      }
+      return account.limiter.isRecounting(now) || (limits?.limiter?.isRecounting(now) ?? false);
     },
-    providerState: () => moved(state.shared(), wallOffset(clock)),
+    providerState: () => moved(pauseOf(state), wallOffset(clock)),
     applyProvider(told, before) {
       const offset = -wallOffset(clock);
-      state.hear(moved(told, offset), moved(before, offset));
+      hearPause(state, moved(told, offset), moved(before, offset));
     },
     dayEndsOn() {
       turnDay();
@@ -47,11 +53,38 @@ export function poolSideOf(parts: PoolParts): PoolSide {
     },
     shareTurns(turns) {
       selector.turns = turns;
+      selector.isOnTrial = (need) => state.isOnTrial(need);
       state.turnAt = turns.turnAt;
     },
     maxCooldownMs: () => penalties.rules.maxCooldownMs,
     wake,
+    hasWaiting,
   };
+}
+
+/** Until when a provider, and its models, are left alone. */
+function pauseOf({ breaker, refusesAll, modelBreakers, pauseSaid: said }: ProviderState): SharedProvider {
+  const untilOf = (each: CircuitBreaker) => (each.isQuiet ? 0 : each.openUntil);
+  const models = Object.fromEntries(modelBreakers.open());
+  return { breaker: untilOf(breaker), refusesAll: untilOf(refusesAll), models, said };
+}
+
+/** Takes over what has changed at another instance. `before`: what was so until then. */
+function hearPause(state: ProviderState, told: SharedProvider, before: SharedProvider): void {
+  hearBreaker(state.breaker, told.breaker, before.breaker);
+  hearBreaker(state.refusesAll, told.refusesAll, before.refusesAll);
+  const { modelBreakers } = state;
+  for (const [model, until] of Object.entries(told.models))
+    if (until > 0) modelBreakers.opened(model).openElsewhere(until);
+  for (const model of Object.keys(before.models)) if (!(told.models[model] ?? 0)) modelBreakers.forget(model);
+  state.pauseSaid = told.said;
+  state.isDown = told.breaker > 0 || told.refusesAll > 0;
+}
+
+function hearBreaker(breaker: CircuitBreaker, until: number, before: number): void {
+  if (until === before) return;
+  if (until === 0) breaker.onAnswered();
+  else breaker.openElsewhere(until);
 }
 
 /** With each of its instants moved. */
@@ -79,7 +112,7 @@ function applyTold(key: Key, told: Record<string, unknown>, { selector, penaltie
   }
   if (has("isPaused")) key.isPaused = state.isPaused;
   if (has("cooldown")) cool(account, state.cooldown, clearedIn(told["cooldown"], clock), now);
-  if (has("limiter") && state.limiter !== null) account.limiter.restore(state.limiter, now);
+  if (has("limiter") && state.limiter !== null) account.limiter.hear(state.limiter, now);
   const announced = told["announced"];
   if (isObject(announced)) {
     const { left, resetAt } = {
@@ -95,7 +128,7 @@ function applyTold(key: Key, told: Record<string, unknown>, { selector, penaltie
     const given = models[model];
     cool(limits, known.cooldown, isObject(given) ? clearedIn(given["cooldown"], clock) : Infinity, now);
     limits.deniedUntil = known.deniedUntil;
-    if (known.limiter !== null) penalties.limiterOf(limits, account)?.restore(known.limiter, now);
+    if (known.limiter !== null) penalties.limiterOf(limits, account)?.hear(known.limiter, now);
   }
 }
 
@@ -115,10 +148,14 @@ function cool(
     return;
   }
   if (held !== null && held.until >= cooldown.until) return;
-  limits.cooldown = cooldown;
+  // What was sent until now was sent without knowing of it: if that is refused, it is no second refusal in a row.
+  const beganAt = cooldown.beganAt > now - NEWS_MS ? now : cooldown.beganAt;
+  limits.cooldown = { ...cooldown, beganAt };
   if (cooldown.until > now) limits.slowStart.restart();
 }
 
+/** What began no longer ago is news. */
+const NEWS_MS = 1000;
 /** Instants that went through the dates of two instances differ by so much. */
 const SAME_MS = 250;
 

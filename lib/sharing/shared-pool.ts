@@ -18,14 +18,15 @@ import { gather } from "./batch.ts";
 import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
 import { SharedMeter } from "./meters.ts";
 import type { LeaseAnswer, MeterHost } from "./meters.ts";
+import { Outbox } from "./outbox.ts";
+import type { Batch, BatchOptions } from "./outbox.ts";
 import { PoolExchange } from "./pool-exchange.ts";
 import type { ExchangeHost } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
-import { poolSideOf } from "./pool-side.ts";
 import { BATCH, BEAT, LEASE } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
-import type { HashChange, UsageSide } from "./usage-side.ts";
-import { turnBeginsAt } from "./turns.ts";
+import type { UsageSide } from "./usage-side.ts";
+import { startOfTurn, turnBeginsAt } from "./turns.ts";
 import { hashed, readDay, readInstances, readKey, readLease, readNews } from "./wire.ts";
 import type { StoredInstance } from "./wire.ts";
 
@@ -40,8 +41,6 @@ const GONE_AFTER_MS = 15_000;
 const SLOW_MS = 50;
 /** What a sign of life, a batch or what is read at the start may take: nobody waits for it. */
 const BEHIND_MS = 2000;
-/** What happens together is sent together. */
-const GATHER_MS = 20;
 /** How long an instance that is back waits for the others to come back too, before it trusts the server's counts. */
 const SETTLE_MS = 4000;
 /** Letters of an instance's name. */
@@ -78,13 +77,6 @@ export async function openSharedPool(
   return pool;
 }
 
-/** Changes with the number by which the server knows whether it has them. */
-interface Batch {
-  readonly number: number;
-  readonly news: string;
-  readonly changes: string;
-}
-
 /** Where this instance stands. `settling`: the server is back, and others may not have said yet what they used. */
 type Mode = "alone" | "settling" | "joined";
 
@@ -96,6 +88,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly #newToken: () => string;
   readonly #usage: UsageSide | null;
   readonly #connection: RedisConnection;
+  readonly #outbox: Outbox;
   readonly #since: number;
   readonly #names = new WeakMap<Secret, string>();
   readonly #meters = new Map<string, SharedMeter>();
@@ -110,13 +103,6 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** What has to be added to `now()` to get the server's date; null: not known. */
   #serverOffset: number | null = null;
   #number = 0;
-  #batchNumber = 0;
-  /** A batch that was sent, and may not have been carried out. */
-  #unconfirmed: Batch | null = null;
-  #cancelBatch: CancelTimer | null = null;
-  #isSending = false;
-  #hasMore = false;
-  #isUrgent = false;
   #cancelBeat: CancelTimer = () => {};
   /** Who was there when the server came back, and has not been heard of since; and until when that is waited for. */
   #awaited = new Set<string>();
@@ -142,6 +128,13 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       channel: this.#channel,
       onNews: (message) => this.#hear(message),
       onLost: () => this.#becomeAlone("the connection was lost"),
+    });
+    this.#outbox = new Outbox({
+      clock,
+      isMuted: () => this.#isClosed || this.#mode === "alone",
+      gather: (batch) => this.#gather(batch),
+      deliver: (batch) => this.#deliver(batch),
+      onFailed: () => this.#becomeAlone("it does not answer"),
     });
   }
 
@@ -200,9 +193,13 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
 
   /** When it is this instance's turn, of those that have requests; in the past: now. */
   turnAt(seed: number, now: number): number {
-    const busy = this.#stored.filter(({ id, isBusy }) => isBusy || id === this.id).map(({ id }) => id);
-    if (busy.length < 2 || this.#mode !== "joined" || this.#serverOffset === null) return 0;
-    return turnBeginsAt(busy, this.id, seed, now + this.#serverOffset) - this.#serverOffset;
+    if (this.#mode !== "joined" || this.#serverOffset === null) return 0;
+    const date = now + this.#serverOffset;
+    // All find the same ones, because they go by the same dates.
+    const busyFrom = startOfTurn(date) - IDLE_AFTER_MS;
+    const busy = this.#stored.filter(({ id, busyAt }) => busyAt >= busyFrom || id === this.id);
+    const ids = busy.map(({ id }) => id);
+    return turnBeginsAt(ids, this.id, seed, date) - this.#serverOffset;
   }
 
   // ---- to come and to go
@@ -248,8 +245,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     const prefix = this.#prefix;
     const sentAt = this.now();
     const inFlight = Object.fromEntries(this.#exchanges.map((each) => [each.providerName, each.inFlight()]));
-    const isBusy = sentAt < this.#busyAt + IDLE_AFTER_MS;
-    const data = { since: this.#since, epoch: this.#epoch, isSynced: this.#isSynced, isBusy, inFlight };
+    if (this.#exchanges.some(({ side }) => side.hasWaiting())) this.#busyAt = sentAt;
+    const busyAt = this.#busyAt === 0 ? 0 : this.#busyAt + this.clock.wall() - sentAt;
+    const data = { since: this.#since, epoch: this.#epoch, isSynced: this.#isSynced, busyAt, inFlight };
     const news = JSON.stringify({ instance: this.id, inFlight });
     const answer = await this.#run(
       BEAT,
@@ -296,14 +294,14 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     if (this.#mode === "joined") this.#timesAlone += 1;
     this.#mode = "settling";
     this.#isSynced = false;
-    if (this.#epoch !== epoch) this.#unconfirmed = null; // what was counted in it is written as a whole below
+    if (this.#epoch !== epoch) this.#outbox.forget(); // what was counted in it is written as a whole below
     const hadEpoch = this.#epoch !== "";
     this.#epoch = epoch;
     const hashes = isNew ? this.#exchanges.flatMap((each) => each.fillAgain(this.#prefix)) : [];
     for (const exchange of this.#exchanges) exchange.forgetSent();
     for (const meter of this.#meters.values()) this.#changedMeters.add(meter);
     await this.#loadAll();
-    if (!(await this.#sendBatch(hashes, { isAll: true, isFilling: isNew })))
+    if (!(await this.#outbox.send({ first: hashes, isAll: true, isFilling: isNew })))
       return this.#becomeAlone("it does not answer");
     this.#isSynced = true;
     this.#backAt = date;
@@ -350,9 +348,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#cancelBeat();
-    this.#cancelBatch?.();
+    this.#outbox.close();
     if (this.#mode !== "alone") {
-      await this.#sendBatch([], { isAll: false, isFilling: false });
+      await this.#outbox.send();
       await this.#connection
         .ask("HDEL", [`${this.#prefix}:instances`, this.id], LAST_WORDS_MS)
         .catch(() => {});
@@ -411,11 +409,10 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   // ---- everything else, behind the path
 
   share(parts: PoolParts): PoolLink {
-    const side = poolSideOf(parts);
-    const exchange = new PoolExchange(side, this);
+    const exchange = new PoolExchange(parts, this);
     this.#exchanges.push(exchange);
     const host = this;
-    side.shareTurns({
+    exchange.side.shareTurns({
       get instances() {
         return host.#stored.length;
       },
@@ -434,46 +431,12 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   sendSoon(isUrgent = false): void {
-    if (this.#isClosed || this.#mode === "alone") return;
-    if (this.#cancelBatch !== null && (!isUrgent || this.#isUrgent)) return;
-    this.#cancelBatch?.();
-    this.#isUrgent = isUrgent;
-    this.#cancelBatch = this.#own.after(isUrgent ? 0 : GATHER_MS, () => {
-      this.#cancelBatch = null;
-      void this.#sendBatch([], { isAll: false, isFilling: false }).then((isSent) => {
-        if (!isSent) this.#becomeAlone("it does not answer");
-      });
-    });
+    this.#outbox.sendSoon(isUrgent);
   }
 
-  /** Sends what has changed. Returns whether the server has it, or nothing was to be sent. */
-  async #sendBatch(
-    hashes: readonly HashChange[],
-    { isAll, isFilling }: { isAll: boolean; isFilling: boolean },
-  ): Promise<boolean> {
-    if (this.#isSending) {
-      this.#hasMore = true;
-      return true;
-    }
-    this.#isSending = true;
-    try {
-      if (this.#unconfirmed !== null && !(await this.#confirmBatch(this.#unconfirmed))) return false;
-      const batch = this.#batch(hashes, isAll, isFilling);
-      if (batch === null) return true;
-      this.#unconfirmed = batch;
-      return await this.#confirmBatch(batch);
-    } finally {
-      this.#isSending = false;
-      if (this.#hasMore) {
-        this.#hasMore = false;
-        this.sendSoon(this.#isUrgent);
-      }
-    }
-  }
-
-  #batch(first: readonly HashChange[], isAll: boolean, isFilling: boolean): Batch | null {
+  #gather({ first, isAll, isFilling }: BatchOptions): { news: string; changes: string } | null {
     const used = this.#usage?.take(this.#prefix, this.clock.wall());
-    const batch = gather({
+    const gathered = gather({
       instance: this.id,
       prefix: this.#prefix,
       exchanges: this.#exchanges,
@@ -487,18 +450,13 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       nextNumber: () => this.nextNumber(),
     });
     this.#changedMeters.clear();
-    if (batch === null) return null;
-    this.#batchNumber += 1;
-    return { number: this.#batchNumber, ...batch };
+    return gathered;
   }
 
-  async #confirmBatch(batch: Batch): Promise<boolean> {
+  async #deliver({ number, news, changes }: Batch): Promise<boolean> {
     const keys = [`${this.#prefix}:epoch`, `${this.#prefix}:batch:${this.id}`];
-    const given = [this.#epoch, String(batch.number), this.#channel, batch.news, batch.changes];
-    const answer = await this.#run(BATCH, keys, given, BEHIND_MS);
-    if (answer !== 1) return false;
-    if (this.#unconfirmed === batch) this.#unconfirmed = null;
-    return true;
+    const given = [this.#epoch, String(number), this.#channel, news, changes];
+    return (await this.#run(BATCH, keys, given, BEHIND_MS)) === 1;
   }
 
   // ---- what others tell
@@ -523,10 +481,17 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       this.#meters.get(meterName ?? "")?.hearOther(news.instance, endsOn, requests, tokens);
     }
     for (const record of news.records) this.#usage?.hear(record);
+    if (news.pools.some(({ sent }) => sent.length > 0)) this.#hearBusy(news.instance);
     for (const pool of news.pools)
       for (const exchange of this.#exchanges)
         if (exchange.providerName === pool.provider) exchange.hear(news.instance, pool);
     if (news.days.length > 0) for (const exchange of this.#exchanges) exchange.showDay();
+  }
+
+  /** It has requests: from now on it has turns. */
+  #hearBusy(id: string): void {
+    const busyAt = this.clock.wall();
+    this.#stored = this.#stored.map((other) => (other.id === id ? { ...other, busyAt } : other));
   }
 
   // ---- what is read

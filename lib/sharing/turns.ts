@@ -7,6 +7,11 @@
 const TURN_MS = 1000;
 const TURN_GUARD_MS = 150;
 
+/** When the turn began that runs at a date. */
+export function startOfTurn(date: number): number {
+  return date - (date % TURN_MS);
+}
+
 /**
  * When it is this instance's turn: a date of the clock that all have in common, which is now or past while it has its
  * turn. `ids`: of all that take turns, in any order. `seed`: of what they take turns with, so that each begins elsewhere.

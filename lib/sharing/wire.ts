@@ -3,7 +3,7 @@
  * version may have written it, or somebody by hand. Everything is checked as it is read.
  */
 import { isObject } from "../core/json.ts";
-import type { SharedProvider } from "../pool/provider-state.ts";
+import type { SharedProvider } from "../pool/sharing.ts";
 import type { LeaseAnswer } from "./meters.ts";
 
 /** What has changed at an instance. */
@@ -28,12 +28,18 @@ export interface PoolNews {
   /** By how much counts have grown: requests, rate refusals, errors. And when a key was last used: a date. */
   readonly counts: Record<string, readonly number[]>;
   readonly inFlight: Record<string, number>;
-  /** What was sent: key, model, requests that count and that do not. */
+  /** What was sent: key, model, requests that count and that do not, and refused ones. */
   readonly sent: readonly SentNews[];
   readonly state: SharedProvider | null;
 }
 
-export type SentNews = readonly [key: string, model: string | null, counted: number, uncounted: number];
+export type SentNews = readonly [
+  key: string,
+  model: string | null,
+  counted: number,
+  uncounted: number,
+  refused: number,
+];
 
 /** What an instance has counted of a day. */
 export interface DayNews {
@@ -73,10 +79,10 @@ function readPoolNews(told: unknown): PoolNews[] {
   const fields = entriesOf(told["fields"]).map(([key, given]) => [key, textsOf(given)] as const);
   const counts = entriesOf(told["counts"]).map(([key, given]) => [key, listOf(given).map(changeOf)] as const);
   const sent = listOf(told["sent"]).flatMap((each): SentNews[] => {
-    const [key, model, counted, uncounted] = listOf(each);
+    const [key, model, counted, uncounted, refused] = listOf(each);
     if (typeof key !== "string") return [];
     const many = (count: unknown) => Math.min(numberOf(count), MOST_SENT);
-    return [[key, typeof model === "string" ? model : null, many(counted), many(uncounted)]];
+    return [[key, typeof model === "string" ? model : null, many(counted), many(uncounted), many(refused)]];
   });
   return [
     {
@@ -113,8 +119,8 @@ export interface StoredInstance {
   readonly epoch: string;
   /** It has written all that it knows since it last was alone. */
   readonly isSynced: boolean;
-  /** It had requests lately. */
-  readonly isBusy: boolean;
+  /** When it last had a request: a date; 0: never. */
+  readonly busyAt: number;
   /** By provider and key. */
   readonly inFlight: Record<string, Record<string, number>>;
 }
@@ -134,7 +140,7 @@ export function readInstances(told: readonly unknown[]): StoredInstance[] {
       since: numberOf(data["since"]),
       epoch: typeof data["epoch"] === "string" ? data["epoch"] : "",
       isSynced: data["isSynced"] === true,
-      isBusy: data["isBusy"] === true,
+      busyAt: numberOf(data["busyAt"]),
       inFlight: inFlightIn(data["inFlight"]),
     });
   }

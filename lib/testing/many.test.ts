@@ -251,6 +251,60 @@ describe("P48 several proxies with one server", () => {
     expect(other.keys[0]!.isPaused).toBe(false);
   });
 
+  test("take a cooldown that they hear of for the answer to what they sent before", async () => {
+    const upstream = startUpstream(() =>
+      Response.json({ error: { message: "no credits" } }, { status: 402 }),
+    );
+    const [first, second] = await startInstances(2, startRedis(), upstream, { API_KEYS: KEYS[0]! });
+    await first!.ask();
+    const cooldownOf = ({ proxy }: Instance) => proxy.engine.upstreams[0].pool.keys[0]!.account.cooldown;
+    await until("it is known", () => cooldownOf(second!) !== null);
+    expect(cooldownOf(second!)!.beganAt).toBeGreaterThan(cooldownOf(first!)!.beganAt);
+    expect(cooldownOf(second!)!.until).toBeCloseTo(cooldownOf(first!)!.until, -2);
+  });
+
+  test("are refused by a limit that nobody told no more often than one, and know it all", async () => {
+    let passed = 0;
+    const upstream = startUpstream(() => {
+      passed += 1;
+      if (passed <= 12) return null;
+      return Response.json({ error: { message: "Rate limit reached" } }, { status: 429 });
+    });
+    const instances = await startInstances(3, startRedis(), upstream, { API_KEYS: KEYS[0]! });
+    for (let nth = 0; nth < 15; nth++) {
+      await instances[nth % 3]!.ask();
+      await Bun.sleep(40); // the news of it
+    }
+    expect(upstream.keys).toHaveLength(13);
+    const values = instances.map(({ proxy }) => {
+      const { account } = proxy.engine.upstreams[0].pool.keys[0]!;
+      const sent = account.limiter.state().rate?.value;
+      return sent ?? "nothing";
+    });
+    expect(new Set(values).size).toBe(1);
+  });
+
+  test("take turns where they have requests, and no turn is of two or of one that is idle", async () => {
+    const upstream = startUpstream();
+    const instances = await startInstances(3, startRedis(), upstream);
+    const [first, second, third] = instances.map(({ sharing }) => sharing);
+    const now = systemClock.now();
+    expect(first!.turnAt(0, now)).toBeLessThanOrEqual(now); // nobody else has requests
+    await instances[0]!.ask();
+    await instances[1]!.ask();
+    await until("each knows of the other", () =>
+      [first, second].every((each) => each!.turnAt(0, now) > now || each!.turnAt(0, now + 1000) > now + 1000),
+    );
+    let turns = 0;
+    for (let at = now; at < now + 4000; at += 50) {
+      const held = [first, second].filter((each) => each!.turnAt(0, at) <= at).length;
+      expect(held).toBeLessThanOrEqual(1);
+      turns += held;
+    }
+    expect(turns).toBeGreaterThan(60); // the third has none, so the two have all
+    expect(third!.turnAt(0, now + 60_000)).toBeLessThanOrEqual(now + 60_000); // all are idle by then
+  });
+
   test("go on with their share while the server is silent, and count nothing twice when it is back", async () => {
     const upstream = startUpstream();
     const redis = startRedis();

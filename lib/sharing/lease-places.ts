@@ -2,11 +2,9 @@
  * Whether a lease may be used where several instances share the keys (P48). The pool gives a lease by what it knows; a
  * key with an exact limit is then asked for a place in it, which all instances count together.
  */
-import type { Clock } from "../core/clock.ts";
-import type { Meter, Patience } from "./exact-limits.ts";
-import type { Key, Lease } from "./key.ts";
-import type { QuotaDay } from "./quota-day.ts";
-import type { PoolLink } from "./sharing.ts";
+import type { Meter, Patience } from "../pool/exact-limits.ts";
+import type { Lease } from "../pool/key.ts";
+import type { PoolLink, PoolParts } from "../pool/sharing.ts";
 
 /**
  * A minute of `RPM=n` where several instances share the keys, and 100 ms more: requests of different instances may reach
@@ -16,28 +14,18 @@ const EXACT_MINUTE_MS = 60_100;
 /** Instances that share a key whose day is used up ask again after this time: one may have given a place back. */
 const FULL_FOR_MS = 2000;
 
-/** What the places need of the pool. */
-export interface PlaceParts {
-  readonly link: PoolLink;
-  readonly day: QuotaDay;
-  readonly clock: Clock;
-  readonly keys: () => readonly Key[];
-  /** A lease has got no place: what it took is given back, and who waits may go on. */
-  readonly takeBack: (lease: Lease, now: number) => void;
-  /** Keys have room again, or less of it. */
-  readonly wake: (now: number) => void;
-}
-
 export class LeasePlaces {
-  readonly #parts: PlaceParts;
+  readonly #link: PoolLink;
+  readonly #parts: PoolParts;
 
-  constructor(parts: PlaceParts) {
+  constructor(link: PoolLink, parts: PoolParts) {
+    this.#link = link;
     this.#parts = parts;
   }
 
   /** Whether the lease may be used; null: it may, and nobody has to be asked. `perMinute` null: no exact rate. */
   confirm(lease: Lease, perMinute: number | null, patience: Patience): Promise<boolean> | null {
-    const { link } = this.#parts;
+    const link = this.#link;
     const { key, need } = lease;
     if (!need.isUncounted && (perMinute !== null || key.dailyLimit !== null))
       return this.#ask(lease, perMinute, patience);
@@ -47,9 +35,10 @@ export class LeasePlaces {
   }
 
   async #ask(lease: Lease, perMinute: number | null, patience: Patience): Promise<boolean> {
-    const { link, day, clock, keys, takeBack, wake } = this.#parts;
+    const link = this.#link;
+    const { day, clock, selector, takeBack, wake } = this.#parts;
     const { key, dayEndsOn } = lease;
-    const siblings = keys().filter((other) => other !== key && other.account === key.account);
+    const siblings = selector.keys.filter((other) => other !== key && other.account === key.account);
     const others: Meter[] = perMinute === null ? [] : siblings.map((other) => link.meterOf(other));
     const limits = {
       perMinute,
@@ -72,7 +61,7 @@ export class LeasePlaces {
     const fullUntil = isOfKey ? Math.min(answer.readyAt, now + FULL_FOR_MS) : answer.readyAt;
     key.fullUntil = Math.max(key.fullUntil, fullUntil);
     if (!isOfKey) for (const other of siblings) other.fullUntil = Math.max(other.fullUntil, answer.readyAt);
-    wake(now);
+    wake();
     return false;
   }
 }
