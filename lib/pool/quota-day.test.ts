@@ -76,6 +76,30 @@ test("P47 a day ends when its length is over, also where the date stays behind",
   expect(day.look("UTC", clock.now())).toBe("new");
 });
 
+test.each<[sentence: string, startsAt: number, isSetTo: number, passes: number, change: DayChange]>([
+  ["goes on where it gets its date", 0, Date.UTC(2026, 10, 20, 12), HOUR, "set"],
+  ["goes on where it gets a date of another day, too", 5 * HOUR, Date.UTC(2031, 0, 1), HOUR, "set"],
+  [
+    "goes on where its date was that of its making",
+    Date.UTC(2020, 4, 1),
+    Date.UTC(2026, 10, 20, 1),
+    2 * SEC,
+    "set",
+  ],
+  ["is over where that takes longer than a day", 0, Date.UTC(2026, 10, 20, 12), DAY, "new"],
+  ["goes on where another date without a year comes", 0, 3 * HOUR, 2 * SEC, "set"],
+  ["is over where a true date is set ahead", Date.UTC(2026, 10, 20), Date.UTC(2026, 10, 21, 3), HOUR, "new"],
+])("P47 a day that began on a machine without a date %s", (_, startsAt, isSetTo, passes, change) => {
+  const clock = new FalseClock();
+  clock.setWall(startsAt - clock.wall());
+  const day = new QuotaDay(clock);
+  expect(day.look("UTC", clock.now())).toBe("new");
+  clock.drift(passes);
+  clock.setWall(isSetTo - clock.wall());
+  expect(day.look("UTC", clock.now())).toBe(change);
+  expect(day.endDate).toBeGreaterThan(change === "set" && isSetTo < DAY ? 0 : Date.UTC(2026, 0));
+});
+
 test.each<[sentence: string, endDate: (today: number) => number, goesOn: boolean]>([
   ["P47 count on where they are of today", (today) => today, true],
   ["P47 count on where they are of tomorrow: the date is behind", (today) => today + DAY, true],

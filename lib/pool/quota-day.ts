@@ -12,6 +12,9 @@ const LOOK_EVERY_MS = 1000;
 /** A date that moved by less goes as clocks do. */
 const DRIFT_MS = 500;
 
+/** A clock that shows an earlier date was never set. */
+const NO_DATE_BEFORE = Date.UTC(2025, 0);
+
 /** What a question about the day finds: `set`: the day is the same, but ends at another instant. */
 export type DayChange = "same" | "set" | "new";
 
@@ -38,11 +41,13 @@ export class QuotaDay {
     if (!isOver && !isSet) return "same";
     const leftMs = untilMidnight(zone, wall);
     const endDate = wall + leftMs;
-    const isNew = isOver || endDate > this.endDate;
+    // The machine had no date until now, so this day is the one that it counted in.
+    const isFirstDate = !isOver && this.endDate < NO_DATE_BEFORE && endDate > NO_DATE_BEFORE;
+    const isNew = isOver || (endDate > this.endDate && !isFirstDate);
     this.#offset = wall - now;
     this.endsAt = now + leftMs;
     this.#lookAt = Math.min(now + LOOK_EVERY_MS, this.endsAt);
-    if (isNew) this.endDate = endDate;
+    if (isNew || isFirstDate) this.endDate = endDate;
     return isNew ? "new" : "set";
   }
 
