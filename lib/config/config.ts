@@ -6,24 +6,11 @@
  * not set, everywhere. No message shows a key or a part of one.
  */
 import { codeOf } from "../core/json.ts";
-import { Secret } from "../core/secret.ts";
 import { parseEnvFile } from "./env-file.ts";
 import { shownPath } from "./key-shapes.ts";
 import { usableMemoryBytes } from "./memory.ts";
-import { type ClientLimit, parseClientLimits } from "./client-limits.ts";
-import { type ClientKey, faultOfPassword, readClientKeys } from "./keys.ts";
-import {
-  DIRECTORY_PATH,
-  HOST,
-  MEGABYTES,
-  oneOf,
-  ORIGINS,
-  SECONDS,
-  STATE,
-  TIMEZONE,
-  WEB_ADDRESS,
-  wholeNumber,
-} from "./parsers.ts";
+import { readClientKeys } from "./keys.ts";
+import { absolutePath, HOST, MEGABYTES, oneOf, SECONDS, wholeNumber } from "./parsers.ts";
 import {
   type FileOf,
   type FileText,
@@ -38,25 +25,26 @@ import {
   type RouteRule,
   type RouteTarget,
 } from "./routes.ts";
+import {
+  type Access,
+  CERTIFICATE_SETTINGS,
+  readServerSettings,
+  type ServerSettings,
+} from "./server-settings.ts";
 import { type Environment, providerPrefix, SettingsReader, settingOf, spellingOf } from "./settings.ts";
-import { isServerAddress, parseStateServer, STATE_PREFIX, type StateServer } from "./state-server.ts";
 
 export type { ClientKey, ConfiguredKey } from "./keys.ts";
-export { parseStatusList } from "./parsers.ts";
+export { absolutePath, parseStatusList } from "./parsers.ts";
 export type { FileOf, Listen, ProviderConfig, Strategy } from "./provider-settings.ts";
 export type { RouteRule, RouteTarget } from "./routes.ts";
+export type { Access } from "./server-settings.ts";
 export type { Environment } from "./settings.ts";
 
-/** Who gets in. `protected`: loopback only. */
-export type Access = { mode: "protected" } | { mode: "keys"; clients: ClientKey[] } | { mode: "open" };
-
-export interface Config {
+export interface Config extends ServerSettings {
   /** The first is the default. */
   providers: [ProviderConfig, ...ProviderConfig[]];
   listen: Listen;
   access: Access;
-  /** As browsers write them in `Origin`, or a single `*`. */
-  corsOrigins: string[];
   maxCooldownMs: number;
   /** null: 10, or keys + 2 where that is more. */
   maxAttempts: number | null;
@@ -71,14 +59,6 @@ export interface Config {
   maxBodyBytes: number;
   maxInFlight: number;
   maxBufferedBytes: number;
-  drainMs: number;
-  logLevel: "debug" | "info" | "warn" | "error";
-  /** null: text on a terminal, else JSON. */
-  logFormat: "text" | "json" | null;
-  /** null: no log files. A relative one begins at the working directory. */
-  logDir: string | null;
-  /** So many days before today are kept. */
-  logRetentionDays: number;
   /** Model names of the user's own; each has a model in every target. */
   routes: RouteRule[];
   /** Where a request goes when its provider cannot serve it, in this order. */
@@ -87,20 +67,6 @@ export interface Config {
   fallbackAfterMs: number;
   /** `all`: the list of models is that of every provider. */
   models: "default" | "all";
-  /** What clients may use; empty: whatever they like. */
-  clientLimits: ClientLimit[];
-  /** IANA zone whose midnight ends the day of clients' limits. */
-  clientZone: string;
-  /** The file that outlives a restart; null: off, or a server. A relative one begins at the working directory. */
-  statePath: string | null;
-  /** The server by which several proxies are one pool; null: there is none. */
-  stateServer: StateServer | null;
-  /** Files with certificates of CAs that are trusted too, as they are written. */
-  certificateFiles: string[];
-  /** null: there is no /admin. */
-  adminPassword: Secret | null;
-  /** An http or https address, which may hold a token; null: nobody is told. */
-  webhookUrl: Secret | null;
 }
 
 /** Lines for people. A warning never stops the start. */
@@ -118,14 +84,48 @@ export function parseConfig(
   memoryBytes: number | null = null,
 ): ParsedConfig {
   const reader = new SettingsReader(environment, file);
+  const settings = readAll(reader, fileOf, memoryBytes, (access) =>
+    readServerSettings(reader, access, environment.STATE_DIRECTORY),
+  );
+  return parsed(reader, settings);
+}
+
+/** The configuration of a pool without a server, whose settings have no server's among them. */
+export function parsePoolConfig(environment: Environment, server: ServerSettings): ParsedConfig {
+  const reader = new SettingsReader(environment, new Map());
+  const noFile: FileOf = () => ({ ok: false, reason: "no file can be read here" });
+  return parsed(
+    reader,
+    readAll(reader, noFile, null, () => server),
+  );
+}
+
+/** What was read, or everything that was wrong with it. */
+function parsed(reader: SettingsReader, { providers, ...settings }: AllSettings): ParsedConfig {
+  warnOfMisspelling(reader);
+  const warnings = [...reader.warnings];
+  const [first, ...others] = providers;
+  if (first === undefined || reader.problems.size > 0) {
+    return { ok: false, problems: [...reader.problems], warnings };
+  }
+  return { ok: true, config: { providers: [first, ...others], ...settings }, warnings };
+}
+
+type AllSettings = Omit<Config, "providers"> & { readonly providers: readonly ProviderConfig[] };
+
+function readAll(
+  reader: SettingsReader,
+  fileOf: FileOf,
+  memoryBytes: number | null,
+  readServer: (access: Access) => ServerSettings,
+): AllSettings {
   const listen = readListen(reader);
   const { providers, known } = readProviders(reader, listen, fileOf);
-  const [first, ...others] = providers;
   const access = readAccess(reader);
-  const settings = {
+  return {
+    providers,
     listen,
     access,
-    corsOrigins: reader.readOptional("CORS_ORIGINS", ORIGINS) ?? [],
     maxCooldownMs: reader.read("MAX_COOLDOWN_SEC", SECONDS),
     maxAttempts: reader.readOptional("MAX_ATTEMPTS", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
     maxWaitMs: reader.read("MAX_WAIT_SEC", SECONDS),
@@ -135,33 +135,11 @@ export function parseConfig(
     streamIdleTimeoutMs: reader.read("STREAM_IDLE_TIMEOUT_SEC", SECONDS),
     ...readBodyLimits(reader, memoryBytes),
     maxInFlight: reader.read("MAX_IN_FLIGHT", wholeNumber(1, Number.MAX_SAFE_INTEGER)),
-    drainMs: reader.read("DRAIN_SEC", SECONDS),
-    logLevel: reader.read("LOG_LEVEL", oneOf(["debug", "info", "warn", "error"])),
-    logFormat: reader.readOptional("LOG_FORMAT", oneOf(["text", "json"])),
-    logDir: reader.readOptional("LOG_DIR", DIRECTORY_PATH),
-    logRetentionDays: reader.read("LOG_RETENTION_DAYS", wholeNumber(1, 36_500)),
+    ...readServer(access),
     ...readRoutes(reader, known),
     fallbackAfterMs: reader.read("FALLBACK_AFTER_SEC", SECONDS),
     models: reader.read("MODELS", oneOf(["default", "all"])),
-    clientLimits: readClientLimits(reader, access),
-    clientZone: reader.readOptional("TIMEZONE", TIMEZONE) ?? "UTC",
-    statePath: readStatePath(reader, environment.STATE_DIRECTORY),
-    stateServer: readStateServer(reader),
-    certificateFiles: CERTIFICATE_SETTINGS.flatMap((name) => reader.text(name) ?? []),
-    adminPassword: readAdminPassword(reader),
-    webhookUrl: readWebhookUrl(reader),
   };
-  if (settings.corsOrigins.includes("*") && settings.access.mode !== "keys") {
-    reader.warnings.add(
-      "CORS_ORIGINS is * and no client key is asked for: every web page you open can use your keys. Name the origins, or set PROXY_API_KEY.",
-    );
-  }
-  warnOfMisspelling(reader);
-  const warnings = [...reader.warnings];
-  if (first === undefined || reader.problems.size > 0) {
-    return { ok: false, problems: [...reader.problems], warnings };
-  }
-  return { ok: true, config: { providers: [first, ...others], ...settings }, warnings };
 }
 
 /** Where `loadConfig` looks. */
@@ -253,12 +231,6 @@ async function findEnvFile(
   return { kind: "found", path: null, text: "" };
 }
 
-/**
- * What the runtime reads when the process starts: certificates to trust beside its own. They are not read from the
- * env file by themselves, so `lib/cli/startup.ts` puts them into the environment.
- */
-const CERTIFICATE_SETTINGS = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] as const;
-
 /** The certificate files that the env file names and the environment does not, by their variables. Absolute paths. */
 export async function certificateFiles(places: Places): Promise<Map<string, string>> {
   const found = await findEnvFile(places, readFileText);
@@ -321,11 +293,6 @@ export function keyFilesOf(environment: Environment, file: ReadonlyMap<string, s
     .filter(([name]) => /(?:^|_)API_KEYS_FILE$/.test(name))
     .map(([, path]) => path?.trim());
   return new Set(paths.filter((path): path is string => path !== undefined && path !== ""));
-}
-
-/** `path` as it is seen from `directory`. (`node:path` has this too, but loading it costs memory for ever.) */
-export function absolutePath(directory: string, path: string): string {
-  return path.startsWith("/") ? path : `${directory.replace(/\/+$/, "")}/${path.replace(/^\.\//, "")}`;
 }
 
 const ABSENT = "there is no such file";
@@ -404,54 +371,6 @@ function readRoutes(
     for (const warning of list?.warnings ?? []) reader.warnings.add(warning);
   }
   return { routes: routeList?.routes ?? [], fallback: targetList?.targets ?? [] };
-}
-
-function readClientLimits(reader: SettingsReader, access: Access): ClientLimit[] {
-  const text = reader.text("CLIENT_LIMITS");
-  if (text === null) return [];
-  const clients = access.mode === "keys" ? access.clients.map(({ name }) => name) : [];
-  const list = parseClientLimits(text, new Set(clients.filter((name) => name !== null)));
-  for (const problem of list.problems) reader.problems.add(problem);
-  return list.limits;
-}
-
-/** `directories`: what systemd says in `STATE_DIRECTORY`, several separated by `:`. */
-function readStatePath(reader: SettingsReader, directories: string | undefined): string | null {
-  if (isServerAddress(reader.text("STATE") ?? "")) return null;
-  const path = reader.read("STATE", STATE);
-  if (path === "off") return null;
-  const [directory = ""] = directories?.trim().split(":") ?? [];
-  return directory === "" ? path : absolutePath(directory, path);
-}
-
-/** Its address may hold a password, so it is never shown. */
-function readStateServer(reader: SettingsReader): StateServer | null {
-  const prefix = reader.read("STATE_PREFIX", STATE_PREFIX);
-  const text = reader.text("STATE");
-  if (text === null || !isServerAddress(text)) return null;
-  const server = parseStateServer(text, prefix);
-  if (typeof server !== "string") return server;
-  reader.problems.add(`STATE ${server}.`);
-  return null;
-}
-
-/** After the keys: whoever holds one of them must not hold the password too. Never shown. */
-function readAdminPassword(reader: SettingsReader): Secret | null {
-  const text = reader.text("ADMIN_PASSWORD");
-  if (text === null) return null;
-  const fault = faultOfPassword(text, reader);
-  if (fault !== null) reader.problems.add(`ADMIN_PASSWORD ${fault}, or remove it for no /admin.`);
-  return new Secret(text);
-}
-
-/** Its address mostly holds a token, so it is never shown. */
-function readWebhookUrl(reader: SettingsReader): Secret | null {
-  const text = reader.text("WEBHOOK_URL");
-  if (text === null) return null;
-  const address = WEB_ADDRESS.read(text);
-  if (address !== null) return new Secret(address);
-  reader.problems.add(`WEBHOOK_URL is not a web address. ${WEB_ADDRESS.says}, or remove it.`);
-  return null;
 }
 
 /** Warns of variables that have no effect, because their name is misspelt. */

@@ -214,3 +214,8 @@ export function alternatives(words: readonly string[]): string {
 export function enumeration(words: readonly string[]): string {
   return alternatives(words).replace(/ or (?=\S+$)/, " and ");
 }
+
+/** `path` as it is seen from `directory`. (`node:path` has this too, but loading it costs memory for ever.) */
+export function absolutePath(directory: string, path: string): string {
+  return path.startsWith("/") ? path : `${directory.replace(/\/+$/, "")}/${path.replace(/^\.\//, "")}`;
+}

@@ -2,8 +2,9 @@
  * The options of a pool as the settings that they are, read by the same rules: `maxWaitSec` is `MAX_WAIT_SEC`, and what
  * is wrong with it is said in the same words, with the name that was written. Pure.
  */
-import { parseConfig } from "../config/config.ts";
+import { parsePoolConfig } from "../config/config.ts";
 import type { Config } from "../config/config.ts";
+import type { ServerSettings } from "../config/server-settings.ts";
 import { nearest, PROVIDER_SETTINGS, SETTINGS, vocabularyOf } from "../config/settings.ts";
 import { isObject } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
@@ -44,6 +45,23 @@ const NO_OPTIONS: Readonly<Record<string, string>> = {
   STATE_PREFIX: "is a setting of the proxy, for a Redis server. Remove it",
 };
 
+/** What a pool without a server has in the place of a server's settings. */
+const NO_SERVER: ServerSettings = {
+  corsOrigins: [],
+  drainMs: 0,
+  logLevel: "info",
+  logFormat: null,
+  logDir: null,
+  logRetentionDays: 0,
+  clientLimits: [],
+  clientZone: "UTC",
+  statePath: null,
+  stateServer: null,
+  certificateFiles: [],
+  adminPassword: null,
+  webhookUrl: null,
+};
+
 const isOption = (setting: string) => !Object.hasOwn(NO_OPTIONS, setting) && setting !== "STATE";
 
 /** Options that are settings, by the names of both. */
@@ -74,8 +92,8 @@ export function readOptions(options: unknown): ReadOptions {
   const onEvent = readFunction<(event: PoolEvent) => unknown>(given, "onEvent", problems);
   const fetch = readFunction<Fetch>(given, "fetch", problems);
   // A pool has no port that a base URL could be the address of, and no clients but its own process.
-  const environment = { ...Object.fromEntries(settings), PORT: "0", PROXY_API_KEY: "off", STATE: "off" };
-  const parsed = parseConfig(environment);
+  const environment = { ...Object.fromEntries(settings), PORT: "0", PROXY_API_KEY: "off" };
+  const parsed = parsePoolConfig(environment, NO_SERVER);
   const inOptions = (line: string) => (NO_KEYS_PROBLEM.test(line) ? GIVE_KEYS : withOptionNames(line, names));
   if (!parsed.ok) problems.push(...parsed.problems.map(inOptions));
   if (!parsed.ok || problems.length > 0) {
