@@ -507,7 +507,7 @@ async function openShared(
     return { pool, usage: shared };
   } catch (error) {
     if (!(error instanceof ServerRefusal)) throw error;
-    return `STATE: the server at ${server.shown} says: ${error.message}. Correct the address, or its password.`;
+    return `STATE: the server at ${server.shown} cannot be used: ${error.message}.`;
   }
 }
 

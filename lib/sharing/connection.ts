@@ -9,7 +9,7 @@
 import type { StateServer } from "../config/state-server.ts";
 import { nextTurn } from "../core/clock.ts";
 import { codeOf, isObject } from "../core/json.ts";
-import { diagnose } from "./diagnosis.ts";
+import { diagnose, explain } from "./diagnosis.ts";
 import type { Script } from "./scripts.ts";
 import { readHash } from "./wire.ts";
 
@@ -45,10 +45,10 @@ export class RedisConnection {
   }
 
   /**
-   * Connects, and listens to the news. Returns false where the server is not reached. Throws `ServerRefusal` where it
-   * is, and will not have us or is none of the kind that we need: that is a matter of the settings.
+   * Connects, and listens to the news. Returns why it could not; null: it could. Throws `ServerRefusal` where that is a
+   * matter of the settings: the server will not have us, or is none of the kind that we need.
    */
-  async open(): Promise<boolean> {
+  async open(): Promise<string | null> {
     this.close();
     try {
       const commands = await this.#connect();
@@ -56,13 +56,15 @@ export class RedisConnection {
       this.#commands = commands;
       this.#listener = listener;
       await listener.subscribe(this.#channel, this.#onNews);
-      return true;
+      return null;
     } catch (error) {
       this.close();
-      if (error instanceof ServerRefusal) throw error;
-      const refusal = await diagnose(this.#server);
-      if (refusal !== null) throw new ServerRefusal(refusal);
-      return false;
+      const { why, isOfSettings } =
+        error instanceof ServerRefusal || isRefusal(error)
+          ? explain(textOf(error))
+          : await diagnose(this.#server);
+      if (isOfSettings) throw new ServerRefusal(why);
+      return why;
     }
   }
 
@@ -75,16 +77,14 @@ export class RedisConnection {
     };
     await client.connect();
     try {
-      // Bun 1.4.5 reads the number of a database only from network addresses.
-      await client.send("SELECT", [String(this.#server.database)]);
       const hello: unknown = await client.send("HELLO", []);
       const mode = isObject(hello) ? hello["mode"] : null;
-      if (mode === "cluster" || mode === "sentinel")
-        throw new ServerRefusal(
-          `it is a ${mode}: exact limits need one server. Use the address of the primary`,
-        );
+      if (mode === "cluster" || mode === "sentinel") throw new ServerRefusal(mode);
+      // Bun 1.4.5 reads the number of a database only from network addresses.
+      await client.send("SELECT", [String(this.#server.database)]);
     } catch (error) {
       client.close();
+      if (error instanceof ServerRefusal) throw error;
       throw isRefusal(error) ? new ServerRefusal(textOf(error)) : error;
     }
     return client;

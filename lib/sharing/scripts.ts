@@ -13,7 +13,16 @@ export interface Script {
   readonly sha: string;
 }
 
-function script(text: string): Script {
+/** What somebody else wrote may be no number. */
+const NUMBER_OF = `
+local function numberOf(text)
+  local number = tonumber(text or '0')
+  if number == nil or number ~= number or number < 0 then return 0 end
+  return number
+end`;
+
+function script(body: string): Script {
+  const text = NUMBER_OF + body;
   return { text, sha: new Bun.CryptoHasher("sha1").update(text).digest("hex") };
 }
 
@@ -39,8 +48,8 @@ if dayEndsAt > 0 then
   local day = redis.call('HGETALL', KEYS[2])
   for at = 1, #day, 2 do
     local kind, who = string.sub(day[at], 1, 2), string.sub(day[at], 3)
-    if who ~= me and kind == 'r:' then othersRequests = othersRequests + day[at + 1] end
-    if who ~= me and kind == 't:' then othersTokens = othersTokens + day[at + 1] end
+    if who ~= me and kind == 'r:' then othersRequests = othersRequests + numberOf(day[at + 1]) end
+    if who ~= me and kind == 't:' then othersTokens = othersTokens + numberOf(day[at + 1]) end
   end
 end
 if perMinute > 0 then
@@ -65,7 +74,7 @@ if perMinute > 0 then
   redis.call('ZADD', KEYS[3], now, me .. ':' .. number)
   redis.call('PEXPIRE', KEYS[3], windowMs)
 end
-if dayEndsAt > 0 and number > tonumber(redis.call('HGET', KEYS[2], 's:' .. me) or '0') then
+if dayEndsAt > 0 and number > numberOf(redis.call('HGET', KEYS[2], 's:' .. me)) then
   redis.call('HSET', KEYS[2], 'r:' .. me, requests, 's:' .. me, number)
   redis.call('PEXPIREAT', KEYS[2], math.max(dayEndsAt, now) + ${2 * 3_600_000})
 end
@@ -88,7 +97,8 @@ redis.call('PEXPIRE', KEYS[2], ${KEPT_MS})
 local known = redis.call('HGETALL', KEYS[2])
 local there = {now, epoch}
 for at = 1, #known, 2 do
-  if tonumber(string.match(known[at + 1], '^%d+')) < now - ARGV[4] then
+  local seen = numberOf(string.match(known[at + 1], '^%d+'))
+  if math.abs(seen - now) > tonumber(ARGV[4]) then
     redis.call('HDEL', KEYS[2], known[at])
   else
     there[#there + 1] = known[at]
@@ -108,20 +118,23 @@ export const BATCH = script(`
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[2]) then return 1 end
+if numberOf(redis.call('GET', KEYS[2])) >= tonumber(ARGV[2]) then return 1 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', 86400000)
 local changes = cjson.decode(ARGV[5])
 for _, change in ipairs(changes.hashes) do
   for field, value in pairs(change.set or {}) do redis.call('HSET', change.name, field, value) end
   for _, field in ipairs(change.unset or {}) do redis.call('HDEL', change.name, field) end
-  for field, by in pairs(change.add or {}) do redis.call('HINCRBY', change.name, field, by) end
+  for field, by in pairs(change.add or {}) do
+    local sum = redis.pcall('HINCRBY', change.name, field, by)
+    if type(sum) == 'table' then redis.call('HSET', change.name, field, by) end
+  end
   for field, value in pairs(change.raise or {}) do
-    if value > tonumber(redis.call('HGET', change.name, field) or '0') then redis.call('HSET', change.name, field, value) end
+    if value > numberOf(redis.call('HGET', change.name, field)) then redis.call('HSET', change.name, field, value) end
   end
   if redis.call('EXISTS', change.name) == 1 then redis.call('PEXPIRE', change.name, change.keepMs) end
 end
 for _, day in ipairs(changes.days) do
-  if day.number > tonumber(redis.call('HGET', day.name, 's:' .. day.who) or '0') then
+  if day.number > numberOf(redis.call('HGET', day.name, 's:' .. day.who)) then
     redis.call('HSET', day.name, 'r:' .. day.who, day.requests, 't:' .. day.who, day.tokens, 's:' .. day.who, day.number)
     redis.call('PEXPIREAT', day.name, math.max(day.endsAt, now) + ${2 * 3_600_000})
   end

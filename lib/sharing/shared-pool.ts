@@ -18,6 +18,7 @@ import { gather } from "./batch.ts";
 import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
 import { SharedMeter } from "./meters.ts";
 import type { LeaseAnswer, MeterHost } from "./meters.ts";
+import { explain } from "./diagnosis.ts";
 import { Outbox } from "./outbox.ts";
 import type { Batch, BatchOptions } from "./outbox.ts";
 import { PoolExchange } from "./pool-exchange.ts";
@@ -51,6 +52,9 @@ const LAST_WORDS_MS = 300;
 const DRIFT_MS = 20;
 /** News of what nobody heard for so long: the connection that listens is dead. */
 const DEAF_AFTER_MS = 5000;
+/** After it refused something, it is not joined again for so long, at first and at most. */
+const FIRST_REST_MS = 500;
+const MOST_REST_MS = 30_000;
 /** An instance that had no request for so long has no turn. */
 const IDLE_AFTER_MS = 5000;
 
@@ -112,6 +116,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** When own news last came back; and when a request last went out. */
   #heardAt = 0;
   #busyAt = 0;
+  /** After a refusal: so long, and until then. */
+  #restMs = 0;
+  #restsUntil = -Infinity;
   #isClosed = false;
   #owners: SharedOwners | null = null;
 
@@ -207,17 +214,20 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** Throws `ServerRefusal` where the server will not have us. */
   async open(providers: readonly PreparedProvider[]): Promise<void> {
     await this.#connect(true);
+    // What is done for the first time takes longer than it ever will.
+    for (let more = 2; more > 0 && this.#mode === "alone" && !this.#isToldAlone; more--) await this.#beat();
     await this.#prepare(providers).catch(() => {});
-    if (this.#mode === "alone") this.#becomeAlone("it is not reached");
+    if (this.#mode === "alone")
+      this.#becomeAlone(this.#connection.isOpen ? "it is too slow" : "it is not reached");
     this.#beatAfter(BEAT_ALONE_MS);
   }
 
   async #connect(isFirst: boolean): Promise<void> {
     try {
-      if (await this.#connection.open()) {
-        this.#heardAt = this.now();
-        await this.#beat();
-      }
+      const why = await this.#connection.open();
+      if (why !== null) return this.#becomeAlone(why);
+      this.#heardAt = this.now();
+      await this.#beat();
     } catch (error) {
       if (isFirst || !(error instanceof ServerRefusal)) throw error;
       this.#becomeAlone(error.message);
@@ -266,9 +276,11 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     for (const { id, inFlight: others } of this.#stored)
       if (!before.some((each) => each.id === id)) this.#hearInFlight(id, others); // else its news are newer
     if (tookMs > SLOW_MS && this.#mode !== "joined") return; // it answers, but too late for requests
+    if (this.#mode === "alone" && this.now() < this.#restsUntil) return;
     if (epoch !== this.#epoch) await this.#comeBack(epoch, before, date);
     else if (this.#mode === "alone") await this.#comeBack(epoch, before, date);
     else if (this.#mode === "settling") this.#settle();
+    else this.#tellBack();
   }
 
   /** Dates go by the answer that came fastest; one that was slow says little. */
@@ -311,19 +323,30 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#settle();
   }
 
+  /** A second after it was joined: until then a request may have been refused. */
+  #tellBack(): void {
+    if (this.#isToldAlone) this.#log.line("info", "state_server_back", { server: this.#server.shown });
+    this.#isToldAlone = false;
+  }
+
   /** Whether all others have said, too, what they used meanwhile. */
   #settle(): void {
     for (const { id, seenAt, isSynced, epoch } of this.#stored)
       if (seenAt >= this.#backAt && isSynced && epoch === this.#epoch) this.#awaited.delete(id);
     if (this.#awaited.size > 0 && this.now() < this.#awaitedUntil) return;
     this.#mode = "joined";
-    if (this.#isToldAlone) this.#log.line("info", "state_server_back", { server: this.#server.shown });
-    this.#isToldAlone = false;
     for (const exchange of this.#exchanges) {
       for (const key of exchange.side.keys) key.fullUntil = 0;
       exchange.showDay();
       exchange.side.wake();
     }
+  }
+
+  /** A server that says no to this and yes to signs of life is left alone for a while, and longer each time. */
+  #onRefused(): void {
+    const isAgain = this.now() < this.#restsUntil + MOST_REST_MS;
+    this.#restMs = isAgain ? Math.min(this.#restMs * 2, MOST_REST_MS) : FIRST_REST_MS;
+    this.#restsUntil = this.now() + this.#restMs;
   }
 
   #becomeAlone(why: string): void {
@@ -608,7 +631,8 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       return await this.#connection.run(script, keys, given, patienceMs);
     } catch (error) {
       if (!(error instanceof ServerRefusal)) throw error;
-      if (!this.#isToldAlone) this.#becomeAlone(error.message);
+      if (script !== BEAT && this.#mode !== "alone") this.#onRefused();
+      this.#becomeAlone(explain(error.message).why);
       return GONE;
     }
   }

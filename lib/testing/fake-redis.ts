@@ -26,6 +26,12 @@ interface Changes {
   minutes: { name: string; windowMs: number; add: { at: number; name: string }[]; remove: string[] }[];
 }
 
+const SCRIPTS = new Map([
+  [LEASE.sha, "LEASE"],
+  [BEAT.sha, "BEAT"],
+  [BATCH.sha, "BATCH"],
+]);
+
 export class FakeRedis {
   /** Asked for on every connection; null: none. */
   password: string | null = null;
@@ -33,6 +39,8 @@ export class FakeRedis {
   mode = "standalone";
   /** Ahead of this machine's clock by so much, in ms. */
   aheadMs = 0;
+  /** With what it refuses a script (`LEASE`, `BEAT`, `BATCH`); null: it does not. */
+  refuses: (script: string) => string | null = () => null;
   /** Takes everything and answers nothing. */
   isStopped = false;
   readonly texts = new Map<string, string>();
@@ -167,10 +175,12 @@ export class FakeRedis {
 
   #run(sha: string, names: readonly string[], given: readonly string[]): Reply {
     const now = Date.now() + this.aheadMs;
-    if (sha === LEASE.sha) return this.#lease(names, given, now);
-    if (sha === BEAT.sha) return this.#beat(names, given, now);
-    if (sha === BATCH.sha) return this.#batch(names, given, now);
-    return new Error("NOSCRIPT No matching script.");
+    const name = SCRIPTS.get(sha);
+    if (name === undefined) return new Error("NOSCRIPT No matching script.");
+    const refusal = this.refuses(name);
+    if (refusal !== null) return new Error(refusal);
+    if (name === "LEASE") return this.#lease(names, given, now);
+    return name === "BEAT" ? this.#beat(names, given, now) : this.#batch(names, given, now);
   }
 
   #hash(name: string): Map<string, string> {

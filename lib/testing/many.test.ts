@@ -512,11 +512,21 @@ describe("P48 several proxies with one server", () => {
   });
 
   test.each([
-    ["a wrong password", (redis: FakeRedis) => (redis.password = "sesame"), "redis://:wrong@", "WRONGPASS"],
-    ["a password that is missing", (redis: FakeRedis) => (redis.password = "sesame"), "redis://", "NOAUTH"],
-    ["a cluster", (redis: FakeRedis) => (redis.mode = "cluster"), "redis://", "it is a cluster"],
-    ["a Sentinel", (redis: FakeRedis) => (redis.mode = "sentinel"), "redis://", "it is a sentinel"],
-    ["a database that is not there", () => {}, "redis://", "DB index is out of range"],
+    [
+      "a wrong password",
+      (redis: FakeRedis) => (redis.password = "sesame"),
+      "redis://:wrong@",
+      "it refuses the user name",
+    ],
+    [
+      "a password that is missing",
+      (redis: FakeRedis) => (redis.password = "sesame"),
+      "redis://",
+      "it asks for a password",
+    ],
+    ["a cluster", (redis: FakeRedis) => (redis.mode = "cluster"), "redis://", "it is part of a cluster"],
+    ["a Sentinel", (redis: FakeRedis) => (redis.mode = "sentinel"), "redis://", "it is a Sentinel"],
+    ["a database that is not there", () => {}, "redis://", "no database of this number"],
   ])("do not start with %s", async (what, prepare, scheme, said) => {
     const redis = startRedis();
     prepare(redis);
@@ -525,6 +535,30 @@ describe("P48 several proxies with one server", () => {
     const starting = startInstance(redis, startUpstream(), { STATE });
     await expect(starting).rejects.toThrow(said);
     await expect(starting).rejects.toBeInstanceOf(ServerRefusal);
+  });
+
+  test.each([
+    ["all", ["BEAT", "LEASE", "BATCH"], "OOM command not allowed", "its memory is full"],
+    ["leases", ["LEASE"], "WRONGTYPE Operation against a key", "STATE_PREFIX"],
+    ["what is written", ["BATCH"], "READONLY You can't write", "it is a replica"],
+    ["signs of life", ["BEAT"], "LOADING Redis is loading", "it is still loading"],
+    ["leases and what is written", ["LEASE", "BATCH"], "NOPERM no permissions", "its access list"],
+  ])("say once what is wrong where the server refuses %s, and go on alone", async (_, scripts, said, why) => {
+    const redis = startRedis();
+    const upstream = startUpstream();
+    const instance = await startInstance(redis, upstream, { RPM: "1000" });
+    await until("it has joined", () => instance.sharing.aloneEpoch === 0);
+    const before = instance.said().length;
+    redis.refuses = (script) => (scripts.includes(script) ? said : null);
+    for (let nth = 0; nth < 20 || instance.sharing.aloneEpoch === 0; nth++) {
+      expect(await instance.ask()).toBe(200);
+      await Bun.sleep(40);
+    }
+    const told = instance.said().slice(before);
+    expect(told.match(/state_server_lost/g)).toHaveLength(1);
+    expect(told).toContain(why);
+    redis.refuses = () => null;
+    await until("it is back", () => instance.sharing.aloneEpoch === 0, 4000);
   });
 
   test("start with the right password", async () => {
