@@ -673,6 +673,21 @@ const MONEY: Case[] = [
   ["P41 Russian: a request to pay in", "generic", 403, { message: "Пополните счёт, чтобы продолжить" }, noMoneyYet()],
   ["P41 Turkish: not enough", "generic", 403, { message: "Yetersiz bakiye" }, noMoneyYet()],
   ["P41 Turkish: used up", "generic", 403, { message: "Krediniz tükendi" }, noMoneyYet()],
+  ...[
+    "Has agotado tu límite de crédito", "Fondi insufficienti", "Kein Guthaben", "Na koncie brak: niewystarczające środki", "Onvoldoende saldo",
+    "Saldo Anda tidak mencukupi", "Số dư của bạn không đủ", "На счёте нет средств", "クレジット残高が0です", "支払い方法を登録してください",
+    "무료 크레딧을 모두 사용했습니다", "결제가 필요합니다", "账户余额为0", "您的余额不够", "套餐额度已用完", "令牌已无额度",
+    "You have no remaining balance", "Your trial has expired", "Payment overdue", "This key reached its cap of $5.00", "Your wallet is empty",
+    "Please purchase more credits", "You used up your free credits", "Your credits have run out", "We ran out of money here", "Your plan has expired",
+  ].map((sentence): Case => [`P41 ${sentence}`, "generic", 403, { message: sentence }, noMoneyYet()]),
+  ...["Günlük istek sınırı", "Limite diário atingido", "Limite giornaliero raggiunto", "Limite journalière", "Превышен суточный лимит", "本日の上限", "Tageslimit erreicht"]
+    .map((sentence): Case => [`P41 ${sentence}`, "generic", 429, { error: sentence }, dayOver("key", midnight("UTC"))]),
+  ...["Haftalık sınır", "Limite settimanale", "Limite mensile", "Limite mensal", "недельный лимит", "今月の上限", "Monatslimit erreicht"]
+    .map((sentence): Case => [`P41 ${sentence}`, "generic", 429, { error: sentence }, dayOver("key", forMs(6 * HOUR))]),
+  ...["El modelo está sobrecargado", "Le service est surchargé", "Modell überlastet", "サーバーが混み合っています"]
+    .map((sentence): Case => [`P40 ${sentence}`, "generic", 429, { error: sentence }, tooFast("key+model", forMs(15 * SECOND))]),
+  ...["Rate limit reached, upgrade for $20 a month to go faster", "Too fast. Pro is $9.99/month", "Too fast: €5 per day for more", "Zu viele Anfragen", "Нет доступа: слишком много запросов", "Limite de requêtes dépassée", "リクエスト制限", "Plan limit: 20 requests"]
+    .map((sentence): Case => [`P41 is no money: ${sentence}`, "generic", 429, { error: sentence }, tooFast("key")]),
   ["P41 German under a 400", "generic", 400, { error: { message: "Ihr Guthaben reicht nicht aus." } }, noMoneyYet()],
   ["P41 Korean under a 429", "generic", 429, { error: "크레딧 부족" }, noMoneyYet()],
   ["P41 a limit in Spanish is no money", "generic", 429, { error: "Límite de solicitudes agotado" }, tooFast("key")],

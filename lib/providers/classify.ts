@@ -360,11 +360,14 @@ export function readAnswer(status: number, headers: Headers, body: string): Answ
     headers,
     layers,
     codes: isPage ? [] : codes,
-    text: isPage ? "" : told.join("\n").slice(0, LONGEST_TEXT),
+    text: isPage ? "" : told.join("\n").slice(0, LONGEST_TEXT).replace(PRICE, " "),
     isPage,
     said: shorten(told.find((sentence) => !SAYS_NOTHING.test(sentence)) ?? told[0] ?? codes[0] ?? ""),
   };
 }
+
+/** "Upgrade for $20 a month" speaks of no limit of a month. */
+const PRICE = /[$€£¥] ?\d[\d.,]{0,9}(?: ?\/ ?| per | an? | each )(?:day|week|month|year|mo|yr)\b/gi;
 
 /** HTML or XML, or the line that Cloudflare sends to clients that are no browsers. */
 const PAGE = /^\s*(?:<|error code: \d)/;

@@ -171,31 +171,31 @@ const MONEY_CODES = [
 ];
 
 const MONEY_ABROAD =
-  "\\bsaldo|\\bcr[eé]dit|\\bfond[oi]?s\\b|\\bfundos|\\bsolde|guthaben|kontostand|bakiye|\\bkredi|средств|баланс|кредит|денег|деньги|残高|クレジット|잔액|크레딧|잔고";
+  "\\bsaldo|\\bcr[eé]dit|\\bfond(?:[oi]?s|i)\\b|\\bfundos|\\bsolde|guthaben|kontostand|bakiye|\\bkredi|środk|số dư|средств|баланс|кредит|денег|деньги|残高|クレジット|잔액|크레딧|잔고";
 const LACKING_ABROAD =
-  "insuficient|insuffisant|insufficient[ei]|agotad|agotó|acab(?:ó|ou|aram)|esgot(?:ad|ou|aram)|épuisé|esaurit|\\b(?:sin|sem|sans|senza|plus de|kein|pas (?:assez|suffisamment) de|no (?:tienes?|hay|dispone)|não (?:tem|há|possui)) |aufgebraucht|erschöpft|reicht nicht|unzureichend|nicht (?:genügend|genug|ausreichend)|zu niedrig|yetersiz|yeterli|tüken|bitti|недостат|не хват|законч|исчерпан|отрицательн|不足|足りません|使い切|ゼロ|부족|소진|없습니다";
+  "insuficient|insuffisant|insufficient[ei]|agotad|agotó|acab(?:ó|ou|aram)|esgot(?:ad|ou|aram)|épuisé|esaurit|\\b(?:sin|sem|sans|senza|plus de|kein|pas (?:assez|suffisamment) de|no (?:tienes?|hay|dispone)|não (?:tem|há|possui)) |aufgebraucht|erschöpft|reicht nicht|unzureichend|nicht (?:genügend|genug|ausreichend)|zu niedrig|onvoldoende|niewystarcz|tidak (?:men)?cukup|không đủ|yetersiz|yeterli|tüken|bitti|недостат|не хват|законч|исчерпан|отрицательн|(?:^|[^а-я])нет |不足|足りません|使い切|ゼロ|が ?0|부족|소진|없습니다|모두 사용";
 
 /** Sentences that mean money. None of them is ever said of a rate. */
 const MONEY_PHRASES = [
   "\\b(?:insufficient|not enough) (?:account |user |wallet |token |remaining |available )?(?:balance|credits?|funds|quota|money)\\b",
-  "\\b(?:balance|credits?|funds|token quota) (?:is |are |has been |have been )?(?:too low|insufficient|exhausted|depleted|used up|negative|not enough|not sufficient|empty)\\b",
-  "\\bdepleted (?:your|all|the)\\b|\\b(?:out of|ran out of|no (?:more |remaining )?) ?credits?\\b|\\bused (?:up )?all (?:of )?(?:available|your|the) credits\\b",
+  "\\b(?:balance|credits?|funds|wallet|(?:token|user) quota) (?:is |are |has |have |has been |have been )?(?:too low|insufficient|exhausted|depleted|used up|negative|not enough|not sufficient|empty|run out)\\b",
+  "\\bdepleted (?:your|all|the)\\b|\\b(?:out of|no (?:more |remaining )?) ?(?:credits?|money|funds)\\b|\\bno (?:remaining|available) balance\\b|\\bused (?:up )?(?:all )?(?:of )?(?:available|your|the) (?:\\w{1,16} )?credits\\b",
   "\\b(?:do|does)(?: not|n't) have (?:enough|sufficient|any) (?:\\w{1,20} )?(?:balance|credits?|funds|quota)\\b", // Stability
   "\\bexhausted (?:your|the|all)\\b[^.\\n]{0,30}\\b(?:credits?|trial|balance|funds)\\b|\\bover budget\\b",
   "\\brequires? more credits\\b|\\bno credit (?:left|remaining)\\b",
-  "\\bspend(?:ing)? (?:limit|cap)\\b|\\bbilling (?:hard )?limit\\b", // xAI, Google (Nov 2026)
+  "\\bspend(?:ing)? (?:limit|cap)\\b|\\bbilling (?:hard )?limit\\b|\\b(?:limit|cap|budget)(?: reached:?| exceeded:?| of)? [$€£] ?\\d", // xAI, Google (Nov 2026)
   "\\bbudget (?:has been |was |is |limit )?exceeded\\b|\\bexceeded (?:your|its|the|their) (?:\\w{1,20} ){0,2}budget\\b",
-  "\\baccount is not active\\b|\\bpast due\\b|\\bin arrears\\b|\\boverdue (?:payment|balance|bill)\\b|\\bunpaid (?:invoice|bill|balance)s?\\b",
+  "\\baccount is not active\\b|\\bpast due\\b|\\bin arrears\\b|\\boverdue (?:payment|balance|bill)\\b|\\bpayment (?:is )?overdue\\b|\\bunpaid (?:invoice|bill|balance)s?\\b",
   "\\b(?:no|add|enter|provide|update|invalid|valid|missing) (?:an? |your )?(?:\\w{1,16} )?payment method\\b|\\bpayment method (?:is )?(?:required|missing)\\b|\\bpayment required\\b|\\bvalid credit card\\b", // Deep Infra, Vercel
   "\\bbilling (?:account )?(?:is |has been |was )?(?:disabled|closed|suspended|not (?:enabled|active|configured|set up))\\b|\\brequires billing\\b",
-  "\\b(?:inactive|no active) subscription\\b|\\bsubscription (?:has |is |was )?(?:expired|ended|not active|inactive|cancelled)\\b", // Mistral
-  "\\bplease (?:recharge|top[- ]?up|add (?:more )?(?:credits?|funds))\\b|\\btop up your\\b",
-  "\\bfree trial (?:quota |credits? |period )?(?:has |have )?(?:been )?(?:exhausted|ended|expired|used up)\\b",
-  "余额不足|餘額不足|额度不足|額度不足|配额不足|点数不足|积分不足|余额已用|余额为负|资金不足", // new-api, SiliconFlow (Nov 2026)
-  "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机|资源包[^\\n]{0,8}(?:用尽|用完|不足|耗尽)|余量(?:已)?(?:用尽|不足)",
+  "\\b(?:inactive|no active) subscription\\b|\\b(?:subscription|plan) (?:has |is |was )?(?:expired|ended|not active|inactive|cancelled)\\b", // Mistral
+  "\\bplease (?:recharge|top[- ]?up|(?:add|buy|purchase) (?:more )?(?:credits?|funds|tokens))\\b|\\btop up your\\b",
+  "\\btrial (?:quota |credits? |period )?(?:has |have )?(?:been )?(?:exhausted|ended|expired|used up)\\b",
+  "余额不足|餘額不足|额度不足|額度不足|配额不足|点数不足|积分不足|余额已用|余额为[负0零]|(?:余额|额度)不够|(?:已无|没有)(?:可用)?(?:额度|余额)|资金不足", // new-api, SiliconFlow (Nov 2026)
+  "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机|(?:资源包|套餐)[^\\n]{0,8}(?:用尽|用完|不足|耗尽)|余量(?:已)?(?:用尽|不足)",
   // In other languages: what is short, and that it is, in either order.
   `(?:${MONEY_ABROAD})[^.\\n]{0,24}(?:${LACKING_ABROAD})|(?:${LACKING_ABROAD})[^.\\n]{0,16}(?:${MONEY_ABROAD})`,
-  "残高がありません|チャージしてください|충전해 ?주세요|결제 ?수단|пополните|\\brecargue|límites? de gastos?|limites? de (?:gastos?|dépenses)|harcama limit|ausgabenlimit|método de pag|moyen de paiement|zahlungs(?:methode|mittel)",
+  "残高がありません|チャージしてください|支払い方法|충전해 ?주세요|결제(?: ?수단|가 필요)|пополните|\\brecargue|límites? de (?:gastos?|crédito)|limites? de (?:gastos?|dépenses)|harcama limit|ausgabenlimit|método de pag|moyen de paiement|zahlungs(?:methode|mittel)",
 ];
 
 /** A day, in codes and sentences about limits. */
@@ -204,13 +204,13 @@ const DAY_PHRASES = [
   "\\b24[- ]?(?:h|hrs?|hours?)\\b (?:period|window|limit|quota)|\\b(?:last|past|rolling|in|per|every|any) 24[- ]?(?:h|hrs?|hours?)\\b",
   "\\btomorrow\\b",
   "每日|每天|当日|當日|今日|今天|单日|單日|日限额|1日(?:あたり|の)|하루|일일",
-  "\\bdiari[oa]s?\\b|\\bpor día\\b|\\bpor dia\\b|\\bpro tag\\b|\\btäglich|\\bquotidien|\\bpar jour\\b|ежедневн|в день|в сутки",
+  "\\bdi[aá]ri[oa]s?\\b|\\bpor día\\b|\\bpor dia\\b|\\bpro tag\\b|\\bt[aä]g(?:lich|eslimit)|\\bquotidien|\\bjournali|\\bpar jour\\b|\\bgiornalier|\\bdagelijks|günlük|дневн|суточн|в день|в сутки|本日",
 ];
 const LONG_PHRASES = [
   "\\bweekly\\b|\\bper[-_ ]?week\\b|\\b(?:a|each|every|this) week\\b|\\b7[- ]?days?\\b|/ ?week\\b",
   "\\bmonthly\\b|\\bper[-_ ]?month\\b|\\b(?:a|each|every|this) month\\b|\\b30[- ]?days?\\b|\\bnext month\\b|\\bbilling (?:cycle|period)\\b|/ ?month\\b",
   "每周|每週|本周|本週|一周|周限额|每月|本月|当月|月度|月限额|週間|毎月|月間|매주|주간|매월|월간",
-  "\\bsemanal|\\bwöchentlich|\\bhebdomadaire|\\bmensual|\\bmensal|\\bmensuel|\\bmonatlich|еженедельн|ежемесячн",
+  "\\bsemanal|\\bw(?:öchentlich|ochenlimit)|\\bhebdomadaire|\\bsettimanal|\\bmens(?:al|il|ual|uel)|\\bmonat(?:lich|slimit)|haftalık|aylık|недельн|месячн|今月|今週",
 ];
 /** "5-hour usage limit": a window of a subscription. */
 const HOURS_PHRASES = [
@@ -229,7 +229,7 @@ const BUSY_PHRASES = [
   "\\bload (?:is |was )?(?:too |very )?high\\b|\\btoo much (?:load|traffic)\\b|\\bqueue (?:is )?full\\b|\\bno capacity\\b",
 ];
 const BUSY_ABROAD =
-  "饱和|飽和|繁忙|过载|過載|负载[^\n]{0,6}(?:高|上限|饱和)|負載[^\n]{0,6}高|拥挤|拥堵|擁擠|访问量过大|混雑|過負荷|혼잡|과부하|перегружен";
+  "饱和|飽和|繁忙|过载|過載|负载[^\n]{0,6}(?:高|上限|饱和)|負載[^\n]{0,6}高|拥挤|拥堵|擁擠|访问量过大|混雑|過負荷|混み合|혼잡|과부하|перегружен|surcharg|sobrecarg|überlast|sovraccaric|aşırı yük";
 
 /** Beside a code of money these mean busy, too. */
 const TRY_LATER = "\\b(?:try(?: again)?|retry) (?:again )?later\\b|请?稍[后候後](?:再试|重试|再試|重試)";

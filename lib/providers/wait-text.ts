@@ -31,10 +31,13 @@ export function waitFromProse(text: string, clockOffset: ClockOffset, now: numbe
 /** Milliseconds of a unit, by all its words. One line a language; where a word begins another, the longer one first. */
 const UNITS: readonly (readonly [ms: number, words: string])[] = [
   [1, "milliseconds?|millis|msecs?|ms|毫秒|ミリ秒|밀리초"],
-  [SECOND_MS, "seconds?|secs?|s|秒钟|秒鐘|秒|초|segundos?|secondes?|sekunden?|secondi|секунд[аыу]?"],
-  [MINUTE_MS, "minutes?|mins?|m|分钟|分鐘|分|분|minutos?|minuten?|minuti|минут[аыу]?"],
-  [HOUR_MS, "hours?|hrs?|h|个小时|小时|個小時|小時|時間|시간|horas?|heures?|stunden?|ore|час(?:а|ов)?"],
-  [DAY_MS, "days?|d|天|日|일|días?|dias?|jours?|tage?n?|giorni|день|дня|дней"],
+  [
+    SECOND_MS,
+    "seconds?|secs?|s|秒钟|秒鐘|秒|초|segundos?|secondes?|sekunden?|seconden|secondi|saniye|секунд[аыу]?",
+  ],
+  [MINUTE_MS, "minutes?|mins?|m|分钟|分鐘|分|분|minutos?|minuten?|minuti|dakika|минут[аыу]?"],
+  [HOUR_MS, "hours?|hrs?|h|个小时|小时|個小時|小時|時間|시간|horas?|heures?|stunden?|ore|saat|час(?:а|ов)?"],
+  [DAY_MS, "days?|d|天|日|일|días?|dias?|jours?|tage?n?|giorni|gün|день|дня|дней"],
   [7 * DAY_MS, "weeks?|wks?|w|个星期|星期|周|週|주|semanas?|semaines?|wochen?|недел[ьяию]"],
   [30 * DAY_MS, "months?|个月|個月|か月|개월|mes(?:es)?|mois|monate?n?"],
 ];
@@ -100,10 +103,10 @@ export function amountsOf(value: string): number | null {
 
 /** Words after which a time is told, in the languages seen. */
 const ANCHORS =
-  /\b(?:try(?:ing)? (?:it )?again|try later|retr(?:y|ying|ies)|wait(?:ing)?|resets?|resetting|available|renews?|refills?|resumes?|replenish(?:es|ed)?|come back|cool ?down|regain access|until|unlock(?:s|ed)?|lifted|restored|expires?|reintent\w{0,4}|intente?\w{0,6}|r[ée]essaye[rz]?|erneut|versuchen|novamente|tente|riprova\w{0,2})(?![a-z])|повторите|попробуйте|inténtalo|等待|稍等|重试时间|剩余时间|将在|將在|将于|將於|请在|請在|请于|重置时间|恢复时间|重置于|恢复于|解除时间|直到/giu;
+  /\b(?:try(?:ing)? (?:it )?again|try later|retr(?:y|ying|ies)|wait(?:ing)?|resets?|resetting|available|renews?|refills?|resumes?|replenish(?:es|ed)?|come back|cool ?down|regain access|until|unlock(?:s|ed)?|lifted|restored|expires?|reintent\w{0,4}|int[eé]nt\w{0,6}|r[ée]essaye[rz]?|erneut|versuchen|novamente|tente|riprova\w{0,2})(?![a-z])|повторите|попробуйте|inténtalo|等待|稍等|重试时间|剩余时间|将在|將在|将于|將於|请在|請在|请于|重置时间|恢复时间|重置于|恢复于|解除时间|直到/giu;
 /** What may stand between such a word and a wait. */
 const FILLER =
-  /[\s:,~≈=("'-]{0,4}(?:again|de nuevo|sie es|in|after|for|at least|about|approximately|around|approx\.?|roughly|another|within|is|are|will be|your request|request|the limit|en|em|de|dans|dentro|через|снова|约|大约|还需)(?![a-z])/iy;
+  /[\s:,~≈=("'-]{0,4}(?:again|de nuevo|sie es|in|after|for|at least|about|approximately|around|approx\.?|roughly|another|within|is|are|will be|your request|request|the limit|en|em|de|dans|dentro|tra|fra|через|снова|约|大约|还需)(?![a-z])/iy;
 const BEFORE_AMOUNT = /[\s:,~≈=("'-]{0,4}/y;
 const MOST_FILLERS = 6;
 /** "Retry after 30": without a unit it is seconds, as in the header. */
@@ -157,7 +160,7 @@ function clockDuration(text: string, at: number): Read | null {
 
 /** `90 秒后重试`, `30秒後に再試行`, `30초 후`: the word for "later" stands behind the amount. */
 const LATER =
-  /\d {0,1}(?:毫秒|ミリ秒|秒|分|个?小时|個?小時|時間|天|日|周|週|초|분|시간|일)[钟鐘]? {0,1}(?:之|以)?(?:后|後|후)/gu;
+  /\d {0,1}(?:毫秒|ミリ秒|秒|分|个?小时|個?小時|時間|天|日|周|週|초|분|시간|일)[钟鐘]? {0,1}(?:之|以)?(?:后|後|후)|\d (?:sekunden?|minuten?|stunden?|saniye|dakika|saat) (?:erneut|wieder|sonra)/giu;
 const AMOUNTS_BEFORE = 48;
 
 function waitBeforeLater(text: string): number | null {
