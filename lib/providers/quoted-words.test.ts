@@ -91,6 +91,9 @@ describe("P37 what an error quotes from the request", () => {
       "Bad: …",
     ],
     ["a field that repeats the prompt", "Bad\nOne two three", "one two three", "Bad"],
+    ["a line that is quoted as in mail", "Bad. > one two three, so", "one two three", "Bad. > , so"],
+    ["what stands between stars", "Bad. **One two three** no", "one two three", "Bad. ** ** no"],
+    ["an item of a list", "Bad. - One two three, no", "one two three", "Bad. - , no"],
     ["the frame of the error in the prompt", "Bad: Bad: one two three", "Bad: one two three", "Bad: :"],
   ])("what is quoted is quoted all the same: %s", (_, text, body, expected) => {
     expect(left(text, body)).toBe(expected);

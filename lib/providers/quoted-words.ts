@@ -124,7 +124,7 @@ function leaveOwnSentences(text: string, words: readonly Word[], isQuoted: boole
 
 const SENTENCE_ENDS = /\n|[.!?]\s|[。！？]/;
 /** What stands before a quotation. */
-const OPENS = /[:："'`“„«「([{<|=]/;
+const OPENS = /[:："'`“„«「([{<>|=*_~-]/;
 
 /** Letters and digits; a sign of the scripts without blanks between words is a word of its own. */
 const WORD =
