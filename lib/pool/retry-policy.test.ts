@@ -32,6 +32,7 @@ const REFUSED: Setback = {
   maybeBilled: false,
 };
 const RESET: Setback = { ...REFUSED, maybeBilled: true };
+const STALE: Setback = { ...RESET, isStale: true };
 const ABANDONED: Setback = { kind: "abandoned" };
 const NO_KEY: Setback = { kind: "no_key", readyAt: NOW + 1000, why: "cooling" };
 
@@ -50,6 +51,20 @@ function decideAfter(
   const policy = { maxAttempts: 10, waitUntil: NOW + 100_000, hasFallback: false, mayRetry: true, ...bounds };
   return decide(setback, progress, policy, NOW, jitter);
 }
+
+describe("a connection that had died while it was idle", () => {
+  test.each<[sentence: string, bounds: Partial<Policy>, pauseMs: number]>([
+    ["is replaced at once", {}, 0],
+    ["is replaced at once where another target stands behind", { hasFallback: true }, 0],
+    ["is replaced at once where no time is left to wait", { waitUntil: NOW }, 0],
+  ])("P3 %s", (_, bounds, pauseMs) => {
+    expect(decideAfter(STALE, {}, bounds)).toEqual({ do: "back_off", pauseMs, replaysMaybeBilled: true });
+  });
+
+  test("P2 goes to the other target where the upstream had failed before", () => {
+    expect(decideAfter(STALE, { upstreamFaults: 1 }, { hasFallback: true }).do).toBe("fall_back");
+  });
+});
 
 describe("decide", () => {
   const last = { attempts: 10 };
@@ -74,6 +89,9 @@ describe("decide", () => {
     ["P3 replays a reset once", RESET, {}, BACK_OFF],
     ["P3 does not replay a second 500", FAILED, replayed, GIVE_UP],
     ["P3 does not replay a second reset", RESET, replayed, GIVE_UP],
+    ["P3 replays once what met a connection that had died while it was idle", STALE, {}, BACK_OFF],
+    ["P3 does not replay that after a replay", STALE, replayed, GIVE_UP],
+    ["P2 ends with the attempts, on a connection that had died while it was idle", STALE, last, GIVE_UP],
     ["P15 does nothing for a client that left", ABANDONED, {}, GIVE_UP],
     ["P25 gives up where the pool says that waiting is in vain", NO_KEY, {}, GIVE_UP],
   ])("%s", (_, setback, spent, expected) => {

@@ -68,14 +68,17 @@ export function decide(
       const replaysMaybeBilled = setback.maybeBilled;
       if (isSpent) return { do: "give_up" };
       if (replaysMaybeBilled && progress.maybeBilledReplays >= MAYBE_BILLED_REPLAYS) return { do: "give_up" };
-      // The one replay that may be billed twice goes where it is likelier to be answered.
-      const isDown = replaysMaybeBilled || progress.upstreamFaults + 1 >= FAULTS_BEFORE_FALLBACK;
+      // The one replay that may be billed twice goes where it is likelier to be answered: where only the connection
+      // was dead, that is here, and at once.
+      const isStale = setback.kind === "unreachable" && setback.isStale === true;
+      const isDown =
+        (replaysMaybeBilled && !isStale) || progress.upstreamFaults + 1 >= FAULTS_BEFORE_FALLBACK;
       if (hasFallback && (isDown || !policy.mayRetry)) return { do: "fall_back", replaysMaybeBilled };
       // What was never sent is not given up: it waits for its turn (P7).
       if (!policy.mayRetry && setback.kind === "unreachable" && !replaysMaybeBilled) return { do: "wait" };
       if (!policy.mayRetry) return { do: "give_up" };
       const hintMs = setback.kind === "overloaded" ? (setback.pauseMs ?? 0) : 0;
-      const pauseMs = Math.max(hintMs, backoffMs(progress.upstreamFaults + 1, jitter));
+      const pauseMs = isStale ? 0 : Math.max(hintMs, backoffMs(progress.upstreamFaults + 1, jitter));
       if (now + pauseMs <= policy.waitUntil) return { do: "back_off", pauseMs, replaysMaybeBilled };
       return hasFallback ? { do: "fall_back", replaysMaybeBilled } : { do: "give_up" };
     }
