@@ -79,16 +79,11 @@ export async function serve(
   const reloader = new Reloader({ places, loaded, clock, log, apply: (next) => reconfigure(engine, next) });
   serveAdmin(engine, { reloader, places, usage: outputs.usage, version, url }, served);
   if (config.listen.kind === "tcp") await guard(proxy);
-  tidyWhenQuiet(engine, giveMemoryBack);
+  tidyWhenQuiet(engine, { collect: () => Bun.gc(true), dropCode: () => Bun.shrink() });
   const signalled = untilSignalled({ proxy, outputs, reloader }); // before it says that it is there: somebody may answer with a signal
   const addresses = await localAddresses();
   console.log(banner(config, { version, url, envFile: loaded.envFile, addresses }));
   return signalled;
-}
-
-function giveMemoryBack(): void {
-  Bun.gc(true);
-  Bun.shrink(); // compiled code too: most of what a load leaves behind
 }
 
 /** Until the program ends. */

@@ -8,34 +8,53 @@ describe("memory is given back", () => {
   /** What happens a second: how many requests come, and how many are under way at its end. */
   type Seconds = readonly (readonly [come: number, inFlight: number])[];
   const quiet = (seconds: number): Seconds => Array.from({ length: seconds }, () => [0, 0] as const);
-  const rows: [says: string, seconds: Seconds, collections: number][] = [
-    ["once after the start", quiet(20), 1],
-    ["in two rounds more when many requests have come and gone", [...quiet(3), [1000, 0], ...quiet(8)], 3],
-    ["after the start under load in these two rounds", [[1000, 0], ...quiet(8)], 2],
-    ["not after a few requests", [...quiet(3), [20, 0], ...quiet(20)], 1],
+  const steadily = (seconds: number, come: number, inFlight: number): Seconds =>
+    Array.from({ length: seconds }, () => [come, inFlight] as const);
+  const rows: [says: string, seconds: Seconds, given: string][] = [
+    ["once after the start", quiet(20), "code"],
     [
-      "after a few requests again and again",
-      [...Array.from({ length: 12 }, () => [20, 0] as const), ...quiet(8)],
-      2,
+      "in two rounds when many requests have come and gone, and compiled code after a longer silence",
+      [[1000, 0], ...quiet(8)],
+      "collect collect code",
     ],
-    ["not while a stream runs", [[1000, 1], ...Array.from({ length: 20 }, () => [0, 1] as const)], 0],
-    ["when the last stream is over", [[1000, 1], [0, 1], [0, 1], [0, 1], ...quiet(8)], 2],
-    ["not while requests come", Array.from({ length: 20 }, () => [100, 0] as const), 0],
-    ["once more after another load", [[1000, 0], ...quiet(10), [1000, 0], ...quiet(10)], 4],
+    ["after the start and after a load", [...quiet(8), [1000, 0], ...quiet(8)], "code collect collect code"],
+    [
+      "but not the code where the next requests come soon",
+      [[1000, 0], ...quiet(5), [9, 0]],
+      "collect collect",
+    ],
+    [
+      "and the code when these have gone, too",
+      [[1000, 0], ...quiet(5), [9, 0], ...quiet(8)],
+      "collect collect code",
+    ],
+    ["not after a few requests", [...quiet(8), [20, 0], ...quiet(20)], "code"],
+    ["after a few requests again and again", [...steadily(12, 20, 0), ...quiet(8)], "collect collect code"],
+    ["not while a stream runs", [[1000, 1], ...steadily(20, 0, 1)], ""],
+    ["when the last stream is over", [[1000, 1], ...steadily(3, 0, 1), ...quiet(8)], "collect collect code"],
+    ["not while requests come", steadily(20, 100, 0), ""],
+    [
+      "once more after another load",
+      [[1000, 0], ...quiet(10), [1000, 0], ...quiet(10)],
+      "collect collect code collect collect code",
+    ],
   ];
-  test.each(rows)("%s", async (_, seconds, collections) => {
+  test.each(rows)("%s", async (_, seconds, expected) => {
     const clock = new FalseClock();
     const engine = { inFlight: 0, arrivals: 0, clock };
-    let collected = 0;
-    const end = tidyWhenQuiet(engine, () => (collected += 1));
+    const given: string[] = [];
+    const end = tidyWhenQuiet(engine, {
+      collect: () => given.push("collect"),
+      dropCode: () => given.push("code"),
+    });
     for (const [come, inFlight] of seconds) {
       engine.arrivals += come;
       engine.inFlight = inFlight;
       await clock.advance(SECOND);
     }
     end();
-    expect(collected).toBe(collections);
+    expect(given.join(" ")).toBe(expected);
     await clock.advance(60 * SECOND);
-    expect(collected).toBe(collections);
+    expect(given.join(" ")).toBe(expected);
   });
 });
