@@ -840,6 +840,8 @@ class StreamPassthrough {
   /** Looks for the first event while only comments have come; null: the first event has begun. */
   #beginning: EventScanner | null;
   #bytes = 0;
+  /** When so much was searched for errors, the others have their turn. */
+  #turnAt = TURN_BYTES;
   /** Length of the chunk that the client has not taken yet; 0: it has taken all. */
   #waitingBytes = 0;
   #ended = false;
@@ -890,11 +892,18 @@ class StreamPassthrough {
         const { length } = value;
         const written = this.#pass(value, sink);
         if (written instanceof Promise) await this.#taken(written, length); // until then nothing more is read
+        if (this.#follower !== null && this.#follower.searchedBytes >= this.#turnAt) await this.#giveTurn();
       }
     } catch (error) {
       return this.#break(this.#timeouts.explain(error), sink);
     }
     if (!this.#ended) await this.#close(sink);
+  }
+
+  /** To search is slow, and what is here already is read without a turn of the event loop. */
+  #giveTurn(): Promise<void> {
+    this.#turnAt += TURN_BYTES;
+    return nextTurn();
   }
 
   /** Passes on what was read already. Drops it first: it would stay in memory as long as the stream. */
@@ -1038,6 +1047,7 @@ class StreamPassthrough {
   }
 }
 
+const TURN_BYTES = 256 * 1024;
 /** Chunks from this length on are freed as soon as they are written: one may have half a megabyte. */
 const LARGE_CHUNK_BYTES = 32 * 1024;
 const CUT_SHORT = new Error("the answer was cut short");

@@ -249,6 +249,21 @@ const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    name: "eight streams of 10 MB that speak of errors all the time",
+    limits: { stallMs: 150, peakMb: 150 },
+    run: (attack) => {
+      const body = bytesOf(chat("x", `,"stream":true`));
+      const harm = Array.from({ length: 8 }, () => attack.send({ path: asking("errors"), body }));
+      return everybodyElse(attack, Promise.all(harm));
+    },
+  },
+  {
+    name: "a refusal of 30 MB that nobody repeats",
+    limits: { stallMs: 150, peakMb: 150 },
+    run: (attack) =>
+      everybodyElse(attack, attack.send({ path: asking("bad-request"), body: bytesOf(chat("x")) })),
+  },
+  {
     name: "a stream of 3 million comments",
     limits: { stallMs: 100, peakMb: 100 },
     run: (attack) =>
@@ -583,6 +598,9 @@ const ANSWERS: Record<string, () => Buffer> = {
     Buffer.from(
       STREAM_HEAD + chunk(":\n\n".repeat(300)).repeat(10_000) + chunk(event("x") + END) + "0\r\n\r\n",
     ),
+  errors: () =>
+    Buffer.from(STREAM_HEAD + chunk(event("no error ".repeat(30))).repeat(25_000) + chunk(END) + "0\r\n\r\n"),
+  "bad-request": () => answer(400, refusal("x %41 ".repeat(5 * MB))),
   "one-event": () => Buffer.from(STREAM_HEAD + chunk(event("x".repeat(30 * MB)) + END) + "0\r\n\r\n"),
 };
 const GOOD = `{"id":"c1","object":"chat.completion","model":"plain","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}`;

@@ -134,7 +134,9 @@ export class Redactor {
   redact(text: string): string {
     if (text.length < this.shortest) return text;
     const spans = this.#spansIn(asGiven(text));
-    if (HAS_ESCAPES.test(text)) spans.push(...this.#spansIn(unescaped(text)));
+    // Where each character stood is only asked where there is something to cut out.
+    if (HAS_ESCAPES.test(text) && this.#spansIn(unescaped(text, false)).length > 0)
+      spans.push(...this.#spansIn(unescaped(text, true)));
     return spans.length === 0 ? text : withoutSpans(text, spans);
   }
 
@@ -227,22 +229,33 @@ function asGiven(text: string): Reading {
 }
 
 const HAS_ESCAPES = /[%\\&\t\r\n]/;
+const BEGINS_ESCAPE = Uint8Array.from({ length: 256 }, (_, byte) =>
+  Number(HAS_ESCAPES.test(String.fromCharCode(byte))),
+);
 
 /** The text without its escapes, each of which is a character, and without line breaks. */
-function unescaped(text: string): Reading {
+function unescaped(text: string, hasPlaces: boolean): Reading {
   const bytes = Buffer.from(text, "latin1");
-  const starts = new Uint32Array(text.length);
-  const stops = new Uint32Array(text.length);
+  const starts = hasPlaces ? new Uint32Array(text.length) : null;
+  const stops = hasPlaces ? new Uint32Array(text.length) : null;
   let length = 0;
   let isIndented = false;
   for (let at = 0; at < bytes.length;) {
+    const byte = bytes[at]!;
+    if (starts === null && BEGINS_ESCAPE[byte] === 0 && !isIndented) {
+      bytes[length++] = byte;
+      at += 1;
+      continue;
+    }
     const escape = escapeAt(bytes, at);
     const stop = at + escape.length;
     const isBreak = escape.character === LINE_BREAK;
     if (!isBreak && !(isIndented && escape.character === 0x20)) {
       bytes[length] = escape.character; // behind what was read
-      starts[length] = at;
-      stops[length] = stop;
+      if (starts !== null && stops !== null) {
+        starts[length] = at;
+        stops[length] = stop;
+      }
       length += 1;
       isIndented = false;
     }

@@ -15,6 +15,7 @@ export class JsonFollower {
   readonly isPlain = false;
   readonly atEdge = true;
   readonly failure = "";
+  readonly searchedBytes = 0;
   /** The last chunks, in which tokens are named. */
   readonly #kept: Bytes[] = [];
   #keptBytes = 0;

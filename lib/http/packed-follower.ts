@@ -59,6 +59,10 @@ export class PackedFollower implements StreamFollower {
     return this.#plain.dialect;
   }
 
+  get searchedBytes(): number {
+    return this.#plain.searchedBytes;
+  }
+
   get failure(): string {
     return this.#plain.failure;
   }

@@ -219,6 +219,7 @@ class ErrorFollower implements StreamFollower {
   readonly atEdge = true;
   readonly dialect = "other";
   readonly failure = "";
+  searchedBytes = 0;
   readonly #clean: (text: string) => string;
   /** A character a byte. */
   #held = "";
@@ -239,6 +240,7 @@ class ErrorFollower implements StreamFollower {
   /** Lets all go but what may hold the beginning of a key. */
   #release(end?: number): Bytes {
     const clean = this.#clean(this.#held);
+    this.searchedBytes += this.#held.length;
     this.#held = end === undefined ? "" : clean.slice(end);
     return new Uint8Array(Buffer.from(clean.slice(0, end), "latin1"));
   }
@@ -282,6 +284,7 @@ class PlainFollower implements StreamFollower {
   readonly isPlain = true;
   dialect: StreamDialect;
   failure = "";
+  searchedBytes = 0;
   readonly #isLines: boolean;
   readonly #clean: (text: string) => string;
   /** The last chunks, as far as they are needed: those that the last event is made of, and some bytes before. */
@@ -376,6 +379,7 @@ class PlainFollower implements StreamFollower {
 
   /** Events that may be errors, without what must not go out; the same bytes where nothing of it is there. */
   #cleaned(events: Bytes): Bytes {
+    this.searchedBytes += events.length;
     const text = asBuffer(events).toString("latin1"); // a character a byte: nothing else is changed
     const failure = failureIn(this.#begun + text, this.dialect);
     this.#begun = "";

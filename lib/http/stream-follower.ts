@@ -18,6 +18,8 @@ export interface StreamFollower {
   readonly dialect: StreamDialect;
   /** The event in which upstream said that it failed, or the last one where none said that all is well; empty: none. */
   readonly failure: string;
+  /** How much was searched for errors, and for keys in them: far slower than to look whether there may be one. */
+  readonly searchedBytes: number;
   /** Whether an event that may be an error has not come to its end. */
   readonly isHolding?: boolean;
   /**

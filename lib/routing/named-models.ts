@@ -46,6 +46,7 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
   const isUnreadable = body.length > 0 && (fields === null || body[1] === 0);
   if (isUnreadable && /^$|json/i.test(contentType ?? "")) return null;
   let last: string | null = null;
+  let listed = 0;
   const others = new Set<string>();
   if (/\bx-www-form-urlencoded\b/i.test(contentType ?? "")) {
     if (body.length <= LONGEST_FORM_BYTES)
@@ -57,7 +58,11 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
     const lower = name?.toLowerCase();
     // To these OpenRouter turns when the first one fails.
     const list = lower === "models" ? JsonCursor.ofArray(body, fields.valueStart) : null;
-    while (list?.next()) others.add(list.text() ?? "");
+    while (list?.next()) {
+      listed += 1;
+      if (listed > MOST_MODELS_NAMED) return null;
+      others.add(list.text() ?? "");
+    }
     if (lower !== "model") continue;
     const value = fields.text();
     if (name === "model") last = value;
@@ -81,6 +86,8 @@ function otherModelOfPath(path: string): string | null {
   return name !== undefined && method !== undefined && /generate|predict|embed/i.test(method) ? name : null;
 }
 
+/** More models nobody names. */
+const MOST_MODELS_NAMED = 1000;
 /** More parts nobody sends. */
 const MOST_PARTS_READ = 10_000;
 

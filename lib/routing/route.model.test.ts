@@ -8,6 +8,7 @@ type Sentence = string;
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (body: Uint8Array) => new TextDecoder().decode(body);
 const FORM = 'multipart/form-data; boundary="--sep 7"';
+const NAMES = Array.from({ length: 1001 }, (_, index) => `m${index}`);
 const URLENCODED = "application/x-www-form-urlencoded";
 const form = (...parts: [head: string, content: string][]) =>
   bytes(
@@ -161,6 +162,21 @@ describe("the models that a client's limits look at", () => {
       "/v1/chat/completions",
       JSON_TYPE,
       `{"model":"a",${'"x":0,'.repeat(10_001)}"model":"b"}`,
+      null,
+    ],
+    [
+      "are a thousand of a list",
+      "/v1/x",
+      JSON_TYPE,
+      JSON.stringify({ models: NAMES.slice(1) }),
+      NAMES.slice(1),
+    ],
+    ["cannot be told in a longer list", "/v1/x", JSON_TYPE, JSON.stringify({ models: NAMES }), null],
+    [
+      "cannot be told in a long list of one",
+      "/v1/x",
+      JSON_TYPE,
+      JSON.stringify({ models: NAMES.map(() => "m") }),
       null,
     ],
     [
