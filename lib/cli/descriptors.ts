@@ -83,13 +83,12 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
   }
 
   async function look(): Promise<void> {
-    const ranOut = !hasSpare();
-    if (ranOut) closeSome(await (library ??= socketsByLibrary()));
-    cancel = clock.after(ranOut ? CHECK_AGAIN_MS : CHECK_MS, () => void look());
+    const closed = hasSpare() ? 0 : closeSome(await (library ??= socketsByLibrary()));
+    cancel = clock.after(closed > 0 ? CHECK_AGAIN_MS : CHECK_MS, () => void look());
   }
 
-  /** Without a new descriptor: perhaps there is none. */
-  function closeSome(sockets: Sockets): void {
+  /** Without a new descriptor: perhaps there is none. Returns how many it closed. */
+  function closeSome(sockets: Sockets): number {
     const clients: ClientSocket[] = [];
     for (let descriptor = 0; descriptor < limit; descriptor += 1) {
       const ports = sockets.portsOf(descriptor);
@@ -100,7 +99,7 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
     const closed = connectionsToClose(clients, requests(), wanted);
     for (const { descriptor } of closed) sockets.shutDown(descriptor);
     closedUntold += closed.length;
-    if (clock.now() < toldAt + TELL_EVERY_MS) return;
+    if (clock.now() < toldAt + TELL_EVERY_MS) return closed.length;
     toldAt = clock.now();
     log.line("warn", "descriptors_ran_out", {
       closed: closedUntold,
@@ -108,6 +107,7 @@ export async function guardDescriptors({ port, requests, clock, log }: Guarded):
       hint: "more clients are connected than this process may have open files: raise the limit (LimitNOFILE=, ulimit -n)",
     });
     closedUntold = 0;
+    return closed.length;
   }
 
   cancel = clock.after(CHECK_MS, () => void look());
