@@ -140,6 +140,28 @@ describe("a key is told of an error that came too late to ask another", () => {
   });
 });
 
+describe("P37 a late error that quotes the prompt, whose body is not kept so long", () => {
+  const quoting: [sentence: string, message: string, code: number, reasons: string][] = [
+    ["a dead key in marks", 'Refused: "the api key was revoked"', 403, "unconfirmed"],
+    ["a dead key in curly marks", "Stopped at “incorrect api key provided”", 401, "unconfirmed"],
+    ["a dead key in single marks", "Stopped at 'your api key has been disabled'", 401, "unconfirmed"],
+    ["money in marks", 'Refused: "insufficient account balance"', 429, "rate_limit"],
+    ["a day in marks", 'Stopped at "daily limit reached"', 429, "rate_limit"],
+    ["two words in marks", 'Stopped at "out of credits" and "no money"', 429, "rate_limit"],
+    ["money in the provider's own words", "You have no credits left", 403, "billing"],
+  ];
+  test.each(quoting)("%s", async (_, message, code, reasons) => {
+    const stream = delta("a") + unnamed({ error: { code, message } });
+    await twoKeys(streamed(stream), streamed("never"), async (staged) => {
+      await read(staged, CHAT);
+      await until("all is over", () => staged.engine.inFlight === 0);
+      const { providers } = await staged.health(); // of keys, and of models on them
+      const told = [...JSON.stringify(providers).matchAll(/"reason":"(\w+)"/g)].map(([, reason]) => reason);
+      expect(told.join()).toBe(reasons);
+    });
+  });
+});
+
 describe("P17 a stream is known by what it is", () => {
   const cut = delta("a") + delta("b");
   const head = (type: string | null) =>

@@ -125,6 +125,18 @@ describe("P37 what an error quotes from the request", () => {
     expect(blanked.replaceAll(/\s+/g, " ").trim()).toBe(expected);
   });
 
+  test.each<[sentence: string, text: string, expected: string]>([
+    ["double marks", 'Bad: "one two" here', "Bad: here"],
+    ["single and curly ones", "Bad: 'one' “two” here", "Bad: here"],
+    ["escaped marks", "Bad: &quot;one&quot; here", "Bad: here"],
+    ["what has no marks", "Bad: one two here", "Bad: one two here"],
+    ["a mark alone", 'Bad: one" here', 'Bad: one" here'],
+  ])("of a body that is gone may be all that stands in marks: %s", (_, text, expected) => {
+    const blanked = withoutQuotes(text, { model: "m", body: null, isBodyGone: true });
+    expect(blanked.replaceAll(/\s+/g, " ").trim()).toBe(expected);
+    expect(blanked).toHaveLength(text.length);
+  });
+
   test("leaves the text as long as it was", () => {
     const text = 'Bad: "one two three" and one &quot;two three&#39;';
     expect(withoutQuotes(text, { model: "one", body: bytes("one two three") })).toHaveLength(text.length);

@@ -14,6 +14,8 @@ export interface RequestWords {
   readonly model: string | null;
   /** The body as it can be read, not packed; null: none. */
   readonly body: Uint8Array | null;
+  /** There was one, which is not kept any more: then all that stands in quotation marks may be of it. */
+  readonly isBodyGone?: boolean;
   /** What stands in its path, its query and its fields, without percent-encoding. */
   readonly head?: string;
 }
@@ -28,11 +30,18 @@ const SHORTEST_MODEL = 3;
 const encoder = new TextEncoder();
 
 /** The text with what it quotes from the request blanked, of the same length; the same text where it quotes nothing. */
-export function withoutQuotes(text: string, { model, body, head = "" }: RequestWords): string {
-  const plain = model === null || model.length < SHORTEST_MODEL ? text : withoutModelName(text, model);
+export function withoutQuotes(
+  text: string,
+  { model, body, isBodyGone = false, head = "" }: RequestWords,
+): string {
+  const unquoted = isBodyGone ? withoutHtmlEscapes(text).replace(QUOTATION, blank) : text;
+  const plain =
+    model === null || model.length < SHORTEST_MODEL ? unquoted : withoutModelName(unquoted, model);
   const sources = [encoder.encode(head), ...(body === null ? [] : [body])];
   return plain.trim() === "" ? plain : withoutRuns(plain, sources);
 }
+
+const blank = (part: string) => " ".repeat(part.length);
 
 /** Escapes of HTML, which some servers write in JSON too: of double marks, of single ones, of anything. */
 const HTML_ESCAPE = /&(?:(quot|#34|#x22)|(apos|#39|#x27)|#?\w{2,8});/gi;

@@ -237,9 +237,11 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
   get words(): RequestWords {
     const { path, query } = this.target;
     const parts = `${path}${query}`.split(/[/?&=+]/).map(unescaped);
+    const body = this.#bodyToRead;
     return {
       model: this.model,
-      body: this.#bodyToRead,
+      body,
+      isBodyGone: body === null && this.method === "POST",
       head: [...parts, ...this.headers.values()].join(" "),
     };
   }
