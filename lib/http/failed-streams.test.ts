@@ -376,6 +376,60 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     }
   });
 
+  const LIST = "/v1beta/models/g:streamGenerateContent";
+  const element = (fields: object) => JSON.stringify(fields, null, 2);
+  const text = (said: string) => element({ candidates: [{ content: { parts: [{ text: said }] } }] });
+  const inPieces: [says: string, path: string, type: string, begin: string, error: string][] = [
+    ["of a chat", CHAT, "text/event-stream", delta("a"), unnamed({ error: { message: `no ${other} here` } })],
+    ["of messages", MESSAGES, "text/event-stream", content[MESSAGES]!, named("error", { error: { message: `no ${other} here` } })],
+    ["that only has a detail", CHAT, "text/event-stream", delta("a"), unnamed({ detail: `no ${other} here` })],
+    ["in CR and LF", CHAT, "text/event-stream", delta("a"), `data: {"error":\r\ndata: "no ${other} here"}\r\n\r\n`],
+    ["as a line of JSON", "/api/chat", "application/x-ndjson", '{"message":{"content":"a"}}\n', `{"error":"no ${other} here"}\n`],
+    ["as an element of a list", LIST, "application/json", `[${text("a")}\n`, `,${element({ error: { code: 500, message: `no ${other} here` } })}]`],
+    ["as an element of a list that has an error in its text", LIST, "application/json", `[${text("an error: é")}\n`, `,${element({ error: { message: `no ${other} here` } })}]`],
+    ["as an element of a list that does not end", LIST, "application/json", `[${text("a")}\n`, `,\r\n${element({ error: { message: `no ${other} here` } })}`],
+  ]; // prettier-ignore
+  test.each(inPieces)("in pieces of a few bytes: an error %s", async (_, path, type, begin, error) => {
+    const bytes = Buffer.from(error);
+    for (const size of [1, 2, 3, 5, 7, 64]) {
+      const answer = (connection: RawConnection) => {
+        connection.write(EVENT_STREAM_HEAD.replace("text/event-stream", type));
+        connection.write(chunk(begin));
+        for (let at = 0; at < bytes.length; at += size)
+          setTimeout(() => connection.write(chunk(bytes.subarray(at, at + size))), 20 + at / size / 4);
+        setTimeout(() => connection.write(LAST_CHUNK), 40 + bytes.length / size);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        const { text, end } = await read(staged, path);
+        expect(text).toStartWith(begin);
+        expect(text).toContain("no [redacted] here");
+        expect(text).not.toMatch(/canary/);
+        expect(end).toBe("cut");
+      });
+    }
+  });
+
+  test.each([
+    ["an element that speaks of an error", `[${text("an error")},${text('{"error": {}}')},${text("é")}]`],
+    ["an error that is null", `[${text("a")},${element({ error: null, candidates: [] })}]`],
+    ["an error within an element", `[${text("a")},${element({ candidates: [{ error: { code: 1 } }] })}]`],
+    ["an element after one that has an error", `[${element({ error: { code: 1 } })},${text("a")}]`],
+    ["an object with an error in its text", element({ choices: [{ message: { content: "an error, a" } }] })],
+  ])("P18 a list goes through as it is, whole, with %s, wherever it was cut", async (_, list) => {
+    const bytes = Buffer.from(list);
+    for (let cut = 1; cut < bytes.length; cut += 9) {
+      const answer = (connection: RawConnection) => {
+        connection.write(EVENT_STREAM_HEAD.replace("text/event-stream", "application/json"));
+        connection.write(chunk(bytes.subarray(0, cut)));
+        connection.write(chunk(bytes.subarray(cut)));
+        connection.write(LAST_CHUNK);
+      };
+      await twoKeys(answer, answer, async (staged) => {
+        expect(await read(staged, LIST)).toMatchObject({ text: list, end: "clean" });
+      });
+    }
+  });
+
   test("in a stream that is called JSON", async () => {
     const answer = (connection: RawConnection) => {
       connection.write(EVENT_STREAM_HEAD.replace("text/event-stream", "application/json"));

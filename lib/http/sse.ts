@@ -6,12 +6,13 @@
  * ends cleanly too). A follower keeps only what it needs to judge at the end: the last few kilobytes, and the last
  * event. Per chunk it looks at the last bytes, and for one word.
  */
-import { encodingsOf, Gathering, indexOfBytes, joined, NO_BYTES, unpack } from "./body.ts";
+import { encodingsOf, Gathering, joined, NO_BYTES, unpack } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
 import { asBuffer } from "../core/json.ts";
 import { CR, LF } from "../core/text.ts";
 import { usageOfBody, usageOfEvents } from "../providers/token-usage.ts";
+import { holdsError, OVERLAP_BYTES, seam, tail } from "./error-words.ts";
 import { JsonFollower } from "./json-follower.ts";
 import { PackedFollower } from "./packed-follower.ts";
 import type { StreamEnd, StreamFollower } from "./stream-follower.ts";
@@ -203,8 +204,8 @@ export function followerOf({
     case "json": {
       const isFramed = headers.has("content-length") || isPacked;
       if (isFramed && !countsTokens) return null;
-      const follower = new JsonFollower(dialect, isFramed);
-      return isPacked ? PackedFollower.of(encoding, () => follower, null, isFramed) : follower;
+      const follow = (cleanText: typeof clean) => new JsonFollower(dialect, isFramed, cleanText);
+      return isPacked ? PackedFollower.of(encoding, follow, clean, isFramed) : follow(clean);
     }
     case "events":
     case "lines":
@@ -270,14 +271,6 @@ const EVENT_HEAD_BYTES = 512;
 const SMALL_CHUNK_BYTES = 4096;
 /** An event that may be an error is held back up to this length; then its beginning goes on. */
 const HELD_BYTES = 256 * 1024;
-/** So much of such an event stays held back, as a key may stand where it was cut. Keys are shorter in every form. */
-const OVERLAP_BYTES = 8 * 1024;
-
-/**
- * No error is said without one of these ends of words; hardly another event holds one: `error`, `Error`, `[ERROR]`,
- * `{"code", "message"}`, `{"msg"}`, `{"success": false}`, `{"detail"}`. Each is four bytes long.
- */
-const ERROR_WORDS = `rror RROR ode" msg" ess" ail"`.split(" ").map((word) => new TextEncoder().encode(word));
 
 /** Follows a stream that is not compressed. */
 class PlainFollower implements StreamFollower {
@@ -357,7 +350,8 @@ class PlainFollower implements StreamFollower {
     const end = this.#atEdge ? bytes.length : this.#lastEdge(bytes);
     if (bytes.length - end > HELD_BYTES) return this.#releaseLong(bytes);
     const rest = bytes.subarray(end);
-    const isHeld = rest.length > 0 && holdsError(rest);
+    // Where no event ended, these bytes go on with the one that holds a word of an error, maybe cut in two.
+    const isHeld = rest.length > 0 && (end === 0 || holdsError(rest));
     this.#held = null;
     if (isHeld) this.#hold(rest);
     const whole = bytes.subarray(0, end);
@@ -520,21 +514,6 @@ class PlainFollower implements StreamFollower {
       this.failure = this.#clean(lastEventOf(text));
     return mark;
   }
-}
-
-function holdsError(bytes: Uint8Array): boolean {
-  for (const word of ERROR_WORDS) if (indexOfBytes(bytes, word) >= 0) return true;
-  return false;
-}
-
-/** The bytes around the place where two chunks meet, in which a word may have been split. */
-function seam(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous.slice(-4), chunk.slice(0, 3)]);
-}
-
-/** The last four bytes of what has come. */
-function tail(previous: Uint8Array, chunk: Uint8Array): Uint8Array {
-  return Buffer.concat([previous.slice(-4), chunk]).subarray(-4);
 }
 
 function latin1(bytes: Uint8Array): string {
