@@ -9,6 +9,8 @@
  * `bench/install-redis.sh` installs a server. Without one this says so, and is no failure. Exit code 1 where a promise is
  * not kept.
  */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LOOPBACK } from "./load.ts";
 
@@ -17,6 +19,7 @@ const PARTS = [
   "exact",
   "day",
   "clients",
+  "announced",
   "refusals",
   "news",
   "latency",
@@ -52,19 +55,20 @@ function report(what: string, found: string, isKept: boolean): void {
 
 class RedisServer {
   readonly port: number;
+  readonly #directory = mkdtempSync(join(tmpdir(), "keywheel-many-"));
   #process: Bun.Subprocess | null = null;
 
   constructor(port: number) {
     this.port = port;
   }
 
+  /** With what `SAVE` wrote last, where there is something. */
   async start(): Promise<void> {
-    this.#process = Bun.spawn(
-      [serverPath, "--port", String(this.port), "--save", "", "--appendonly", "no", "--bind", LOOPBACK],
-      {
-        stdio: ["ignore", "ignore", "inherit"],
-      },
-    );
+    const place = ["--port", String(this.port), "--bind", LOOPBACK, "--dir", this.#directory];
+    const rest = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+    this.#process = Bun.spawn([serverPath, ...place, ...rest], {
+      stdio: ["ignore", "ignore", "inherit"],
+    });
     for (let attempt = 0; attempt < 100; attempt++) {
       if ((await this.ask("PING").catch(() => "")) === "PONG") return;
       await Bun.sleep(50);
@@ -95,20 +99,37 @@ class RedisServer {
     await this.#process?.exited;
     this.#process = null;
   }
+
+  /** Forgets what was saved. */
+  empty(): void {
+    rmSync(join(this.#directory, "dump.rdb"), { force: true });
+  }
+
+  async end(): Promise<void> {
+    await this.kill();
+    rmSync(this.#directory, { recursive: true });
+  }
 }
 
-/** Between the proxies and the server: holds back what comes from there. */
-function startDelay(port: number): { port: number; delayMs: number; stop(): void } {
-  const state = { delayMs: 0 };
+/** Between the proxies and the server, as a name that leads to it: holds back what comes from there, or leads elsewhere. */
+function startDelay(target: number): {
+  port: number;
+  delayMs: number;
+  move(target: number): void;
+  stop(): void;
+} {
+  const state = { delayMs: 0, target };
+  const open = new Set<{ end(): unknown }>();
   const listener = Bun.listen<{ far: Bun.Socket | null; early: Uint8Array[] }>({
     hostname: LOOPBACK,
     port: 0,
     socket: {
       async open(near) {
         near.data = { far: null, early: [] };
+        open.add(near);
         const far = await Bun.connect({
           hostname: LOOPBACK,
-          port,
+          port: state.target,
           socket: {
             data(_, bytes) {
               const copy = bytes.slice();
@@ -126,7 +147,10 @@ function startDelay(port: number): { port: number; delayMs: number; stop(): void
         if (near.data.far === null) near.data.early.push(bytes.slice());
         else near.data.far.write(bytes);
       },
-      close: (near) => void near.data.far?.end(),
+      close(near) {
+        open.delete(near);
+        near.data.far?.end();
+      },
     },
   });
   return {
@@ -136,6 +160,10 @@ function startDelay(port: number): { port: number; delayMs: number; stop(): void
     },
     set delayMs(ms: number) {
       state.delayMs = ms;
+    },
+    move(next: number) {
+      state.target = next;
+      for (const socket of open) socket.end();
     },
     stop: () => listener.stop(true),
   };
@@ -148,9 +176,55 @@ interface Limit {
   readonly windowMs: number;
 }
 
+/** A limit that every answer tells of: a window that ends for all at once, or a bucket that fills again. */
+class Announced {
+  readonly #kind: "window" | "bucket";
+  readonly #most: number;
+  readonly #perMs: number;
+  #left: number;
+  #at = Date.now();
+
+  constructor(kind: "window" | "bucket", most: number, fullInMs: number) {
+    this.#kind = kind;
+    this.#most = most;
+    this.#perMs = most / fullInMs;
+    this.#left = most;
+  }
+
+  /** Whether it lets one more in; and what it tells of that. */
+  take(): { isIn: boolean; headers: Record<string, string> } {
+    const now = Date.now();
+    const fullInMs = this.#most / this.#perMs;
+    if (this.#kind === "bucket") {
+      this.#left = Math.min(this.#most, this.#left + (now - this.#at) * this.#perMs);
+    } else if (Math.floor(now / fullInMs) > Math.floor(this.#at / fullInMs)) this.#left = this.#most;
+    this.#at = now;
+    const isIn = this.#left >= 1;
+    if (isIn) this.#left -= 1;
+    const resetMs =
+      this.#kind === "bucket" ? (this.#most - this.#left) / this.#perMs : fullInMs - (now % fullInMs);
+    const waitMs = this.#kind === "bucket" ? (1 - this.#left) / this.#perMs : resetMs;
+    const suffix = this.#kind === "bucket" ? "-requests" : "";
+    return {
+      isIn,
+      headers: {
+        [`x-ratelimit-limit${suffix}`]: String(this.#most),
+        [`x-ratelimit-remaining${suffix}`]: String(Math.floor(this.#left)),
+        [`x-ratelimit-reset${suffix}`]: suffix
+          ? `${(resetMs / 1000).toFixed(3)}s`
+          : String(Math.ceil(resetMs / 1000)),
+        ...(!isIn && { "retry-after": String(Math.ceil(waitMs / 1000)) }),
+      },
+    };
+  }
+}
+
 class Provider {
   /** What each key may really do; null: anything. */
   limit: Limit | null = null;
+  /** Makes what tells of each key's limit; null: nothing does. */
+  announces: (() => Announced) | null = null;
+  readonly #announced = new Map<string, Announced>();
   /** Refuses beyond the limit, as a provider does; else it only counts. */
   refuses = false;
   /** Answers this instead, once. */
@@ -171,7 +245,9 @@ class Provider {
 
   reset(limit: Limit | null, refuses: boolean): void {
     Object.assign(this, { limit, refuses, served: 0, over: 0, refused: 0, next: null, delayMs: 0 });
+    this.announces = null;
     this.#times.clear();
+    this.#announced.clear();
   }
 
   async #answer(request: Request): Promise<Response> {
@@ -192,10 +268,17 @@ class Provider {
         return Response.json({ error: { message: "Rate limit reached" } }, { status: 429 });
       }
     }
+    const announced = this.announces && (this.#announced.get(key) ?? this.announces());
+    if (announced !== null) this.#announced.set(key, announced);
+    const { isIn, headers } = announced?.take() ?? { isIn: true, headers: {} };
+    if (!isIn) {
+      this.refused += 1;
+      return Response.json({ error: { message: "Rate limit reached" } }, { status: 429, headers });
+    }
     times.push(now);
     this.served += 1;
     if (this.delayMs > 0) await Bun.sleep(this.delayMs);
-    return Response.json({ id: "chatcmpl-1", object: "chat.completion", choices: [] });
+    return Response.json({ id: "chatcmpl-1", object: "chat.completion", choices: [] }, { headers });
   }
 
   stop(): void {
@@ -283,6 +366,20 @@ async function health(url: string): Promise<Health> {
   return (await (await fetch(`${url}/health`)).json()) as Health;
 }
 
+/** What an instance shows of all: requests of the keys, those of the day, and those of the usage. */
+async function countedBy(url: string): Promise<number[]> {
+  const { keys } = (await health(url)).providers[0]!;
+  const usage = await fetch(`${url}/admin/api/usage?days=1`, {
+    headers: { authorization: `Bearer ${PASSWORD}` },
+  });
+  const rows = ((await usage.json()) as { usage: { requests: number }[] }).usage;
+  return [
+    keys.reduce((sum, { requests }) => sum + requests, 0),
+    keys.reduce((sum, { today }) => sum + today, 0),
+    rows.reduce((sum, { requests }) => sum + requests, 0),
+  ];
+}
+
 /** Waits until something is so. Returns how long that took, in ms; null: it did not come. */
 async function until(
   what: string,
@@ -358,6 +455,7 @@ const unexpected = ({ statuses }: Answers) =>
 // ---- the parts
 
 const redis = new RedisServer(20_000 + Math.floor(Math.random() * 20_000));
+const replica = new RedisServer(redis.port + 1);
 const provider = new Provider();
 const base = () => ({
   TARGET_BASE_URL: provider.url,
@@ -444,6 +542,38 @@ const parts: Record<Part, () => Promise<void>> = {
         answers.statuses["200"] === 200 && refused === 700,
       );
     });
+  },
+
+  async announced() {
+    const kinds: [what: string, providerName: string, announces: () => Announced][] = [
+      ["a window of 15 s", "generic", () => new Announced("window", 30, 15_000)],
+      ["a bucket that fills in 20 s", "openai", () => new Announced("bucket", 20, 20_000)],
+    ];
+    for (const [what, PROVIDER, announces] of kinds) {
+      const counts: { refused: number; served: number }[] = [];
+      for (const count of [1, INSTANCES]) {
+        provider.reset(null, false);
+        provider.announces = announces;
+        await redis.ask("FLUSHALL");
+        const settings = { ...base(), PROVIDER, MAX_WAIT_SEC: "20", API_KEYS: keysOf(4) };
+        await withInstances(count, settings, async (instances) => {
+          const since = performance.now();
+          await load(instances, 30, () => performance.now() - since > 45_000, { pauseMs: 100 });
+          counts.push({ refused: provider.refused, served: provider.served });
+        });
+      }
+      const [alone, together] = counts as [(typeof counts)[0], (typeof counts)[0]];
+      report(
+        `headers announce ${what}, refusals of 1 and of 3 instances in 45 s`,
+        `${alone.refused}, ${together.refused}`,
+        together.refused <= 1.5 * alone.refused + 8,
+      );
+      report(
+        "served meanwhile",
+        `${alone.served}, ${together.served}`,
+        together.served >= alone.served * 0.8,
+      );
+    }
   },
 
   async refusals() {
@@ -551,12 +681,42 @@ const parts: Record<Part, () => Promise<void>> = {
   async faults() {
     const delay = startDelay(redis.port);
     const keys = 20;
+    const replicate = async () => {
+      await replica.ask("REPLICAOF", LOOPBACK, String(redis.port));
+      await until("the replica has it all", 5000, async () =>
+        String(await replica.ask("INFO", "replication")).includes("master_link_status:up"),
+      );
+    };
     const faults: [what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>][] = [
       ["stopped (SIGSTOP) for 3 s", async () => redis.signal("SIGSTOP"), async () => redis.signal("SIGCONT")],
       ["slow by 200 ms for 3 s", async () => (delay.delayMs = 200), async () => (delay.delayMs = 0)],
       ["emptied (FLUSHALL)", () => redis.ask("FLUSHALL"), async () => {}],
-      ["killed, and started 3 s later with nothing", () => redis.kill(), () => redis.start()],
+      [
+        "killed, and started 3 s later with nothing",
+        () => redis.kill(),
+        async () => {
+          redis.empty();
+          await redis.start();
+        },
+      ],
+      [
+        "killed, and started 3 s later with its data",
+        async () => {
+          await redis.ask("SAVE");
+          await redis.kill();
+        },
+        () => redis.start(),
+      ],
+      [
+        "failed over to its replica after 3 s",
+        async () => redis.signal("SIGSTOP"),
+        async () => {
+          await replica.ask("REPLICAOF", "NO", "ONE");
+          delay.move(replica.port);
+        },
+      ],
     ];
+    await replica.start();
     const state = `redis://${LOOPBACK}:${delay.port}/1`;
     for (const [what, begin, end] of faults) {
       // Below the limit: what does it cost those who ask?
@@ -571,6 +731,7 @@ const parts: Record<Part, () => Promise<void>> = {
             return load(instances, 6, () => performance.now() - since > forMs, { pauseMs: 4 });
           };
           const before = await run(2000);
+          if (what.startsWith("failed over")) await replicate();
           const during = run(3500);
           await Bun.sleep(300);
           await begin();
@@ -594,6 +755,16 @@ const parts: Record<Part, () => Promise<void>> = {
             ),
           );
           report(`${what}: all are together again after`, ms(back), back !== null);
+          await Bun.sleep(300);
+          const counted = await Promise.all(instances.map(({ url }) => countedBy(url)));
+          const sent = String(provider.served);
+          report(
+            `${what}: counted by each, requests, day and usage`,
+            `${counted.map((each) => each.join(" ")).join(", ")} of ${sent}`,
+            counted.flat().every((count) => String(count) === sent),
+          );
+          redis.signal("SIGCONT");
+          delay.move(redis.port);
         },
       );
       // Above the limit: does it let anybody over it, or count twice?
@@ -607,6 +778,7 @@ const parts: Record<Part, () => Promise<void>> = {
           const total = keys * rpm;
           let since = performance.now();
           await load(instances, 6, (sent) => sent >= total * 0.4);
+          if (what.startsWith("failed over")) await replicate();
           const during = load(instances, 6, () => performance.now() - since > 3500, { pauseMs: 10 });
           since = performance.now();
           await Bun.sleep(200);
@@ -627,10 +799,14 @@ const parts: Record<Part, () => Promise<void>> = {
             `${provider.served} of ${total}`,
             provider.served === total,
           );
+          redis.signal("SIGCONT");
+          delay.move(redis.port);
         },
       );
+      await replica.ask("FLUSHALL");
     }
     delay.stop();
+    await replica.end();
   },
 
   async secrets() {
@@ -721,7 +897,7 @@ try {
     await parts[part]();
   }
 } finally {
-  await redis.kill();
+  await redis.end();
   provider.stop();
 }
 console.log(problems.length === 0 ? "All is as promised." : `${problems.length} promises are not kept.`);

@@ -4,12 +4,13 @@
  */
 import { DAY_MS, utcDay } from "../core/clock.ts";
 import type { Observer, RequestRecord } from "../core/events.ts";
+import { isObject } from "../core/json.ts";
 import type { HashChange, UsageSide } from "../sharing/usage-side.ts";
 import { readRecord } from "./store.ts";
 import { Usage } from "./usage.ts";
 import type { TrafficPoint, UsageRow } from "./usage.ts";
 
-/** Finished requests that are told of between two pieces of news; of more only the newest, but all are counted. */
+/** Finished requests that are told of one by one between two pieces of news; of those before them only the counts. */
 const MOST_TOLD = 100;
 /** Days that are kept, and that are read at the start. */
 const KEPT_DAYS = 366;
@@ -33,7 +34,9 @@ export class SharedUsage implements Observer, UsageSide {
   readonly #usage: Usage;
   /** What this instance counted since it was last taken. */
   #own = new Usage();
+  /** Of those the ones that will be told, and the counts of the others. */
   #told: RequestRecord[] = [];
+  #others = new Usage();
   #hasNew = false;
   onChange: () => void = () => {};
 
@@ -45,64 +48,93 @@ export class SharedUsage implements Observer, UsageSide {
   finished(record: RequestRecord): void {
     this.#own.finished(record);
     this.#told.push(record);
-    if (this.#told.length > 2 * MOST_TOLD) this.#told = this.#told.slice(-MOST_TOLD);
+    if (this.#told.length > 2 * MOST_TOLD) this.#tellTogether();
     this.#hasNew = true;
     this.onChange();
   }
 
+  /** Only the newest are told one by one. */
+  #tellTogether(): void {
+    for (const record of this.#told.splice(0, this.#told.length - MOST_TOLD)) this.#others.finished(record);
+  }
+
   take(prefix: string, now: number): { changes: HashChange[]; records: readonly unknown[] } {
     if (!this.#hasNew) return { changes: [], records: [] };
-    const changes = new Map<string, { add: Record<string, number>; keepMs: number }>();
-    const add = (name: string, days: number, field: unknown, count: number) => {
-      const change = changes.get(name) ?? { add: {}, keepMs: days * DAY_MS };
-      if (count > 0) change.add[JSON.stringify(field)] = count;
-      changes.set(name, change);
-    };
-    for (const row of this.#own.usage(KEPT_DAYS, now)) {
-      const { day, provider, keyId, model, client } = row;
-      for (const kind of ROW_COUNTS)
-        add(usageName(prefix, day), KEPT_DAYS, [provider, keyId, model, client, kind], row[kind]);
-    }
-    for (const step of ["minute", "hour"] as const) {
-      const days = step === "minute" ? MINUTES_KEPT_DAYS : READ_DAYS;
-      for (const point of this.#own.traffic(step === "minute" ? "1h" : "7d", now).points)
-        for (const kind of POINT_COUNTS)
-          if (point.requests > 0)
-            add(trafficName(prefix, step, utcDay(point.at)), days, [point.at, kind], point[kind]);
-    }
-    const records = this.#told.slice(-MOST_TOLD);
+    const changes = countsOf(this.#own, KEPT_DAYS, now).map(({ name, keepMs, counts }) => ({
+      name: `${prefix}:${name}`,
+      add: Object.fromEntries(counts),
+      keepMs,
+    }));
+    if (this.#told.length > MOST_TOLD) this.#tellTogether();
+    const others = countsOf(this.#others, KEPT_DAYS, now).map(({ name, counts }) => ({
+      name,
+      counts: [...counts],
+    }));
+    const records = others.length === 0 ? this.#told : [...others, ...this.#told];
     this.#own = new Usage();
+    this.#others = new Usage();
     this.#told = [];
     this.#hasNew = false;
-    return { changes: [...changes].map(([name, change]) => ({ name, ...change })), records };
+    return { changes, records };
+  }
+
+  fill(prefix: string, days: number, now: number): HashChange[] {
+    const own = this.#ownCounts(now);
+    return countsOf(this.#usage, days, now).map(({ name, keepMs, counts }) => {
+      const taken = [...counts].map(([field, count]) => [field, count - (own.get(name)?.get(field) ?? 0)]);
+      return { name: `${prefix}:${name}`, raise: Object.fromEntries(taken), keepMs };
+    });
+  }
+
+  #ownCounts(now: number): Map<string, Map<string, number>> {
+    if (!this.#hasNew) return new Map();
+    return new Map(countsOf(this.#own, KEPT_DAYS, now).map(({ name, counts }) => [name, counts]));
   }
 
   hear(told: unknown): void {
+    if (isObject(told) && Array.isArray(told["counts"])) {
+      const counts = told["counts"].filter((pair): pair is [string, number] => typeof pair?.[0] === "string");
+      return this.#count(String(told["name"]), counts, (known, count) => known + count);
+    }
     const record = readRecord(told);
     if (record !== null) this.#usage.finished(record);
   }
 
-  names(prefix: string, now: number): string[] {
-    const days = Array.from({ length: READ_DAYS }, (_, ago) => utcDay(now - ago * DAY_MS));
-    return [
-      ...days.map((day) => usageName(prefix, day)),
-      ...days.map((day) => trafficName(prefix, "hour", day)),
-      ...days.slice(0, MINUTES_KEPT_DAYS).map((day) => trafficName(prefix, "minute", day)),
+  names(prefix: string, days: number, now: number): string[] {
+    const read = Array.from({ length: days }, (_, ago) => utcDay(now - ago * DAY_MS));
+    const names = [
+      ...read.map(usageName),
+      ...read.map((day) => trafficName("hour", day)),
+      ...read.slice(0, MINUTES_KEPT_DAYS).map((day) => trafficName("minute", day)),
     ];
+    return names.map((name) => `${prefix}:${name}`);
   }
 
-  load(name: string, stored: ReadonlyMap<string, string>): void {
-    const [, kind = "", day = ""] = /:(usage|traffic:hour|traffic:minute):([\d-]+)$/.exec(name) ?? [];
-    for (const [text, value] of stored) {
+  load(name: string, stored: ReadonlyMap<string, string>, now: number): void {
+    const short = /:((?:usage|traffic:hour|traffic:minute):[\d-]+)$/.exec(name)?.[1] ?? "";
+    const own = this.#ownCounts(now).get(short);
+    const whole = [...stored].map(([text, count]) => [text, Number(count) + (own?.get(text) ?? 0)] as const);
+    this.#count(short, whole, Math.max);
+  }
+
+  #count(name: string, counts: Iterable<readonly [field: string, count: number]>, merge: Merge): void {
+    const [, kind = "", day = ""] = /^(usage|traffic:hour|traffic:minute):([\d-]{1,12})$/.exec(name) ?? [];
+    for (const [text, told] of counts) {
       const field = fieldsOf(text);
-      const count = Math.floor(Number(value));
+      const count = Math.floor(told);
       if (field === null || !(count > 0)) continue;
-      if (kind === "usage") this.#loadRow(day, field, count);
-      else this.#loadPoint(kind === "traffic:hour" ? "hour" : "minute", field, count);
+      if (kind === "usage") this.#countRow(day, field, count, merge);
+      else if (kind !== "")
+        this.#countPoint(kind === "traffic:hour" ? "hour" : "minute", field, count, merge);
     }
   }
 
-  #loadRow(day: string, [provider, keyId, model, client, kind]: readonly unknown[], count: number): void {
+  #countRow(
+    day: string,
+    [provider, keyId, model, client, kind]: readonly unknown[],
+    count: number,
+    merge: Merge,
+  ): void {
     const counted = ROW_COUNTS.find((each) => each === kind);
     if (counted === undefined || typeof provider !== "string" || typeof keyId !== "string") return;
     const row: UsageRow | null = this.#usage.rowOf({
@@ -112,23 +144,57 @@ export class SharedUsage implements Observer, UsageSide {
       model: textOrNull(model),
       client: textOrNull(client),
     });
-    if (row !== null) row[counted] += count;
+    if (row !== null) row[counted] = merge(row[counted], count);
   }
 
-  #loadPoint(step: "minute" | "hour", [at, kind]: readonly unknown[], count: number): void {
+  #countPoint(step: "minute" | "hour", [at, kind]: readonly unknown[], count: number, merge: Merge): void {
     const counted = POINT_COUNTS.find((each) => each === kind);
     if (counted === undefined || typeof at !== "number" || !Number.isSafeInteger(at)) return;
     const point: TrafficPoint = this.#usage.pointAt(step, at);
-    point[counted] += count;
+    point[counted] = merge(point[counted], count);
   }
 }
 
-function usageName(prefix: string, day: string): string {
-  return `${prefix}:usage:${day}`;
+/** A count from what was known and what was told. */
+type Merge = (known: number, count: number) => number;
+
+/** The counts of a hash, by its name without the prefix. */
+interface HashCounts {
+  readonly name: string;
+  readonly keepMs: number;
+  readonly counts: Map<string, number>;
 }
 
-function trafficName(prefix: string, step: "minute" | "hour", day: string): string {
-  return `${prefix}:traffic:${step}:${day}`;
+/** What was counted in the last days, as it stands in the server. */
+function countsOf(usage: Usage, days: number, now: number): HashCounts[] {
+  const hashes = new Map<string, HashCounts>();
+  const add = (name: string, keptDays: number, field: unknown, count: number) => {
+    if (count === 0) return;
+    let hash = hashes.get(name);
+    if (hash === undefined) hashes.set(name, (hash = { name, keepMs: keptDays * DAY_MS, counts: new Map() }));
+    const text = JSON.stringify(field);
+    hash.counts.set(text, (hash.counts.get(text) ?? 0) + count);
+  };
+  for (const row of usage.usage(days, now)) {
+    const { day, provider, keyId, model, client } = row;
+    for (const kind of ROW_COUNTS)
+      add(usageName(day), KEPT_DAYS, [provider, keyId, model, client, kind], row[kind]);
+  }
+  for (const step of ["minute", "hour"] as const) {
+    const keptDays = step === "minute" ? MINUTES_KEPT_DAYS : READ_DAYS;
+    for (const point of usage.traffic(step === "minute" ? "1h" : "7d", now).points)
+      for (const kind of POINT_COUNTS)
+        add(trafficName(step, utcDay(point.at)), keptDays, [point.at, kind], point[kind]);
+  }
+  return [...hashes.values()];
+}
+
+function usageName(day: string): string {
+  return `usage:${day}`;
+}
+
+function trafficName(step: "minute" | "hour", day: string): string {
+  return `traffic:${step}:${day}`;
 }
 
 function textOrNull(told: unknown): string | null {

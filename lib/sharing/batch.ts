@@ -1,13 +1,16 @@
 /**
  * What has changed at this instance, for the server and for the others, in one piece.
  */
+import { isObject } from "../core/json.ts";
 import type { SharedMeter } from "./meters.ts";
 import type { PoolExchange } from "./pool-exchange.ts";
 import type { HashChange } from "./usage-side.ts";
+import { parsed } from "./wire.ts";
 import type { DayNews, PoolNews } from "./wire.ts";
 
 interface Gathered {
   readonly instance: string;
+  readonly number: number;
   readonly prefix: string;
   readonly exchanges: readonly PoolExchange[];
   readonly meters: Iterable<SharedMeter>;
@@ -17,7 +20,7 @@ interface Gathered {
   readonly records: readonly unknown[];
   /** All places of the last minute go out, and not only those that the server may not know. */
   readonly isAll: boolean;
-  /** The server was emptied: counts are raised to their whole, what others counted goes there again, too. */
+  /** The server was emptied: what others counted of the day goes there again, too. */
   readonly isFilling: boolean;
   readonly dayName: (meter: SharedMeter) => string;
   /** The date of a local instant. */
@@ -46,10 +49,7 @@ export function gather(what: Gathered): { news: string; changes: string } | null
   const pools: PoolNews[] = [];
   for (const exchange of what.exchanges) {
     const collected = exchange.collect(what.prefix);
-    // What is raised to its whole must not be added to that.
-    hashes.push(
-      ...(what.isFilling ? collected.hashes.map(({ add: _, ...change }) => change) : collected.hashes),
-    );
+    hashes.push(...collected.hashes);
     if (collected.news !== null) pools.push(collected.news);
   }
   const days: StoredDay[] = [];
@@ -70,9 +70,33 @@ export function gather(what: Gathered): { news: string; changes: string } | null
   }
   if (hashes.length + pools.length + days.length + minutes.length + what.records.length === 0) return null;
   return {
-    news: JSON.stringify({ instance: what.instance, pools, days: told, records: what.records }),
+    news: JSON.stringify({
+      instance: what.instance,
+      number: what.number,
+      pools,
+      days: told,
+      records: what.records,
+    }),
     changes: JSON.stringify({ hashes, days, minutes }),
   };
+}
+
+/** The counts of a batch that was not carried out (JSON): they are added to what was known without them. */
+export function withUndone(raises: readonly HashChange[], undone: string): HashChange[] {
+  const told = parsed(undone);
+  const hashes = isObject(told) && Array.isArray(told["hashes"]) ? (told["hashes"] as HashChange[]) : []; // ours
+  const adds = hashes.map(({ name, add = {}, keepMs }) => ({ name, add, keepMs }));
+  const added = new Map<string, Record<string, number>>();
+  for (const { name, add } of adds) added.set(name, { ...added.get(name), ...add });
+  const without = raises.map((change) => {
+    const add = added.get(change.name) ?? {};
+    const raise = Object.entries(change.raise ?? {}).map(([field, value]) => [
+      field,
+      value - (add[field] ?? 0),
+    ]);
+    return { ...change, raise: Object.fromEntries(raise) };
+  });
+  return [...without, ...adds];
 }
 
 function minuteOf(meter: SharedMeter, { instance, prefix, isAll, dateOf }: Gathered): StoredMinute | null {

@@ -11,7 +11,6 @@ import { nextTurn } from "../core/clock.ts";
 import { codeOf, isObject } from "../core/json.ts";
 import { diagnose, explain } from "./diagnosis.ts";
 import type { Script } from "./scripts.ts";
-import { readHash } from "./wire.ts";
 
 /** An answer of the server that says no, such as `OOM`; shown in the log. */
 export class ServerRefusal extends Error {}
@@ -104,10 +103,10 @@ export class RedisConnection {
     return answer.value;
   }
 
-  /** A hash, empty where there is none; null: no answer. */
-  async hash(name: string, patienceMs: number): Promise<Map<string, string> | null> {
-    const answer = await this.ask("HGETALL", [name], patienceMs).catch(() => GONE);
-    return answer === GONE || answer === LATE ? null : readHash(answer);
+  /** A stored number; 0: there is none, or no answer. */
+  async number(name: string, patienceMs: number): Promise<number> {
+    const answer = await this.ask("GET", [name], patienceMs).catch(() => GONE);
+    return typeof answer === "string" ? Number(answer) || 0 : 0;
   }
 
   /** The answer of a script, which the server may have forgotten; else as `ask`. */

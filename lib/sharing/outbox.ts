@@ -26,8 +26,8 @@ export interface OutboxParts {
   readonly clock: Clock;
   /** Nothing is sent now. */
   readonly isMuted: () => boolean;
-  /** Takes what has changed; null: nothing has. */
-  readonly gather: (options: BatchOptions) => Omit<Batch, "number"> | null;
+  /** Takes what has changed, for a batch of this number; null: nothing has. */
+  readonly gather: (options: BatchOptions, number: number) => Omit<Batch, "number"> | null;
   /** Returns whether the server has it. */
   readonly deliver: (batch: Batch) => Promise<boolean>;
   readonly onFailed: () => void;
@@ -40,8 +40,10 @@ export class Outbox {
   #number = 0;
   /** A batch that was sent, and may not have been carried out. */
   #unconfirmed: Batch | null = null;
+  #isHeard = false;
   #cancel: CancelTimer | null = null;
   #isSending = false;
+  #idle: Promise<void> = Promise.resolve();
   #hasMore = false;
   #isUrgent = false;
 
@@ -67,26 +69,54 @@ export class Outbox {
 
   /** Returns whether the server has it, or nothing was to be sent. */
   async send(options = WHAT_CHANGED): Promise<boolean> {
+    while (this.#isSending && options !== WHAT_CHANGED) await this.#idle;
     if (this.#isSending) {
       this.#hasMore = true;
       return true;
     }
-    this.#isSending = true;
     this.#isUrgent = false;
+    const release = this.#occupy();
     try {
-      if (this.#unconfirmed !== null && !(await this.#deliver(this.#unconfirmed))) return false;
-      const gathered = this.#parts.gather(options);
+      if (!(await this.#deliverAgain())) return false;
+      const number = this.#number + 1;
+      const gathered = this.#parts.gather(options, number);
       if (gathered === null) return true;
-      this.#number += 1;
-      this.#unconfirmed = { number: this.#number, ...gathered };
+      this.#number = number;
+      this.#unconfirmed = { number, ...gathered };
+      this.#isHeard = false;
       return await this.#deliver(this.#unconfirmed);
     } finally {
-      this.#isSending = false;
-      if (this.#hasMore) {
-        this.#hasMore = false;
-        this.sendSoon(this.#isUrgent);
-      }
+      release();
     }
+  }
+
+  /** Until this is called nothing else is sent. */
+  #occupy(): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#isSending = true;
+    this.#idle = promise;
+    return () => {
+      this.#isSending = false;
+      resolve();
+      if (!this.#hasMore) return;
+      this.#hasMore = false;
+      this.sendSoon(this.#isUrgent);
+    };
+  }
+
+  /** Does this while nothing is on its way, and the server has all that was taken so far. Returns false where it has not. */
+  async whileIdle(work: () => Promise<boolean>): Promise<boolean> {
+    while (this.#isSending) await this.#idle;
+    const release = this.#occupy();
+    try {
+      return (await this.#deliverAgain()) && (await work());
+    } finally {
+      release();
+    }
+  }
+
+  async #deliverAgain(): Promise<boolean> {
+    return this.#unconfirmed === null || (await this.#deliver(this.#unconfirmed));
   }
 
   async #deliver(batch: Batch): Promise<boolean> {
@@ -95,9 +125,21 @@ export class Outbox {
     return true;
   }
 
-  /** What was on its way is written otherwise. */
-  forget(): void {
+  /** The last batch that the server has for certain. */
+  get confirmed(): number {
+    return this.#unconfirmed === null ? this.#number : this.#unconfirmed.number - 1;
+  }
+
+  /** The news of it came back: the server has it. */
+  onHeard(number: number): void {
+    if (number >= (this.#unconfirmed?.number ?? Infinity)) this.#isHeard = true;
+  }
+
+  /** The server has lost what it had: what was on its way, and was not carried out before, is to be written anew. */
+  forget(): Batch | null {
+    const undone = this.#isHeard ? null : this.#unconfirmed;
     this.#unconfirmed = null;
+    return undone;
   }
 
   close(): void {

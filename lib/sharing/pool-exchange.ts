@@ -58,6 +58,8 @@ export class PoolExchange implements PoolLink {
   readonly #names = new Map<string, Key>();
   readonly #byId = new Map<string, Key>();
   readonly #changed = new Set<Key>();
+  /** Those of which the server has counted less than was told. */
+  readonly #lost = new Set<Key>();
   readonly #sent = new Map<string, SentNews>();
   /** By instance, then by key. */
   readonly #elsewhere = new Map<string, Map<Key, number>>();
@@ -266,11 +268,21 @@ export class PoolExchange implements PoolLink {
     for (const [key, told] of this.#told) {
       const set: Record<string, string> = {};
       for (const [field, value] of told.fields) if (value !== "null") set[field] = value;
-      const raise = { requests: told.requests, rate_limited: told.rateLimited, errors: told.errors };
-      hashes.push({ name: this.#hashOf(prefix, this.#host.nameOf(key.secret)), set, raise, keepMs: KEPT_MS });
+      hashes.push({ name: this.hashName(prefix, key), set, raise: raiseOf(told), keepMs: KEPT_MS });
       this.#changed.add(key);
       this.#meterOf(key);
     }
+    return hashes;
+  }
+
+  /** Counts that the server once had: it came back with what it had saved before. */
+  lost(prefix: string): HashChange[] {
+    const hashes = [...this.#lost].flatMap((key): HashChange[] => {
+      const told = this.#told.get(key);
+      if (told === undefined) return [];
+      return [{ name: this.hashName(prefix, key), raise: raiseOf(told), keepMs: KEPT_MS }];
+    });
+    this.#lost.clear();
     return hashes;
   }
 
@@ -292,14 +304,20 @@ export class PoolExchange implements PoolLink {
     const numberIn = (name: string) => numberOf(Number(stored.get(name) ?? "0"));
     const own = { requests: key.requests - told.requests, rateLimited: key.rateLimited - told.rateLimited };
     const ownErrors = key.errors - told.errors;
-    told.requests = numberIn("requests");
-    told.rateLimited = numberIn("rate_limited");
-    told.errors = numberIn("errors");
+    if (COUNTS.some((name) => numberIn(name) < countIn(told, name))) this.#lost.add(key);
+    told.requests = Math.max(told.requests, numberIn("requests"));
+    told.rateLimited = Math.max(told.rateLimited, numberIn("rate_limited"));
+    told.errors = Math.max(told.errors, numberIn("errors"));
     key.requests = told.requests + own.requests;
     key.rateLimited = told.rateLimited + own.rateLimited;
     key.errors = told.errors + ownErrors;
     this.#noteUsed(key, numberIn("last_used"));
     this.#apply(key, told, fields);
+    for (const [field, value] of told.fields)
+      if (value !== "null" && !stored.has(field)) {
+        told.fields.set(field, "null"); // the server does not have it, and is told again
+        this.#changed.add(key);
+      }
   }
 
   loadedProvider(stored: ReadonlyMap<string, string>): void {
@@ -319,13 +337,12 @@ export class PoolExchange implements PoolLink {
     return this.#providerHash(prefix);
   }
 
-  /** Another instance has told something. */
-  hear(from: string, news: PoolNews): void {
+  /** Another instance has told something. `isRead`: its counts are known from the server. */
+  hear(from: string, news: PoolNews, isRead: boolean): void {
     for (const [name, fields] of Object.entries(news.fields))
       this.#with(name, (key, told) => this.#apply(key, told, fields));
-    for (const [name, [requests = 0, rateLimited = 0, errors = 0, lastUsed = 0]] of Object.entries(
-      news.counts,
-    )) {
+    const counts = isRead ? {} : news.counts;
+    for (const [name, [requests = 0, rateLimited = 0, errors = 0, lastUsed = 0]] of Object.entries(counts)) {
       this.#with(name, (key, told) => {
         key.requests += requests;
         key.rateLimited += rateLimited;
@@ -419,6 +436,14 @@ export class PoolExchange implements PoolLink {
 }
 
 const COUNTS = ["requests", "rate_limited", "errors", "last_used"];
+
+function raiseOf({ requests, rateLimited, errors }: Told): Record<string, number> {
+  return { requests, rate_limited: rateLimited, errors };
+}
+
+function countIn(told: Told, name: string): number {
+  return raiseOf(told)[name] ?? 0;
+}
 
 function countsOf({ requests, rateLimited, errors }: Key): Pick<Told, "requests" | "rateLimited" | "errors"> {
   return { requests, rateLimited, errors };

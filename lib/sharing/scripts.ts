@@ -110,6 +110,20 @@ return there
 `);
 
 /**
+ * Reads hashes, all of one instant, with the batches that are in them. KEYS: last batches of instances, then hashes. ARGV:
+ * how many of them are batches. Returns the numbers of the batches, then each hash as a list; what is no hash is empty.
+ */
+export const READ = script(`
+local told, batches = {{}}, tonumber(ARGV[1])
+for each = 1, batches do told[1][each] = numberOf(redis.call('GET', KEYS[each])) end
+for each = batches + 1, #KEYS do
+  local hash = redis.pcall('HGETALL', KEYS[each])
+  told[#told + 1] = hash.err and {} or hash
+end
+return told
+`);
+
+/**
  * What has changed at an instance, in one step with the news of it. A batch that was carried out already, and is sent
  * again because nobody knew that, does nothing. KEYS: epoch, the instance's last batch. ARGV: epoch, number of the
  * batch, channel, news, the changes in JSON. Returns 1, or -1 where this server does not know us.

@@ -14,21 +14,22 @@ import type { Secret } from "../core/secret.ts";
 import type { Keeper, Key } from "../pool/key.ts";
 import type { ExactLimits, Meter, Patience } from "../pool/exact-limits.ts";
 import type { Instance, OwnerShelf, PoolLink, PoolParts, Sharing } from "../pool/sharing.ts";
-import { gather } from "./batch.ts";
+import { gather, withUndone } from "./batch.ts";
 import { GONE, LATE, RedisConnection, ServerRefusal } from "./connection.ts";
 import { SharedMeter } from "./meters.ts";
 import type { LeaseAnswer, MeterHost } from "./meters.ts";
 import { explain } from "./diagnosis.ts";
+import { Outage } from "./outage.ts";
 import { Outbox } from "./outbox.ts";
 import type { Batch, BatchOptions } from "./outbox.ts";
 import { PoolExchange } from "./pool-exchange.ts";
 import type { ExchangeHost } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
-import { BATCH, BEAT, LEASE } from "./scripts.ts";
+import { BATCH, BEAT, LEASE, READ } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
 import type { UsageSide } from "./usage-side.ts";
-import { startOfTurn, turnBeginsAt } from "./turns.ts";
-import { hashed, readDay, readInstances, readKey, readLease, readNews } from "./wire.ts";
+import { idsWithTurns, turnBeginsAt } from "./turns.ts";
+import { hashed, numberOf, readDay, readHash, readInstances, readKey, readLease, readNews } from "./wire.ts";
 import type { StoredInstance } from "./wire.ts";
 
 export { ServerRefusal } from "./connection.ts";
@@ -52,11 +53,9 @@ const LAST_WORDS_MS = 300;
 const DRIFT_MS = 20;
 /** News of what nobody heard for so long: the connection that listens is dead. */
 const DEAF_AFTER_MS = 5000;
-/** After it refused something, it is not joined again for so long, at first and at most. */
-const FIRST_REST_MS = 500;
-const MOST_REST_MS = 30_000;
-/** An instance that had no request for so long has no turn. */
-const IDLE_AFTER_MS = 5000;
+/** Days of usage that are read at the start, and when the server is back. */
+const USAGE_READ_DAYS = 31;
+const USAGE_DAYS = 2;
 
 export interface SharedPoolOptions {
   readonly server: StateServer;
@@ -81,6 +80,9 @@ export async function openSharedPool(
   return pool;
 }
 
+/** Who takes what is in a hash, by its name. */
+type Loads = Map<string, (stored: ReadonlyMap<string, string>) => void>;
+
 /** Where this instance stands. `settling`: the server is back, and others may not have said yet what they used. */
 type Mode = "alone" | "settling" | "joined";
 
@@ -89,6 +91,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly #server: StateServer;
   readonly #own: Clock;
   readonly #log: Log;
+  readonly #outage: Outage;
   readonly #newToken: () => string;
   readonly #usage: UsageSide | null;
   readonly #connection: RedisConnection;
@@ -97,10 +100,11 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly #names = new WeakMap<Secret, string>();
   readonly #meters = new Map<string, SharedMeter>();
   readonly #changedMeters = new Set<SharedMeter>();
+  /** By instance the last of its batches that was read from the server. */
+  readonly #readUpTo = new Map<string, number>();
   readonly #exchanges: PoolExchange[] = [];
   #mode: Mode = "alone";
   #timesAlone = 1;
-  #isToldAlone = false;
   #stored: readonly StoredInstance[] = [];
   /** Names what the server holds; another one where it was emptied. Empty: not known. */
   #epoch = "";
@@ -116,9 +120,6 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** When own news last came back; and when a request last went out. */
   #heardAt = 0;
   #busyAt = 0;
-  /** After a refusal: so long, and until then. */
-  #restMs = 0;
-  #restsUntil = -Infinity;
   #isClosed = false;
   #owners: SharedOwners | null = null;
 
@@ -130,6 +131,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#server = server;
     this.#own = clock;
     this.#log = log;
+    this.#outage = new Outage(log, server.shown);
     this.#since = clock.wall();
     this.#connection = new RedisConnection(server, {
       channel: this.#channel,
@@ -139,7 +141,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#outbox = new Outbox({
       clock,
       isMuted: () => this.#isClosed || this.#mode === "alone",
-      gather: (batch) => this.#gather(batch),
+      gather: (batch, number) => this.#gather(batch, number),
       deliver: (batch) => this.#deliver(batch),
       onFailed: () => this.#becomeAlone("it does not answer"),
     });
@@ -202,10 +204,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   turnAt(seed: number, now: number): number {
     if (this.#mode !== "joined" || this.#serverOffset === null) return 0;
     const date = now + this.#serverOffset;
-    // All find the same ones, because they go by the same dates.
-    const busyFrom = startOfTurn(date) - IDLE_AFTER_MS;
-    const busy = this.#stored.filter(({ id, busyAt }) => busyAt >= busyFrom || id === this.id);
-    const ids = busy.map(({ id }) => id);
+    const ids = idsWithTurns(this.#stored, this.id, date);
     return turnBeginsAt(ids, this.id, seed, date) - this.#serverOffset;
   }
 
@@ -215,7 +214,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   async open(providers: readonly PreparedProvider[]): Promise<void> {
     await this.#connect(true);
     // What is done for the first time takes longer than it ever will.
-    for (let more = 2; more > 0 && this.#mode === "alone" && !this.#isToldAlone; more--) await this.#beat();
+    for (let more = 2; more > 0 && this.#mode === "alone" && !this.#outage.isTold; more--) await this.#beat();
     await this.#prepare(providers).catch(() => {});
     if (this.#mode === "alone")
       this.#becomeAlone(this.#connection.isOpen ? "it is too slow" : "it is not reached");
@@ -276,11 +275,11 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     for (const { id, inFlight: others } of this.#stored)
       if (!before.some((each) => each.id === id)) this.#hearInFlight(id, others); // else its news are newer
     if (tookMs > SLOW_MS && this.#mode !== "joined") return; // it answers, but too late for requests
-    if (this.#mode === "alone" && this.now() < this.#restsUntil) return;
+    if (this.#mode === "alone" && this.#outage.isResting(this.now())) return;
     if (epoch !== this.#epoch) await this.#comeBack(epoch, before, date);
     else if (this.#mode === "alone") await this.#comeBack(epoch, before, date);
     else if (this.#mode === "settling") this.#settle();
-    else this.#tellBack();
+    else this.#outage.tellBack(); // a second after it was joined: until then a request may have been refused
   }
 
   /** Dates go by the answer that came fastest; one that was slow says little. */
@@ -298,22 +297,31 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   #gone(id: string): void {
     for (const exchange of this.#exchanges) exchange.hearInFlight(id, null);
     this.#awaited.delete(id);
+    this.#readUpTo.delete(id);
   }
 
   /** The server is there (again): writes what it may not know, reads what this instance has not heard. */
   async #comeBack(epoch: string, before: readonly StoredInstance[], date: number): Promise<void> {
-    const isNew = this.#epoch !== "" && this.#epoch !== epoch;
+    // It may have been restarted with older data: then what was on its way is added to what is known.
+    const stored = await this.#connection.number(`${this.#prefix}:batch:${this.id}`, BEHIND_MS);
+    const isBehind = this.#epoch !== epoch || stored < this.#outbox.confirmed;
+    const undone = isBehind ? this.#outbox.forget() : null;
     if (this.#mode === "joined") this.#timesAlone += 1;
     this.#mode = "settling";
     this.#isSynced = false;
-    if (this.#epoch !== epoch) this.#outbox.forget(); // what was counted in it is written as a whole below
     const hadEpoch = this.#epoch !== "";
+    const isNew = hadEpoch && this.#epoch !== epoch;
     this.#epoch = epoch;
-    const hashes = isNew ? this.#exchanges.flatMap((each) => each.fillAgain(this.#prefix)) : [];
+    const raises = isNew ? this.#exchanges.flatMap((each) => each.fillAgain(this.#prefix)) : [];
     for (const exchange of this.#exchanges) exchange.forgetSent();
     for (const meter of this.#meters.values()) this.#changedMeters.add(meter);
-    await this.#loadAll();
-    if (!(await this.#outbox.send({ first: hashes, isAll: true, isFilling: isNew })))
+    if (!(await this.#outbox.whileIdle(() => this.#loadAll())))
+      return this.#becomeAlone("it does not answer");
+    const days = isNew ? USAGE_READ_DAYS : USAGE_DAYS;
+    raises.push(...(this.#usage?.fill(this.#prefix, days, this.clock.wall()) ?? []));
+    for (const exchange of this.#exchanges) raises.push(...exchange.lost(this.#prefix));
+    const first = undone === null ? raises : withUndone(raises, undone.changes);
+    if (!(await this.#outbox.send({ first, isAll: true, isFilling: isNew })))
       return this.#becomeAlone("it does not answer");
     this.#isSynced = true;
     this.#backAt = date;
@@ -323,18 +331,13 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#settle();
   }
 
-  /** A second after it was joined: until then a request may have been refused. */
-  #tellBack(): void {
-    if (this.#isToldAlone) this.#log.line("info", "state_server_back", { server: this.#server.shown });
-    this.#isToldAlone = false;
-  }
-
   /** Whether all others have said, too, what they used meanwhile. */
   #settle(): void {
     for (const { id, seenAt, isSynced, epoch } of this.#stored)
       if (seenAt >= this.#backAt && isSynced && epoch === this.#epoch) this.#awaited.delete(id);
     if (this.#awaited.size > 0 && this.now() < this.#awaitedUntil) return;
     this.#mode = "joined";
+    if (this.#timesAlone > 1) void this.#outbox.whileIdle(() => this.#loadAll()); // with what the others have added
     for (const exchange of this.#exchanges) {
       for (const key of exchange.side.keys) key.fullUntil = 0;
       exchange.showDay();
@@ -342,28 +345,12 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     }
   }
 
-  /** A server that says no to this and yes to signs of life is left alone for a while, and longer each time. */
-  #onRefused(): void {
-    const isAgain = this.now() < this.#restsUntil + MOST_REST_MS;
-    this.#restMs = isAgain ? Math.min(this.#restMs * 2, MOST_REST_MS) : FIRST_REST_MS;
-    this.#restsUntil = this.now() + this.#restMs;
-  }
-
   #becomeAlone(why: string): void {
     if (this.#mode !== "alone") this.#timesAlone += 1;
     const wasAlone = this.#mode === "alone";
     this.#mode = "alone";
     this.#isSynced = false;
-    if (!this.#isToldAlone && !this.#isClosed) {
-      this.#isToldAlone = true;
-      const hint = "each proxy goes on with its share of what was left, and joins the others again by itself";
-      this.#log.line("warn", "state_server_lost", {
-        server: this.#server.shown,
-        why,
-        instances: this.instanceCount,
-        hint,
-      });
-    }
+    if (!this.#isClosed) this.#outage.tellLost(why, this.instanceCount);
     if (!wasAlone) this.#beatAfter(BEAT_ALONE_MS);
   }
 
@@ -457,10 +444,14 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#outbox.sendSoon(isUrgent);
   }
 
-  #gather({ first, isAll, isFilling }: BatchOptions): { news: string; changes: string } | null {
+  #gather(
+    { first, isAll, isFilling }: BatchOptions,
+    number: number,
+  ): { news: string; changes: string } | null {
     const used = this.#usage?.take(this.#prefix, this.clock.wall());
     const gathered = gather({
       instance: this.id,
+      number,
       prefix: this.#prefix,
       exchanges: this.#exchanges,
       meters: this.#changedMeters,
@@ -489,6 +480,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     if (news === null) return;
     if (news.instance === this.id) {
       this.#heardAt = this.now();
+      this.#outbox.onHeard(news.number);
       return;
     }
     if (news.isBye) {
@@ -503,18 +495,16 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       const [, , meterName] = /^(.*):day:(.*):\d+$/.exec(name) ?? [];
       this.#meters.get(meterName ?? "")?.hearOther(news.instance, endsOn, requests, tokens);
     }
-    for (const record of news.records) this.#usage?.hear(record);
-    if (news.pools.some(({ sent }) => sent.length > 0)) this.#hearBusy(news.instance);
+    const isRead = news.number > 0 && news.number <= (this.#readUpTo.get(news.instance) ?? 0);
+    if (!isRead) for (const record of news.records) this.#usage?.hear(record);
+    if (news.pools.some(({ sent }) => sent.length > 0)) {
+      const busyAt = this.clock.wall();
+      this.#stored = this.#stored.map((other) => (other.id === news.instance ? { ...other, busyAt } : other));
+    }
     for (const pool of news.pools)
       for (const exchange of this.#exchanges)
-        if (exchange.providerName === pool.provider) exchange.hear(news.instance, pool);
+        if (exchange.providerName === pool.provider) exchange.hear(news.instance, pool, isRead);
     if (news.days.length > 0) for (const exchange of this.#exchanges) exchange.showDay();
-  }
-
-  /** It has requests: from now on it has turns. */
-  #hearBusy(id: string): void {
-    const busyAt = this.clock.wall();
-    this.#stored = this.#stored.map((other) => (other.id === id ? { ...other, busyAt } : other));
   }
 
   // ---- what is read
@@ -524,29 +514,56 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     void this.#load(exchange, keys);
   }
 
-  async #loadAll(): Promise<void> {
-    await Promise.all(this.#exchanges.map((exchange) => this.#load(exchange, exchange.side.keys)));
+  /** Reads all that is shared. Returns whether the server answered. */
+  async #loadAll(): Promise<boolean> {
+    const loads = this.#exchanges.map((exchange) => this.#loadsOf(exchange, exchange.side.keys));
+    const usage = this.#usageLoads(USAGE_DAYS);
+    const isRead = await this.#read(new Map([...loads, usage].flatMap((each) => [...each])), true);
+    for (const exchange of this.#exchanges) {
+      exchange.showDay();
+      exchange.side.wake();
+    }
+    return isRead;
   }
 
   async #load(exchange: PoolExchange, keys: readonly Key[]): Promise<void> {
-    const read = (name: string) => this.#connection.hash(name, BEHIND_MS);
-    const provider = read(exchange.providerHashName(this.#prefix));
-    await Promise.all(
-      keys.map(async (key) => {
-        const meter = this.meterOfKey(exchange.providerName, this.nameOf(key.secret));
-        meter.turnDay(exchange.side.dayEndsOn());
-        const [state, day] = await Promise.all([
-          read(exchange.hashName(this.#prefix, key)),
-          read(this.#dayName(meter)),
-        ]);
-        if (state !== null && state.size > 0) exchange.loaded(key, state);
-        if (day !== null) meter.hearAll(readDay(day, this.id));
-      }),
-    );
-    const state = await provider;
-    if (state !== null) exchange.loadedProvider(state);
+    await this.#read(this.#loadsOf(exchange, keys), false);
     exchange.showDay();
     exchange.side.wake();
+  }
+
+  /** What is to be read of keys and their provider, and who takes it. */
+  #loadsOf(exchange: PoolExchange, keys: readonly Key[]): Loads {
+    const loads: Loads = new Map([
+      [exchange.providerHashName(this.#prefix), (stored) => exchange.loadedProvider(stored)],
+    ]);
+    for (const key of keys) {
+      const meter = this.meterOfKey(exchange.providerName, this.nameOf(key.secret));
+      meter.turnDay(exchange.side.dayEndsOn());
+      loads.set(exchange.hashName(this.#prefix, key), (stored) => exchange.loaded(key, stored));
+      loads.set(this.#dayName(meter), (day) => meter.hearAll(readDay(day, this.id)));
+    }
+    return loads;
+  }
+
+  #usageLoads(days: number): Loads {
+    const usage = this.#usage;
+    if (usage === null) return new Map();
+    const names = usage.names(this.#prefix, days, this.clock.wall());
+    return new Map(names.map((name) => [name, (stored) => usage.load(name, stored, this.clock.wall())]));
+  }
+
+  /** Reads in one step, and notes which batches of others are in it. `isAll`: what these told need not be heard again. */
+  async #read(loads: Loads, isAll: boolean): Promise<boolean> {
+    const ids = this.#stored.map(({ id }) => id).filter((id) => id !== this.id);
+    const batches = ids.map((id) => `${this.#prefix}:batch:${id}`);
+    const answer = await this.#run(READ, [...batches, ...loads.keys()], [String(ids.length)], BEHIND_MS);
+    if (!Array.isArray(answer)) return false;
+    const [numbers, ...hashes] = answer as unknown[];
+    if (isAll && Array.isArray(numbers))
+      for (const [at, id] of ids.entries()) this.#readUpTo.set(id, numberOf(numbers[at]));
+    for (const [at, take] of [...loads.values()].entries()) take(readHash(hashes[at]));
+    return true;
   }
 
   // ---- what was known of keys before
@@ -564,22 +581,16 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** Reads what is known of the keys, so that the first request finds them as they are. */
   async #prepare(providers: readonly PreparedProvider[]): Promise<void> {
     if (this.#mode === "alone") return;
-    const read = async (name: string) => {
-      const stored = await this.#connection.hash(name, BEHIND_MS);
-      if (stored !== null) this.#usage?.load(name, stored);
-    };
-    await Promise.all(this.#usage?.names(this.#prefix, this.clock.wall()).map(read) ?? []);
+    const loads = this.#usageLoads(USAGE_READ_DAYS);
     for (const { name, keys } of providers) {
       const known = new Map<string, unknown>();
-      await Promise.all(
-        keys.map(async ({ secret }) => {
-          const place = `${this.#prefix}:key:${name}:${this.nameOf(secret)}`;
-          const stored = await this.#connection.hash(place, BEHIND_MS);
-          if (stored !== null) known.set(secret.id, readKey(stored));
-        }),
-      );
       this.#before.set(name, known);
+      for (const { secret } of keys)
+        loads.set(`${this.#prefix}:key:${name}:${this.nameOf(secret)}`, (stored) =>
+          known.set(secret.id, readKey(stored)),
+        );
     }
+    await this.#read(loads, true);
   }
 
   // ---- owners of resources
@@ -631,7 +642,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       return await this.#connection.run(script, keys, given, patienceMs);
     } catch (error) {
       if (!(error instanceof ServerRefusal)) throw error;
-      if (script !== BEAT && this.#mode !== "alone") this.#onRefused();
+      if (script !== BEAT && this.#mode !== "alone") this.#outage.onRefused(this.now());
       this.#becomeAlone(explain(error.message).why);
       return GONE;
     }

@@ -7,9 +7,17 @@
 const TURN_MS = 1000;
 const TURN_GUARD_MS = 150;
 
-/** When the turn began that runs at a date. */
-export function startOfTurn(date: number): number {
-  return date - (date % TURN_MS);
+/** An instance that had no request for so long has no turn. */
+const IDLE_AFTER_MS = 5000;
+
+/** The instances that take turns: those that have requests, and this one. All find the same ones, as they go by dates. */
+export function idsWithTurns(
+  instances: readonly { readonly id: string; readonly busyAt: number }[],
+  own: string,
+  date: number,
+): string[] {
+  const busyFrom = date - (date % TURN_MS) - IDLE_AFTER_MS;
+  return instances.filter(({ id, busyAt }) => busyAt >= busyFrom || id === own).map(({ id }) => id);
 }
 
 /**

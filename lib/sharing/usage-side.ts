@@ -20,7 +20,10 @@ export interface UsageSide {
   take(prefix: string, now: number): { changes: HashChange[]; records: readonly unknown[] };
   /** Another instance tells of a finished request; whatever it is, it is checked. */
   hear(record: unknown): void;
-  /** The hashes that are read at the start. */
-  names(prefix: string, now: number): string[];
-  load(name: string, stored: ReadonlyMap<string, string>): void;
+  /** The hashes of so many days, which are read at the start and when the server is back. */
+  names(prefix: string, days: number, now: number): string[];
+  /** What is in one of them. It may be less than what is known here, and includes nothing that was not taken yet. */
+  load(name: string, stored: ReadonlyMap<string, string>, now: number): void;
+  /** What is known of these days and was taken: the server may have lost it. */
+  fill(prefix: string, days: number, now: number): HashChange[];
 }

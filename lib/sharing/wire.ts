@@ -8,8 +8,9 @@ import type { LeaseAnswer } from "./meters.ts";
 
 /** What has changed at an instance. */
 export interface News {
-  /** The instance. */
+  /** The instance, and the number of its batch; 0: it is none. */
   readonly instance: string;
+  readonly number: number;
   readonly pools: readonly PoolNews[];
   readonly days: readonly DayNews[];
   /** Finished requests; their reader checks them. */
@@ -55,6 +56,7 @@ export function readNews(message: string): News | null {
   if (!isObject(told) || typeof told["instance"] !== "string") return null;
   return {
     instance: told["instance"],
+    number: numberOf(told["number"]),
     pools: listOf(told["pools"]).flatMap(readPoolNews),
     days: listOf(told["days"]).flatMap((day) => {
       if (!isObject(day) || typeof day["name"] !== "string") return [];

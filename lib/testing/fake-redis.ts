@@ -1,8 +1,8 @@
 /**
  * A Redis server for tests, in this process: as much of RESP 3 as Bun's client speaks, the few commands that are sent, and
- * the three scripts of `sharing/scripts.ts` once more in TypeScript. `bench/many.ts` runs the scripts themselves.
+ * the scripts of `sharing/scripts.ts` once more in TypeScript. `bench/many.ts` runs the scripts themselves.
  */
-import { BATCH, BEAT, LEASE } from "../sharing/scripts.ts";
+import { BATCH, BEAT, LEASE, READ } from "../sharing/scripts.ts";
 
 type Reply = string | number | null | Error | readonly Reply[] | ReadonlyMap<string, string>;
 type Socket = Bun.Socket<Connection>;
@@ -30,6 +30,7 @@ const SCRIPTS = new Map([
   [LEASE.sha, "LEASE"],
   [BEAT.sha, "BEAT"],
   [BATCH.sha, "BATCH"],
+  [READ.sha, "READ"],
 ]);
 
 export class FakeRedis {
@@ -180,6 +181,7 @@ export class FakeRedis {
     const refusal = this.refuses(name);
     if (refusal !== null) return new Error(refusal);
     if (name === "LEASE") return this.#lease(names, given, now);
+    if (name === "READ") return this.#read(names, Number(given[0]));
     return name === "BEAT" ? this.#beat(names, given, now) : this.#batch(names, given, now);
   }
 
@@ -245,6 +247,11 @@ export class FakeRedis {
     for (const [id, text] of known) if (Number.parseInt(text, 10) < now - Number(goneAfter)) known.delete(id);
     this.#publish(channel, news);
     return [now, epoch, ...[...known].flat()];
+  }
+
+  #read(names: readonly string[], batches: number): Reply {
+    const numbers = names.slice(0, batches).map((name) => Number(this.texts.get(name) ?? 0));
+    return [numbers, ...names.slice(batches).map((name) => [...(this.hashes.get(name) ?? [])].flat())];
   }
 
   #batch(names: readonly string[], given: readonly string[], now: number): Reply {

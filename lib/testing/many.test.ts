@@ -325,6 +325,62 @@ describe("P48 several proxies with one server", () => {
     expect(upstream.keys).toHaveLength(10);
   });
 
+  test.each([
+    [
+      "was silent",
+      async (redis: FakeRedis, load: () => Promise<unknown>) => {
+        redis.isStopped = true;
+        await load();
+        redis.goOn();
+      },
+    ],
+    [
+      "was emptied",
+      async (redis: FakeRedis, load: () => Promise<unknown>) => {
+        await load();
+        redis.empty();
+        await load();
+      },
+    ],
+    [
+      "came back with what it had before",
+      async (redis: FakeRedis, load: () => Promise<unknown>) => {
+        const before = structuredClone([redis.texts, redis.hashes] as const);
+        await load();
+        redis.stop();
+        for (const [name, text] of before[0]) redis.texts.set(name, text);
+        for (const [name, hash] of before[1]) redis.hashes.set(name, hash);
+        await load();
+        redis.start();
+      },
+    ],
+  ])("count each request once, and all of them, after the server %s", async (_, fault) => {
+    const redis = startRedis();
+    const instances = await startInstances(2, redis, startUpstream(), { DAILY_LIMIT: "100000" });
+    expect(await askAll(instances, 20)).toBe(20);
+    await Bun.sleep(100);
+    let sent = 20;
+    await fault(redis, async () => (sent += await askAll(instances, 250))); // more than are told one by one
+    const counted = () =>
+      instances.flatMap(({ proxy, usage }) => {
+        const { keys } = proxy.engine.upstreams[0].pool;
+        const rows = usage.usage(2, Date.now());
+        return [
+          keys.reduce((sum, { requests }) => sum + requests, 0),
+          keys.reduce((sum, { today }) => sum + today, 0),
+          rows.reduce((sum, { requests }) => sum + requests, 0),
+        ];
+      });
+    const all = Array(6).fill(sent);
+    await until("all is counted everywhere", () => Bun.deepEquals(counted(), all), 4000).catch(() =>
+      console.log(counted(), sent),
+    );
+    await Bun.sleep(300);
+    expect(counted()).toEqual(all);
+    const later = await startInstance(redis, startUpstream(), { DAILY_LIMIT: "100000" });
+    expect(later.usage.usage(2, Date.now()).reduce((sum, { requests }) => sum + requests, 0)).toBe(sent);
+  });
+
   test("fill a server that was emptied, and stay within their limits", async () => {
     const upstream = startUpstream();
     const redis = startRedis();
