@@ -424,6 +424,10 @@ export class Pool implements KeyPool {
     this.#serveQueue(now);
   }
 
+  vouchFor(key: Key): void {
+    this.#credentials.vouchFor(key);
+  }
+
   revive(key: Key, now: number): void {
     key.disabled = null;
     key.isOnTrial = false;

@@ -25,8 +25,8 @@ export interface CredentialRefusal {
   readonly need: Need;
   /** The provider's words; empty: it gave none. */
   readonly said: string;
-  /** It said that the key is invalid. */
-  readonly certain: boolean;
+  /** It said that the key is invalid, and nothing has shown since that it lives. */
+  certain: boolean;
   /** Epoch ms. */
   readonly at: number;
   /** Takes back what the refusal did to the key. */
@@ -63,9 +63,16 @@ export class CredentialRefusals {
   }
 
   /** A request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
-  proveInvalid({ key, need }: Lease, now: number): void {
+  proveInvalid({ key, need, at }: Lease, now: number): void {
     if (this.#remembered.length === 0) return;
+    this.vouchFor(key, at);
     for (const refusal of this.#takeProven(need, key.account)) this.#disable(refusal.key, refusal.said, now);
+  }
+
+  /** The key lives: what it was refused for until then (epoch ms) was not for its own sake, and confirms nothing. */
+  vouchFor(key: Key, until = Infinity): void {
+    for (const refusal of this.#remembered)
+      if (refusal.key === key && refusal.at <= until) refusal.certain = false;
   }
 
   /**

@@ -309,7 +309,7 @@ const DOUBT_EVERY_MS = MINUTE_MS;
 /** A provider whose keys are checked. */
 export interface CheckedProvider {
   readonly config: ProviderConfig;
-  readonly pool: Pick<KeyPool, "keys" | "revive" | "disable" | "tryAgain">;
+  readonly pool: Pick<KeyPool, "keys" | "revive" | "disable" | "tryAgain" | "vouchFor">;
 }
 
 interface CheckerOptions extends Pick<CheckOptions, "fetch" | "clock"> {
@@ -390,10 +390,19 @@ export class KeyChecker implements Observer {
     const name = nameOf(provider, keyId);
     const now = this.#options.clock.now();
     const last = this.#checked.get(name);
-    if (last !== undefined && now < last.at + DOUBT_EVERY_MS) return last.result;
-    const result = nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
-    this.#checked.set(name, { at: now, result });
-    return result;
+    const isFresh = last !== undefined && now < last.at + DOUBT_EVERY_MS;
+    const result = isFresh ? last.result : nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
+    if (!isFresh) this.#checked.set(name, { at: now, result });
+    return result.then((found) => {
+      if (found === "alive") this.#vouchFor(provider, keyId);
+      return found;
+    });
+  }
+
+  #vouchFor(provider: string, keyId: string): void {
+    const pool = this.#providerOf(provider)?.pool;
+    const key = pool?.keys.find(({ secret }) => secret.id === keyId);
+    if (key !== undefined) pool?.vouchFor(key);
   }
 
   /** A dead key is checked again; where there is no check, a real request tries it, more and more rarely. */

@@ -228,6 +228,8 @@ export interface KeyPool {
   tryAgain(key: Key, now: number): void;
   /** Takes a key out of use: the provider said that it is dead. */
   disable(key: Key, said: string, now: number): void;
+  /** A check found that the key lives: refusals of it until now confirm nothing. */
+  vouchFor(key: Key): void;
   /** Brings a key back at once, whatever it cools or was taken out for. */
   revive(key: Key, now: number): void;
   /** Takes a key out by hand, or puts it back in. */

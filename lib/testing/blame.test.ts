@@ -217,6 +217,51 @@ describe("a request that is refused with 401 or 403", () => {
     );
   });
 
+  const evil = (request: RawRequest, model: string) =>
+    model === "evil" || request.target.includes("/organization");
+  const alive = (request: RawRequest, model: string) =>
+    isCheck(request) ? httpAnswer(200, '{"data":[]}') : evil(request, model) ? INVALID : SERVED;
+  const kinds: [sentence: string, settings: Record<string, string>, models: (string | null)[]][] = [
+    [
+      "of two keys that a check proves",
+      { API_KEYS: "key-0-canary,key-1-canary" },
+      ["evil", null, "evil", null],
+    ],
+    [
+      "of one key that a check proves",
+      { API_KEYS: "key-0-canary" },
+      ["evil", null, "evil", null, null, "evil"],
+    ],
+    [
+      "of one key that was checked a moment ago",
+      { API_KEYS: "key-0-canary" },
+      ["evil", "evil", "evil", null],
+    ],
+    ["of three keys that a check proves", {}, ["evil", null, null, "evil", "evil", null, "evil", null]],
+    [
+      "of a key without a check that serves others in between",
+      { PROVIDER: "nvidia", API_KEYS: "key-0-canary" },
+      ["evil", "good", null, "good", "evil", "good", null],
+    ],
+    [
+      "of two keys without a check that serve others in between",
+      { PROVIDER: "nvidia", API_KEYS: "key-0-canary,key-1-canary" },
+      ["evil", "good", "good", null, "good", "good", "evil", "good", "good", null],
+    ],
+  ];
+  // Two requests of different kinds, seconds apart, put out both keys of a pool though each check found them well.
+  test.each(kinds)("P36 is confirmed by none of another kind: %s", async (_, settings, models) => {
+    await scene(alive, settings, async ({ ask, states, clock }) => {
+      for (const model of models) {
+        if (model === null) await ask("m", "/v1/organization/keys");
+        else await ask(model);
+        await clock.advance(3000);
+      }
+      expect(await states()).not.toContain("disabled");
+      expect(await ask("good")).toBe(200);
+    });
+  });
+
   test("P36 has a key without a check tried again by a real request, more and more rarely", async () => {
     let isWell = false;
     await scene(
