@@ -294,7 +294,7 @@ async function readJson(response: UpstreamResponse, reader: ByteReader, asked: A
   if (isFramed && isNoError) return open(response, { framing, first, reader, pending, begun: true });
   const { bytes, isWhole } = await readUpTo(reader, WHOLE_BYTES, first);
   if (!isWhole) return open(response, { framing, first: bytes, reader, pending, begun: true });
-  if (!isFramed && isPlain && !isJson(bytes)) return failed(protocolError("it was cut short"));
+  if ((!isFramed || isGemini) && isPlain && !isJson(bytes)) return failed(protocolError("it was cut short"));
   return judgeShort(response, bytes, asked);
 }
 

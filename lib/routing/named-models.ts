@@ -63,6 +63,11 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
       if (listed > MOST_MODELS_NAMED) return null;
       others.add(list.text() ?? "");
     }
+    if (lower === "requests") {
+      const ofBatch = modelsOfBatch(body, fields.valueStart);
+      if (ofBatch === null) return null;
+      for (const name of ofBatch) others.add(name);
+    }
     if (lower !== "model") continue;
     const value = fields.text();
     if (name === "model") last = value;
@@ -70,6 +75,27 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
   }
   if (fields?.hasGivenUp) return null;
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
+}
+
+/** Where a request of a batch says what it asks for: Anthropic's, Mistral's, Gemini's. */
+const PARTS_OF_BATCH: ReadonlySet<string> = new Set(["params", "body", "request"]);
+
+/** The models of a list of requests (`/v1/messages/batches`); null: they are more than anybody looks at. */
+function modelsOfBatch(body: Bytes, start: number): ReadonlySet<string> | null {
+  const named = new Set<string>();
+  const requests = JsonCursor.ofArray(body, start);
+  const add = (at: number, layer: number) => {
+    const fields = JsonCursor.ofObject(body, at);
+    while (fields?.next()) {
+      const name = fields.name()?.toLowerCase() ?? "";
+      const value = name === "model" ? fields.text() : null;
+      if (value !== null) named.add(value);
+      if (layer === 0 && PARTS_OF_BATCH.has(name)) add(fields.valueStart, 1);
+    }
+    return fields?.hasGivenUp !== true;
+  };
+  while (requests?.next()) if (!add(requests.valueStart, 0) || named.size > MOST_MODELS_NAMED) return null;
+  return named;
 }
 
 /** A longer form of this kind nobody sends. */

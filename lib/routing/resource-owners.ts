@@ -17,6 +17,7 @@ import {
   idEndedBy,
   idsAddressed,
   idsIn,
+  mayNameThing,
   idsProvenBy,
   isStateful,
   learnIds,
@@ -251,7 +252,7 @@ export function bindingOf(
   least: 1 | 2 = 2,
 ): ResourceBinding | null {
   const { path, body } = request;
-  const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null;
+  const mayRefer = owners.count(provider) > 0 || collectionOf(path) !== null || mayNameThing(path, body);
   if (!mayRefer && !asksToKeep(path, body)) return null;
   const names = accounts();
   return names.length < least ? null : new ResourceBinding(request, provider, names, owners);

@@ -51,6 +51,37 @@ describe("a request refers to", () => {
       { tools: [{ file_id: { type: "string" } }] },
       [],
     ],
+    [
+      "the file of a form",
+      "POST /v1/images/edits",
+      '--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--B\r\nContent-Disposition: form-data; name="file_id"\r\n\r\nfile-1\r\n--B--\r\n',
+      ["file-1"],
+    ],
+    [
+      "the files of a form that is written in other ways",
+      "POST /v1/containers/cntr_1/files",
+      "--B\r\nContent-Type: text/plain\r\nContent-Disposition: form-data; name=file_ids[]\r\nX-A: b\r\n\r\nfile-1\r\n--B--\r\n",
+      ["cntr_1", "file-1"],
+    ],
+    [
+      "the file of a form behind a long one that it sends",
+      "POST /v1/images/edits",
+      `--B\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n${"x".repeat(100_000)}\r\n--B\r\nContent-Disposition: form-data; name="file_id"\r\n\r\nfile-1\r\n--B--\r\n`,
+      ["file-1"],
+    ],
+    [
+      "no file of which another field of a form speaks",
+      "POST /v1/images/edits",
+      '--B\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nfile_id file-1\r\n--B--\r\n',
+      [],
+    ],
+    [
+      "the file of what has a path of its own",
+      "POST /v1/images/edits",
+      { images: [{ file_id: "file-1" }], model: "m" },
+      ["file-1"],
+    ],
+    ["nothing of an embedding", "POST /v1/embeddings", { input: "a", file_id: "file-1" }, []],
     ["nothing else of a chat", "POST /v1/chat/completions", { previous_response_id: "resp_1" }, []],
     [
       "the previous response",

@@ -46,6 +46,21 @@ export function asksToKeep(path: string, body: Uint8Array | null): boolean {
   return path.endsWith("/messages") && has(body, CODE_EXECUTION); // its container can be used again
 }
 
+const NAMES_FILE = ["file_id"].map((name) => Buffer.from(name));
+const NAMES_FILE_OF_GEMINI = ["achedContent", "ached_content", "ileUri", "ile_uri"].map((name) =>
+  Buffer.from(name),
+);
+
+/**
+ * Whether the body of a request may name something of an account, of which nothing may be known yet: a file that was
+ * made elsewhere. Cheap: asked of every request whose path leads into no collection.
+ */
+export function mayNameThing(path: string, body: Uint8Array | null): boolean {
+  if (body === null) return false;
+  const names = path.includes("/models/") ? NAMES_FILE_OF_GEMINI : NAMES_FILE;
+  return names.some((name) => has(body, name));
+}
+
 function asksToStore(bytes: Buffer): boolean {
   const isTrue = (at: number) => {
     const near = nearby(bytes, at);
@@ -372,8 +387,10 @@ export function idsIn(path: string, query: string, method: string, body: Uint8Ar
   const found = new Set(idsAddressed(path, query));
   const isWritten = method === "POST" || method === "PUT" || method === "PATCH";
   const fields = body === null || !isWritten ? NO_FIELDS : fieldsOf(path);
-  if (fields.length === 0 || body === null || !beginsAsJson(body)) return [...found];
+  if (fields.length === 0 || body === null) return [...found];
   const bytes = asBuffer(body);
+  if (beginsAsForm(body)) addIdsOfForm(found, bytes);
+  if (!beginsAsJson(body)) return [...found];
   for (const field of fields) {
     if (field === TURNS) addTurns(found, bytes);
     else addIdsOfField(found, bytes, field);
@@ -416,7 +433,8 @@ function fieldsOf(path: string): readonly string[] {
     case null:
       if (path.endsWith("/chat/completions")) return CHAT_FIELDS;
       if (path.includes("/messages")) return MESSAGES_FIELDS;
-      return path.includes("/models/") ? GEMINI_FIELDS : NO_FIELDS;
+      if (path.includes("/models/")) return GEMINI_FIELDS;
+      return BUSY_PATHS.has(path) ? NO_FIELDS : RESOURCE_FIELDS;
     case "responses":
       return RESPONSES_FIELDS;
     case "interactions":
@@ -430,7 +448,25 @@ function fieldsOf(path: string): readonly string[] {
   }
 }
 
-/** A form, or a file's own bytes, refers to nothing. */
+/** A form of several parts (RFC 7578). */
+function beginsAsForm(body: Uint8Array): boolean {
+  return body[0] === 0x2d && body[1] === 0x2d; // --
+}
+
+const FORM_FIELDS = new Set(RESOURCE_FIELDS.map((name) => name.slice(1, -1)));
+/** The head of a form's field and its value, as far as they are short. */
+const FORM_FIELD =
+  /^form-data;[^\r\n]*?\bname="?(\w+)(?:\[\w*\])?"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]+)\r\n/;
+
+function addIdsOfForm(found: Set<string>, bytes: Buffer): void {
+  for (const at of placesOf(bytes, "form-data").take(MOST_CANDIDATES)) {
+    const [, name = "", value = ""] =
+      FORM_FIELD.exec(bytes.toString("latin1", at, at + 2 * LONGEST_ID)) ?? [];
+    if (FORM_FIELDS.has(name)) addId(found, idOf(value));
+  }
+}
+
+/** A file's own bytes refer to nothing. */
 function beginsAsJson(body: Uint8Array): boolean {
   let at = 0;
   while (body[at] === 0x20 || body[at] === 0x0a || body[at] === 0x0d || body[at] === 0x09) at += 1;

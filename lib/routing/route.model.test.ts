@@ -113,6 +113,28 @@ describe("the models that a client's limits look at", () => {
       ["m", "a", "b"],
     ],
     ["are those to turn to alone", "/v1/chat/completions", null, '{"models": [ "a" , "b" ]}', ["a", "b"]],
+    [
+      "are those of a batch's requests",
+      "/v1/messages/batches",
+      JSON_TYPE,
+      '{"requests":[{"custom_id":"1","params":{"model":"a","messages":[{"model":"no"}]}},{"params":{"model":"b"}}]}',
+      ["a", "b"],
+    ],
+    [
+      "are those of a batch whose requests have a body",
+      "/v1/batch/jobs",
+      JSON_TYPE,
+      '{"model":"m","requests":[{"body":{"model":"a"}}]}',
+      ["m", "a"],
+    ],
+    [
+      "are those of a batch whose requests name them at once",
+      "/v1/x",
+      JSON_TYPE,
+      '{"requests":[{"Model":"a"},1,null,{"request":{"model":"b"}}]}',
+      ["a", "b"],
+    ],
+    ["are none of a batch that is none", "/v1/x", JSON_TYPE, '{"requests":{"model":"a"},"model":"m"}', ["m"]],
     ["are none in a list that is none", "/v1/chat/completions", JSON_TYPE, '{"models":"a"}', []],
     [
       "cannot be told in JSON that is packed and does not say so",

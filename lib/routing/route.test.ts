@@ -83,6 +83,17 @@ describe("a request", () => {
     ["a key that is the only credential", "?key=x&a=1", {}, OPEN, "?a=1"],
     ["what is called so beside a credential", "?key=x&a=1", { "x-api-key": "y" }, OPEN, "?key=x&a=1"],
     ["our own key beside another", "?key=own-client-canary", { "x-api-key": "y" }, KEYED, ""],
+    ["our own key under another name", "?api_key=own-client-canary&a=1", { "x-api-key": "y" }, KEYED, "?a=1"],
+    [
+      "our own key in an access token",
+      "?a=1&access_token=own-client-canary",
+      { "x-api-key": "y" },
+      KEYED,
+      "?a=1",
+    ],
+    ["our own key with its encoding", "?token=own%2Dclient-canary", { "x-api-key": "y" }, KEYED, ""],
+    ["our own key behind a word", "?auth=Bearer%20own-client-canary&a", { "x-api-key": "y" }, KEYED, "?a"],
+    ["what is no key of ours", "?api_key=x&a=1", { "x-api-key": "y" }, KEYED, "?api_key=x&a=1"],
   ];
   test.each(queries)("P29 takes or leaves on its way: %s", (_, query, headers, access, on) => {
     expect(planned("/v1/models", query, { headers }, access)).toMatchObject({ target: { query: on } });

@@ -103,12 +103,18 @@ function isPageLoad(headers: Headers): boolean {
   return destination !== null && destination !== "empty";
 }
 
-/** A `key` in the query is for us where it is the only credential, or one of our own: then it goes no further. */
+/**
+ * A `key` in the query is for us where it is the only credential: then it goes no further. Neither does a parameter of
+ * any name that holds a key of one of our clients.
+ */
 function queryToForward(query: string, headers: Headers, access: Access): string {
-  const keys = keyParameters(query);
-  if (keys.length === 0) return query;
-  const isForUs = !hasCredentialField(headers) || keys.some((key) => isClientKey(key, access));
-  return isForUs ? withoutParameters(query) : query;
+  const isForUs = keyParameters(query).length > 0 && !hasCredentialField(headers);
+  const rest = isForUs ? withoutParameters(query) : query;
+  if (rest === "" || access.mode !== "keys") return rest;
+  const holdsOurs = ([, value]: [string, string]) =>
+    isClientKey(value, access) || isClientKey(value.slice(value.lastIndexOf(" ") + 1), access);
+  const names = [...new URLSearchParams(rest)].filter(holdsOurs).map(([name]) => name);
+  return names.length === 0 ? rest : withoutParameters(rest, names);
 }
 
 const NO_STATUSES: ReadonlySet<number> = new Set();

@@ -411,6 +411,19 @@ describe("the key on a request", () => {
       { "X-Api-Key": CLIENT_KEY },
     ],
     ["in a field that Connection names", "/v1/x", { "X-Api-Key": CLIENT_KEY, Connection: "x-api-key" }],
+    [
+      "in the query under another name as well",
+      `/v1/x?api_key=${encodeURIComponent(CLIENT_KEY)}`,
+      { "X-Api-Key": CLIENT_KEY },
+    ],
+    [
+      "in the protocol of a WebSocket as well",
+      "/v1/x",
+      {
+        "X-Api-Key": CLIENT_KEY,
+        "Sec-WebSocket-Protocol": `realtime, openai-insecure-api-key.${CLIENT_KEY}`,
+      },
+    ],
     ["in a cookie as well", "/v1/x", { "X-Api-Key": CLIENT_KEY, Cookie: `k=${CLIENT_KEY}` }],
   ];
   test.each(ways)("of a client, sent %s, never reaches upstream (P29)", async (_, target, fields) => {
