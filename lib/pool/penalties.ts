@@ -65,7 +65,8 @@ export class Penalties {
     const { selector, refusesAll, sharedLimit } = this.#context;
     const { key, need } = lease;
     const { account } = key;
-    const isHinted = refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit";
+    const isHinted =
+      refusal.pause.kind !== "unknown" || refusal.reason !== "rate_limit" || refusal.ofModel === true;
     // Sent before the key was refused already: of the same burst, and nothing new.
     const model = selector.limitsFor(need, account);
     const refusedAt = Math.max(account.cooldown?.beganAt ?? 0, model?.cooldown?.beganAt ?? 0);

@@ -27,6 +27,11 @@ const tooFast = (scope: Scope, pause: Pause = UNKNOWN): Expected => ({
   scope,
   pause,
 });
+/** The same, and it says that it is one model's. */
+const tooFastModel = (pause: Pause = UNKNOWN): Expected => ({
+  ...tooFast("key+model", pause),
+  ofModel: true,
+});
 const tooMany = (pause: Pause = UNKNOWN): Expected => ({
   kind: "rate_limited",
   reason: "concurrency",
@@ -721,6 +726,30 @@ const MONEY: Case[] = [
   ["P40 an overloaded engine beside a code of money", "openai", 429, openai("The engine is overloaded", "x", "insufficient_balance"), tooFast("key+model", forMs(15 * SECOND))],
   ["the same as a server's fault", "generic", 503, openai("Service is busy", "x", "insufficient_quota"), overloaded()],
 
+  ["P40 busy beats a code of money under a 400", "openai", 400, openai("The model is overloaded, please try again later", "x", "insufficient_quota"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 under a 402", "siliconflow", 402, openai("Our servers are at capacity, retry later", "x", "insufficient_balance"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 under a 403", "deepseek", 403, openai("Service is busy", "x", "insufficient_user_quota"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 under a 401", "groq", 401, openai("Upstream saturated", "x", "no_credits"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 under a 412, with its time", "mistral", 412, openai("High demand, try again in 3 seconds", "x", "billing_error"), tooFast("key+model", forMs(3 * SECOND))],
+  ["P40 beside a code of the provider's own", "openai", 429, openai("The server is busy", "x", "billing_hard_limit_reached"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 in Chinese under a 402", "zhipu", 402, zhipu("1113", "当前服务繁忙，请稍后重试"), tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 beside a status of money, without a code", "together", 402, { error: { message: "The engine is overloaded" } }, tooFast("key+model", forMs(15 * SECOND))],
+  ["P40 as a server's fault, beside a code of the provider's own", "anthropic", 529, anthropic("overloaded_error", "Overloaded", { error_code: "enforced_spend_limit_reached" }), overloaded()],
+  ["a sentence that says money is money, whatever it asks for", "openai", 402, openai("Your credit balance is too low. Add funds and try again later", "x", "insufficient_quota"), noMoney()],
+  ["the same as a 429", "generic", 429, openai("Insufficient balance, please recharge and retry later", "x", "insufficient_quota"), noMoneyYet()],
+  ["a code of money whose sentence says nothing", "generic", 403, openai("No.", "x", "insufficient_balance"), noMoneyYet()],
+
+  ...(["siliconflow", "zhipu", "modelscope", "groq", "github", "nvidia", "mistral", "together", "deepseek", "openrouter"] as const)
+    .map((dialect): Case => [`P40 a model for paid accounts costs no other model: ${dialect}`, dialect, 402, { error: { message: "Insufficient credits. This model requires a paid account" } }, noMoney("key+model")]),
+  ...["The requested model is only available on paid plans.", "Model x is limited to Pro subscribers", "Upgrade to use this model", "This model needs an active subscription", "x is a paid model", "Model x is not available on the free tier", "该模型需要付费使用", "This model is reserved for premium users"]
+    .map((sentence): Case => [`P40 a model that costs money: ${sentence}`, "groq", 402, { error: { message: sentence } }, noMoney("key+model")]),
+  ["P40 the same as a 403", "mistral", 403, { message: "Insufficient credits. This model requires a paid account" }, unsuited("key+model")],
+
+  ...["رصيد غير كاف", "الرصيد لا يكفي", "نفد رصيدك", "Недостатньо коштів на рахунку", "Баланс вичерпано", "Поповніть рахунок", "Недостатъчна наличност", "Ανεπαρκές υπόλοιπο", "موجودی حساب کافی نیست", "اعتبار شما تمام شد", "ناکافی بیلنس", "אין מספיק קרדיט", "היתרה אינה מספיקה", "अपर्याप्त शेष राशि", "क्रेडिट समाप्त हो गया", "অপর্যাপ্ত ব্যালেন্স", "ยอดเงินไม่เพียงพอ", "เครดิตหมดแล้ว", "Nedostatečný zůstatek na účtu", "Nedostatok prostriedkov", "Nedovoljno sredstava", "Fonduri insuficiente", "Elégtelen egyenleg", "Nincs elegendő egyenleg", "Otillräckligt saldo", "Utilstrekkelig saldo", "Saldo ei riitä", "Baki tidak mencukupi", "Hindi sapat ang balanse", "Brak środków na koncie", "Onvoldoende tegoed", "Tài khoản hết tiền"]
+    .map((sentence): Case => [`P41 money abroad: ${sentence}`, "generic", 400, { error: { message: sentence } }, noMoneyYet()]),
+  ...["تم تجاوز حد الطلبات", "Забагато запитів, перевищено ліміт", "Υπέρβαση ορίου αιτημάτων", "คำขอมากเกินไป", "Příliš mnoho požadavků", "Túl sok kérés", "Баланс запросов временно недоступен"]
+    .map((sentence): Case => [`P41 is no money abroad: ${sentence}`, "generic", 429, { error: sentence }, tooFast("key")]),
+
   ["P41 a month", "generic", 429, { error: "You have exceeded your monthly quota." }, dayOver("key", forMs(6 * HOUR))],
   ["P41 a week", "generic", 429, { error: "Weekly limit reached" }, dayOver("key", forMs(6 * HOUR))],
   ["P41 a week in Chinese", "generic", 429, { error: "已达到每周使用上限" }, dayOver("key", forMs(6 * HOUR))],
@@ -756,8 +785,8 @@ const MODELS: Case[] = [
   ["P40 a model that is full, as a 429", "generic", 429, { error: "Model x is at capacity" }, modelDown()],
   ["P40 a model that a token may not use, in Chinese", "generic", 403, openai("该令牌无权访问模型 x", "new_api_error"), unsuited("key+model")],
   ["P40 an overloaded service is everybody's", "anthropic", 529, anthropic("overloaded_error", "Overloaded"), overloaded()],
-  ["P16 a rate that is one model's", "together", 429, openai("You have reached the rate limit specific to this model m.", "model_rate_limit"), tooFast("key+model")],
-  ["P16 the same elsewhere", "generic", 429, { error: "Rate limit reached for this model" }, tooFast("key+model")],
+  ["P16 a rate that is one model's", "together", 429, openai("You have reached the rate limit specific to this model m.", "model_rate_limit"), tooFastModel()],
+  ["P16 the same elsewhere", "generic", 429, { error: "Rate limit reached for this model" }, tooFastModel()],
 ];
 
 // prettier-ignore
@@ -796,6 +825,31 @@ describe("P41, P40, P38 the words of refusals", () => {
   );
 });
 
+describe("P16, P40 a limit that names the model that was asked for", () => {
+  // prettier-ignore
+  test.each<[sentence: string, dialect: Dialect, model: string, status: number, message: string, expected: Expected]>([
+    ["is that model's", "generic", "m1", 429, "Rate limit reached for model m1", tooFastModel()],
+    ["in marks", "nvidia", "m1", 429, "Too many requests for `m1`", tooFastModel()],
+    ["in other case", "together", "Gpt-X", 429, "Rate limit exceeded for gpt-x", tooFastModel()],
+    ["at the beginning", "zhipu", "gpt-x", 429, "gpt-x: slow down", tooFastModel()],
+    ["behind the name of a limit", "siliconflow", "gpt-x", 429, "Limit exceeded: limit_rpm/gpt-x", tooFastModel()],
+    ["with a date behind it", "openai", "gpt-x", 429, "Rate limit reached for gpt-x-2026-01-01 in organization o", tooFastModel()],
+    ["with its time", "perplexity", "gpt-x", 429, "Limit of model gpt-x reached, retry in 3s", tooFastModel(forMs(3 * SECOND))],
+    ["of requests at once", "deepseek", "gpt-x", 429, "Too many concurrent requests for gpt-x", { ...tooMany(), scope: "key+model", ofModel: true }],
+    ["of a day", "generic", "gpt-x", 429, "Daily limit for model gpt-x reached", dayOver("key+model", midnight("UTC"))],
+    ["in Chinese", "moonshot", "gpt-x", 429, "该模型请求过于频繁", tooFastModel()],
+    ["save money of a provider whose accounts pay for all", "siliconflow", "gpt-x", 402, "Insufficient balance for gpt-x", noMoney()],
+    ["save where a gateway only repeats it", "generic", "gpt-x", 429, "Too fast. Received Model Group=gpt-x", tooFast("key")],
+    ["save where it is a part of a word", "generic", "gpt-x", 429, "Too fast for gpt-xl", tooFast("key")],
+    ["save where another one is named", "generic", "gpt-x", 429, "Too fast for model m2", tooFast("key")],
+  ])("%s", (_, dialect, model, status, message, expected) => {
+    const evidence = { status, headers: new Headers(), body: JSON.stringify({ error: { message } }) };
+    const verdict = classify(dialect, evidence, NOW, { model, body: null });
+    const { said: _said, ...found } = { said: "", ...verdict };
+    expect<object>(found).toEqual(expected);
+  });
+});
+
 /** What a client asked for. */
 const asking = (prompt: string, model = "gpt-x") => ({
   model,
@@ -811,7 +865,7 @@ describe("P37 words that are quoted from the request judge nobody", () => {
     ["a prompt with line breaks", asking("first\nyour account\nbalance is negative"), 403, { message: "Bad input: your account balance is negative" }, doubted],
     ["a prompt in Chinese", asking("请问余额不足怎么办"), 403, { message: "拒绝：请问余额不足怎么办" }, doubted],
     ["a prompt in Chinese that was sent in escapes", { model: "m", body: new TextEncoder().encode('{"content":"\\u4f59\\u989d\\u4e0d\\u8db3\\u4e86"}') }, 403, { message: "拒绝：余额不足了" }, doubted],
-    ["a model's name in brackets", asking("hi", "m (insufficient funds)"), 429, { message: "Too fast for m (insufficient funds)" }, tooFast("key")],
+    ["a model's name in brackets", asking("hi", "m (insufficient funds)"), 429, { message: "Too fast for m (insufficient funds)" }, tooFastModel()],
     ["a model's name that is a code", asking("hi", "insufficient_quota"), 429, openai("Too fast", "rate_limit_error", "insufficient_quota"), tooFast("key")],
     ["a wait in the prompt", asking("remind me to try again in 9 hours please"), 429, { message: "Too fast: remind me to try again in 9 hours please" }, tooFast("key")],
     ["a day in the prompt", asking("write my daily limit reached report"), 429, { message: "Too fast: write my daily limit reached report" }, tooFast("key")],

@@ -9,9 +9,9 @@ import { field, fieldText, isObject, parseJson } from "../core/json.ts";
 import type { JsonObject } from "../core/json.ts";
 import { PROVIDERS } from "./catalog.ts";
 import type { Provider } from "./catalog.ts";
-import { asNamed, sharedRules } from "./refusal-rules.ts";
+import { asNamed, saysBusy, sharedRules } from "./refusal-rules.ts";
 import type { RefusalRule, Ruling, Wait } from "./refusal-rules.ts";
-import { withoutQuotes } from "./quoted-words.ts";
+import { namesModel, withoutQuotes } from "./quoted-words.ts";
 import type { RequestWords } from "./quoted-words.ts";
 import { namedWaitMs, writtenAt } from "./retry-hints.ts";
 import type { Dialect, Evidence, Verdict } from "./verdict.ts";
@@ -166,13 +166,13 @@ function judgeAnswer(dialect: Dialect, answer: Answer, now: number, request: Req
   const provider = PROVIDERS[dialect];
   const first = ruleFor(provider, answer, now);
   if (!isHarmful(first.ruling) || !(first.isByWords || first.namedMs !== null))
-    return verdictOf(first, provider, answer, now);
+    return verdictOf(first, provider, answer, request, now);
   const text = withoutQuotes(answer.text, request);
   const codes = answer.codes.filter((code) => code !== request.model?.toLowerCase());
   if (text === answer.text && codes.length === answer.codes.length)
-    return verdictOf(first, provider, answer, now);
-  const heard = { ...answer, text, codes };
-  return verdictOf(ruleFor(provider, heard, now), provider, heard, now);
+    return verdictOf(first, provider, answer, request, now);
+  const heard = ruleFor(provider, { ...answer, text, codes }, now);
+  return verdictOf(heard, provider, answer, request, now);
 }
 
 /** Whether a ruling rests, retires or pauses anybody. */
@@ -190,10 +190,17 @@ interface Found {
 
 function ruleFor(provider: Provider, answer: Answer, now: number): Found {
   const namedMs = namedWaitMs(answer, provider.clockOffset, now);
-  const holdsHere = (rule: RefusalRule) => holds(rule, answer, namedMs);
+  const holdsHere = (rule: RefusalRule) => holds(rule, answer, namedMs) && !isBesideBusy(rule, answer);
   const rule = provider.rules().find(holdsHere) ?? sharedRules().find(holdsHere);
   const isByWords = rule?.text !== undefined || rule?.code !== undefined;
   return { ruling: rule?.then ?? byStatus(answer.status), namedMs, isByWords };
+}
+
+/** Whether a rule finds money in what is no sentence, while the sentence says that somebody is busy (P40). */
+function isBesideBusy({ text, then }: RefusalRule, answer: Answer): boolean {
+  return (
+    text === undefined && then.kind === "exhausted" && then.reason === "billing" && saysBusy(answer.text)
+  );
 }
 
 function byStatus(status: number): Ruling {
@@ -201,13 +208,14 @@ function byStatus(status: number): Ruling {
 }
 
 function holds(rule: RefusalRule, answer: Answer, namedMs: number | null): boolean {
-  const { status, code, text, field: wanted, header, page, namedAtLeastMs } = rule;
+  const { status, code, text, unless, field: wanted, header, page, namedAtLeastMs } = rule;
   if (status !== undefined && ![status].flat().includes(answer.status)) return false;
   if (page !== undefined && !answer.isPage) return false;
   if (header !== undefined && !header[1].test(answer.headers.get(header[0]) ?? "")) return false;
   if (namedAtLeastMs !== undefined && (namedMs ?? -1) < namedAtLeastMs) return false;
   if (wanted !== undefined && !answer.layers.some((layer) => fieldMatches(layer, ...wanted))) return false;
   if (code !== undefined && !answer.codes.some((word) => code.test(word))) return false;
+  if (unless?.test(answer.text) === true) return false;
   return text === undefined || [text].flat().some((pattern) => pattern.test(answer.text));
 }
 
@@ -218,20 +226,31 @@ function fieldMatches(layer: JsonObject, name: string, value: RegExp): boolean {
 /** Failures after which the provider may have done the work, and may charge for it. */
 const MAYBE_BILLED: ReadonlySet<number> = new Set([500, 502, 504, 520, 524]);
 
-function verdictOf({ ruling, namedMs }: Found, provider: Provider, answer: Answer, now: number): Verdict {
+function verdictOf(
+  { ruling, namedMs }: Found,
+  provider: Provider,
+  answer: Answer,
+  request: RequestWords,
+  now: number,
+): Verdict {
   const { said, status } = answer;
+  const ofModel = namesModel(answer.text, request.model);
   const at = writtenAt(answer.headers, now);
   const pauseAfter = (wait: Wait) => wait(namedMs, at, provider.resetZone);
   switch (ruling.kind) {
     case "rejected":
       return { kind: "rejected", said };
     case "rate_limited": {
+      const { reason } = ruling;
       const wait = ruling.wait ?? provider.limitWait ?? asNamed;
-      const scope = ruling.scope ?? provider.limitScope;
-      return { kind: "rate_limited", scope, pause: pauseAfter(wait), reason: ruling.reason, said };
+      const usual = reason === "concurrency" ? "key" : provider.limitScope;
+      const scope = ruling.scope ?? (ofModel ? "key+model" : usual);
+      const limit = { kind: "rate_limited", scope, pause: pauseAfter(wait), reason, said } as const;
+      return ofModel ? { ...limit, ofModel } : limit;
     }
     case "exhausted": {
-      const usual = ruling.reason === "billing" ? provider.moneyScope : provider.limitScope;
+      const ofLimit = ofModel ? "key+model" : provider.limitScope;
+      const usual = ruling.reason === "billing" ? provider.moneyScope : ofLimit;
       const scope = ruling.scope ?? usual;
       const widens = ruling.scope === undefined && ruling.reason === "billing" && scope === "key+model";
       return {

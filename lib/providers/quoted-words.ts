@@ -74,6 +74,27 @@ function isWordChar(char: string | undefined): boolean {
   return char !== undefined && /[\p{L}\p{N}_]/u.test(char);
 }
 
+/** "for this model", also where its name is not said. */
+const THIS_MODEL =
+  /\b(?:specific to|for|on|of) (?:this|the|your|requested|that) model\b|(?:该|此|当前|本)模型/i;
+/** What stands before a model where a sentence is about it: "for gpt-x", "model `gpt-x`", "limit_rpm/gpt-x". */
+const ABOUT =
+  /(?:^|\n|\b(?:for|of|on|to|by|with|using)\b|\bmodel(?: name| id)?\b|\w\/)[^\p{L}\p{N}\n]{0,3}$/iu;
+const LONGEST_BEFORE = 16;
+
+/** Whether an error says that it is about the model that was asked for. */
+export function namesModel(text: string, model: string | null): boolean {
+  if (THIS_MODEL.test(text)) return true;
+  if (model === null || model === "") return false;
+  const [lowerText, lowerModel] = [text.toLowerCase(), model.toLowerCase()];
+  for (let at = lowerText.indexOf(lowerModel); at >= 0; at = lowerText.indexOf(lowerModel, at + 1)) {
+    const before = lowerText.slice(Math.max(0, at - LONGEST_BEFORE), at);
+    const isWord = !isWordChar(before.at(-1)) && !isWordChar(lowerText[at + lowerModel.length]);
+    if (isWord && ABOUT.test(before)) return true;
+  }
+  return false;
+}
+
 interface Word {
   readonly start: number;
   readonly end: number;

@@ -45,6 +45,8 @@ export interface RefusalRule {
   readonly code?: RegExp;
   /** The answer's sentences, one a line; of several patterns one. Under a 400 anchored: a body may echo the prompt. */
   readonly text?: RegExp | readonly RegExp[];
+  /** None of the answer's sentences is like this. */
+  readonly unless?: RegExp;
   /** A field of any of the answer's JSON objects; lists and objects read as `present`. */
   readonly field?: readonly [name: string, value: RegExp];
   readonly header?: readonly [name: string, value: RegExp];
@@ -118,7 +120,6 @@ export const TOO_FAST_MODEL: Ruling = { ...TOO_FAST, scope: "key+model" };
 export const TOO_MANY_AT_ONCE: Ruling = {
   kind: "rate_limited",
   reason: "concurrency",
-  scope: "key",
   wait: namedSoon,
 };
 /**
@@ -171,9 +172,9 @@ const MONEY_CODES = [
 ];
 
 const MONEY_ABROAD =
-  "\\bsaldo|\\bcr[eé]dit|\\bfond(?:[oi]?s|i)\\b|\\bfundos|\\bsolde|guthaben|kontostand|bakiye|\\bkredi|środk|số dư|средств|баланс|кредит|денег|деньги|残高|クレジット|잔액|크레딧|잔고";
+  "\\bsaldo|\\bcr[eé]dit|\\bfond(?:[oi]?s|i|uri)\\b|\\bfundos|\\bsolde|\\bsold\\b|guthaben|kontostand|tegoed|bakiye|\\bkredi|środk|zůstat|zostat|prost[rř]i?edk|sredst|egyenleg|\\bmedel\\b|\\bmidler\\b|\\bbaki\\b|balanse|số dư|tiền|средств|наличност|баланс|кредит|денег|деньги|кошт|грош|υπόλοιπο|πίστωσ|رصيد|موجودی|اعتبار|بیلنس|יתרה|קרדיט|शेष|बैलेंस|क्रेडिट|ব্যালেন্স|ยอดเงิน|ยอดคงเหลือ|เครดิต|残高|クレジット|잔액|크레딧|잔고";
 const LACKING_ABROAD =
-  "insuficient|insuffisant|insufficient[ei]|agotad|agotó|acab(?:ó|ou|aram)|esgot(?:ad|ou|aram)|épuisé|esaurit|\\b(?:sin|sem|sans|senza|plus de|kein|pas (?:assez|suffisamment) de|no (?:tienes?|hay|dispone)|não (?:tem|há|possui)) |aufgebraucht|erschöpft|reicht nicht|unzureichend|nicht (?:genügend|genug|ausreichend)|zu niedrig|onvoldoende|niewystarcz|tidak (?:men)?cukup|không đủ|yetersiz|yeterli|tüken|bitti|недостат|не хват|законч|исчерпан|отрицательн|(?:^|[^а-я])нет |不足|足りません|使い切|ゼロ|が ?0|부족|소진|없습니다|모두 사용";
+  "insuficient|insuffisant|insufficient[ei]|agotad|agotó|acab(?:ó|ou|aram)|esgot(?:ad|ou|aram)|épuisé|epuizat|esaurit|\\b(?:sin|sem|sans|senza|plus de|kein|brak|pas (?:assez|suffisamment) de|no (?:tienes?|hay|dispone)|não (?:tem|há|possui)) |aufgebraucht|erschöpft|reicht nicht|unzureichend|nicht (?:genügend|genug|ausreichend)|zu niedrig|onvoldoende|niewystarcz|wyczerpa|nedostat|vyčerp|nedovolj|elégtelen|\\bn(?:incs|em) eleg|elfogy|otillräcklig|utilstr[æe]kkelig|ei riitä|riittämät|hindi sapat|tidak (?:men)?cukup|không đủ|hết|yetersiz|yeterli|tüken|bitti|недостат|не хват|не вистач|законч|закінч|исчерпан|вичерпан|изчерпан|отрицательн|(?:^|[^а-я])(?:нет|немає|няма) |ανεπαρκ|δεν επαρκ|εξαντλ|غير كاف|لا (?:يكفي|يوجد)|ليس لديك|نفد|کافی نیست|ناکافی|تمام شد|אין |לא מספיק|אינה? מספיק|अपर्याप्त|पर्याप्त नहीं|समाप्त|অপর্যাপ্ত|ไม่เพียงพอ|ไม่พอ|หมด|不足|足りません|使い切|ゼロ|が ?0|부족|소진|없습니다|모두 사용";
 
 /** Sentences that mean money. None of them is ever said of a rate. */
 const MONEY_PHRASES = [
@@ -195,7 +196,7 @@ const MONEY_PHRASES = [
   "(?:额度|余额|積分|积分)(?:已经|已)?(?:用尽|用完|耗尽)|欠费|欠費|请充值|請充值|请先充值|停机|(?:资源包|套餐)[^\\n]{0,8}(?:用尽|用完|不足|耗尽)|余量(?:已)?(?:用尽|不足)",
   // In other languages: what is short, and that it is, in either order.
   `(?:${MONEY_ABROAD})[^.\\n]{0,24}(?:${LACKING_ABROAD})|(?:${LACKING_ABROAD})[^.\\n]{0,16}(?:${MONEY_ABROAD})`,
-  "残高がありません|チャージしてください|支払い方法|충전해 ?주세요|결제(?: ?수단|가 필요)|пополните|\\brecargue|límites? de (?:gastos?|crédito)|limites? de (?:gastos?|dépenses)|harcama limit|ausgabenlimit|método de pag|moyen de paiement|zahlungs(?:methode|mittel)",
+  "残高がありません|チャージしてください|支払い方法|충전해 ?주세요|결제(?: ?수단|가 필요)|пополните|поповніть|اشحن|شحن رصيد|doładuj|\\brecargue|límites? de (?:gastos?|crédito)|limites? de (?:gastos?|dépenses)|harcama limit|ausgabenlimit|método de pag|moyen de paiement|zahlungs(?:methode|mittel)",
 ];
 
 /** A day, in codes and sentences about limits. */
@@ -233,6 +234,10 @@ const BUSY_ABROAD =
 
 /** Beside a code of money these mean busy, too. */
 const TRY_LATER = "\\b(?:try(?: again)?|retry) (?:again )?later\\b|请?稍[后候後](?:再试|重试|再試|重試)";
+
+/** It is this model that costs money: others may be free. */
+const PAID_MODEL =
+  /\bmodel\b[^.\n]{0,40}\b(?:requires?|needs?|only|limited|restricted|reserved)\b[^.\n]{0,30}\b(?:paid|paying|premium|pro|plus|subscri\w{3,5}|upgrade)\b|\bmodel\b[^.\n]{0,40}\bnot \w{2,12} (?:on|in|for|to|with) (?:the |a |your )?(?:free|trial)\b|\b(?:upgrade|pay|subscribe) to \w{2,9} (?:this|the|that) model\b|\bpaid model\b|模型[^\n]{0,8}付费|付费模型/i;
 
 /** What is wrong is one model's: not there, full, switched off. */
 const MODEL_TROUBLE = [
@@ -282,11 +287,21 @@ const CLIENT_FAULTS: readonly number[] = [400, 404, 405, 406, 409, 410, 411, 413
 /** The others, where a sentence may speak of the key, the account or the service. */
 const TELLING: readonly number[] = [401, 402, 403, 407, 412, 423, 425, 428, 429, ...SERVER_FAULTS];
 
+const moneyText = once(() => anyOf(MONEY_PHRASES));
+const busyText = once(() => anyOf([...BUSY_PHRASES, BUSY_ABROAD, TRY_LATER]));
+
+/**
+ * Whether sentences say busy, and nothing of money. They beat what says money without a sentence: a code that is left
+ * over from a gateway's own books, or a status (P40).
+ */
+export function saysBusy(text: string): boolean {
+  return busyText().test(text) && !moneyText().test(text);
+}
+
 /** After the provider's own rules, the same for all; where none of these holds either, the status decides. */
 export const sharedRules = once((): readonly RefusalRule[] => {
-  const money = anyOf(MONEY_PHRASES);
+  const money = moneyText();
   const moneyCode = new RegExp(`^(?:${MONEY_CODES.join("|")})$`);
-  const busy = anyOf([...BUSY_PHRASES, BUSY_ABROAD, TRY_LATER]);
   return [
     // Edge pages are about our address or their server, never about a key. Cloudflare's 1015 counts per IP.
     { status: 429, page: true, then: TOO_FAST_FOR_ALL },
@@ -306,8 +321,9 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: [401, 403], text: anyOf(REQUEST_PHRASES), then: REJECTED },
 
     // A code of money may be left over beside a sentence that says busy (one-api, Nov 2026): the sentence counts.
-    { status: 429, code: moneyCode, text: busy, then: BUSY_MODEL },
-    { status: SERVER_FAULTS, code: moneyCode, text: busy, then: CAPACITY },
+    { status: SERVER_FAULTS, code: moneyCode, text: busyText(), unless: money, then: CAPACITY },
+    { code: moneyCode, text: busyText(), unless: money, then: BUSY_MODEL },
+    { status: 402, text: anyOf([...BUSY_PHRASES, BUSY_ABROAD]), unless: money, then: BUSY_MODEL },
 
     // MiniMax's numbers, in an answer's place or behind a gateway (Nov 2026).
     { field: ["status_code", /^1008$/], then: NO_MONEY },
@@ -326,6 +342,8 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     },
 
     // Money. A 429 of Gemini speaks of "plan and billing details", too: only words that no rate limit uses.
+    { status: [402, 429], text: PAID_MODEL, then: NO_MONEY_MODEL },
+    { status: 403, text: PAID_MODEL, then: UNSUITED_MODEL },
     { status: 402, then: NO_MONEY },
     { code: moneyCode, then: NO_MONEY },
     { status: TELLING, text: money, then: NO_MONEY },
@@ -424,7 +442,6 @@ export const sharedRules = once((): readonly RefusalRule[] => {
     { status: 429, text: anyOf(HOURS_PHRASES), then: HOURS_WINDOW },
     { status: 429, code: /^(?:tokens|requests)$/, then: TOO_FAST_MODEL },
     { status: 429, code: /^model_(?:rate_limit|cooldown)/, then: TOO_FAST_MODEL },
-    { status: 429, text: /\b(?:specific to|for) (?:this|the) model\b/i, then: TOO_FAST_MODEL },
     { status: 429, then: TOO_FAST },
   ];
 });

@@ -62,8 +62,18 @@ export type Verdict =
   | { kind: "served" }
   /** An answer too: the request's own fault (or nobody's). Relay it unchanged, the key is innocent. */
   | { kind: "rejected"; said: string }
-  /** The key's own: too fast. `concurrency`: too many at once, one in flight fewer rather than a pause. */
-  | { kind: "rate_limited"; scope: Scope; pause: Pause; reason: "rate_limit" | "concurrency"; said: string }
+  /**
+   * The key's own: too fast. `concurrency`: too many at once, one in flight fewer rather than a pause. `ofModel`: the
+   * answer says that it is about this one model, so that many such refusals are no limit of everybody.
+   */
+  | {
+      kind: "rate_limited";
+      scope: Scope;
+      pause: Pause;
+      reason: "rate_limit" | "concurrency";
+      ofModel?: true;
+      said: string;
+    }
   /**
    * The key's own: its day (or week, or month) is used up, or its money is.
    * `widens`: the answer does not say that only this model is meant. It rests the model first, and the whole key once

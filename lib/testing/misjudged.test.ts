@@ -130,6 +130,45 @@ describe("a gateway whose model is full", () => {
   });
 });
 
+describe("a refusal that is about one model", () => {
+  // Three keys got the first: the provider was paused. One got the second: the account rested for five hours.
+  test.each<[sentence: string, provider: string, status: number, message: string, code: string]>([
+    ["a limit that names it", "generic", 429, "Rate limit reached for model bad", ""],
+    ["a limit that begins with it", "siliconflow", 429, "bad: too many requests", ""],
+    ["too many at once", "together", 429, "Too many concurrent requests for model bad", ""],
+    ["a day", "nvidia", 429, "Daily limit reached for this model", ""],
+    [
+      "an account that has to be paid for",
+      "zhipu",
+      402,
+      "Insufficient credits. This model requires a paid account",
+      "",
+    ],
+    ["a paid model", "github", 402, "Upgrade to use this model", "insufficient_balance"],
+    [
+      "a model that is full, under a code of money",
+      "openai",
+      400,
+      "It is overloaded, try again later",
+      "insufficient_quota",
+    ],
+    ["the same as a 403", "mistral", 403, "It is overloaded, try again later", "insufficient_balance"],
+  ])("P40 P16 touches no other model: %s", async (_, provider, status, message, code) => {
+    const refusal = httpAnswer(status, json({ error: { message, code } }));
+    const isBad = ({ body }: RawRequest) => body.toString().includes('"bad"');
+    await withProvider(
+      (request) => (isBad(request) ? refusal : SERVED),
+      { PROVIDER: provider, MAX_WAIT_SEC: "0" },
+      async ({ url, states, health, requests }) => {
+        expect((await chat(url, { model: "bad" })).status).toBe(503);
+        expect(requests.length).toBe(3);
+        expect([await states(), (await health()).providers[0]?.state]).toEqual(["ready ready ready", "up"]);
+        expect((await chat(url, { model: "other" })).status).toBe(200);
+      },
+    );
+  });
+});
+
 describe("words of the client", () => {
   // A gateway quoted the prompt in its refusal: all keys were disabled as revoked.
   test.each<[sentence: string, prompt: string, model: string]>([
