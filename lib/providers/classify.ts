@@ -34,7 +34,7 @@ export function classify(
 
 /** Fits every first event worth reading: most streams begin with an event that has none of these. */
 const MAYBE_ERROR =
-  /"(?:errors?|detail)"\s*:(?!\s*(?:null|false|""|\{\s*\}|\[\s*\]))|"(?:type|object)"\s*:\s*"(?:error|response\.failed)"|"(?:code|title|base_resp|error_?(?:code|msg|message)|msg)"\s*:|"success"\s*:\s*false|"finish_reason"\s*:\s*"error"|^event: ?error|^data: ?\[?ERROR\b/im;
+  /"(?:errors?|err|fault|detail)"\s*:(?!\s*(?:null|false|""|\{\s*\}|\[\s*\]))|"(?:type|object)"\s*:\s*"(?:error|response\.failed)"|"(?:code|title|base_resp|err(?:or)?_?(?:code|no|msg|message)|msg)"\s*:|"(?:success|ok)"\s*:\s*false|"status"\s*:\s*"(?:error|fail|failure)"|"finish_reason"\s*:\s*"error"|^event: ?error|^data: ?\[?ERROR\b/im;
 
 const NO_HEADERS = new Headers();
 
@@ -76,12 +76,16 @@ function saysError(value: unknown): boolean {
   if (object !== "" && fieldText(value, "status") !== "") return false;
   const errors = field(value, "errors");
   if (Array.isArray(errors) && errors.length > 0) return true;
-  const error = field(value, "error");
-  if (isObject(error)) return Object.keys(error).length > 0;
-  if (typeof error === "string") return error !== "";
+  for (const name of ERROR_FIELDS) {
+    const error = field(value, name);
+    if (isObject(error)) return Object.keys(error).length > 0;
+    if (typeof error === "string") return error !== "";
+  }
   return saysMiniMaxError(value) || isBrokenOff(value) || isBareError(value);
 }
 
+/** The second is Apigee's. */
+const ERROR_FIELDS = ["error", "fault", "err"];
 const ERROR_TYPES: ReadonlySet<string> = new Set(["error", "response.failed"]);
 
 /** MiniMax: every answer has a `base_resp`, whose number is 0 where all is well. */
@@ -103,7 +107,8 @@ const CONTENT_FIELDS = ["content", "text", "tool_calls", "reasoning", "reasoning
 
 /**
  * An error without `error`: NVIDIA's `{status, title}`, DashScope's and SiliconFlow's `{code, message}`, Zhipu's
- * `{code, msg}`, Baidu's `{error_code, error_msg}`, `{success: false, message}`, FastAPI's `{detail}`.
+ * `{code, msg}`, Baidu's `{error_code, error_msg}`, `{errcode, errmsg}`, `{success: false, message}`, `{ok: false}`,
+ * `{status: "error", message}`, FastAPI's `{detail}`.
  */
 function isBareError(value: JsonObject): boolean {
   if (ANSWER_FIELDS.some((name) => fieldText(value, name) !== "")) return false;
@@ -111,12 +116,18 @@ function isBareError(value: JsonObject): boolean {
   if (typeof status === "number" && status >= 400 && fieldText(value, "title") !== "") return true;
   if (fieldText(value, "error_msg") !== "" || fieldText(value, "error_message") !== "") return true;
   if (fieldText(value, "detail") !== "") return Object.keys(value).length <= MOST_BESIDE_DETAIL;
-  const isSaid = fieldText(value, "message") !== "" || fieldText(value, "msg") !== "";
-  return isSaid && (field(value, "success") === false || !GOOD_CODES.has(fieldText(value, "code")));
+  const isSaid = SAID_FIELDS.some((name) => fieldText(value, name) !== "");
+  if (!isSaid) return false;
+  if (field(value, "success") === false || field(value, "ok") === false) return true;
+  if (FAILED_STATUS.has(fieldText(value, "status")) && fieldText(value, "id") === "") return true;
+  return BARE_CODES.some((name) => !GOOD_CODES.has(fieldText(value, name).toLowerCase()));
 }
 
 const ANSWER_FIELDS = ["choices", "candidates", "output", "content", "response", "delta", "done", "data"];
-const GOOD_CODES: ReadonlySet<string> = new Set(["", "0", "200", "20000"]);
+const SAID_FIELDS = ["message", "msg", "errmsg", "description"];
+const BARE_CODES = ["code", "errcode", "errno"];
+const FAILED_STATUS: ReadonlySet<string> = new Set(["error", "fail", "failure"]);
+const GOOD_CODES: ReadonlySet<string> = new Set(["", "0", "200", "20000", "ok", "success", "succeeded"]);
 /** `{detail}` alone, or with a type, a title, a status, a code and an id: in richer objects it is a detail of theirs. */
 const MOST_BESIDE_DETAIL = 6;
 
@@ -133,7 +144,7 @@ function impliedStatus(answer: Answer): number {
   return (byCode ?? byText)?.[1] ?? 500;
 }
 
-const STATUS_FIELDS = ["code", "http_status", "status", "status_code", "raw_status_code"];
+const STATUS_FIELDS = ["code", "http_status", "status", "status_code", "raw_status_code", "errcode", "errno"];
 
 /** Order matters: OpenAI's `invalid_request_error` is the type of half of all codes. */
 const STATUS_OF_CODE: readonly (readonly [RegExp, number])[] = [
@@ -308,6 +319,8 @@ const MOST_VALUES = 256;
 /** Fields that hold a nested part of the error. */
 const NESTED_FIELDS = [
   "error",
+  "err",
+  "fault", // Apigee
   "errors", // Cloudflare
   "response", // OpenAI Responses API: `response.failed`
   "metadata", // OpenRouter, Google ErrorInfo
@@ -339,6 +352,9 @@ const SENTENCE_FIELDS = [
   "error_msg",
   "errorMsg",
   "errorMessage",
+  "errmsg",
+  "faultstring",
+  "description",
   "status_msg", // MiniMax
   "raw",
   "error_description",
@@ -355,6 +371,9 @@ const CODE_FIELDS = [
   "error_code",
   "limit_source",
   "errorCode",
+  "errorcode",
+  "errcode",
+  "errno",
   "quotaId",
   "quotaMetric",
 ];
