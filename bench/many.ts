@@ -100,6 +100,20 @@ class RedisServer {
     this.#process = null;
   }
 
+  /** All that anybody asks of it from now on. */
+  async monitor(): Promise<{ text(): string; stop(): void }> {
+    let text = "";
+    const socket = await Bun.connect({
+      hostname: LOOPBACK,
+      port: this.port,
+      socket: {
+        open: (each) => void each.write("MONITOR\r\n"),
+        data: (_, bytes) => void (text += bytes.toString("latin1")),
+      },
+    });
+    return { text: () => text, stop: () => socket.end() };
+  }
+
   /** Forgets what was saved. */
   empty(): void {
     rmSync(join(this.#directory, "dump.rdb"), { force: true });
@@ -812,34 +826,43 @@ const parts: Record<Part, () => Promise<void>> = {
   async secrets() {
     provider.reset(null, false);
     await redis.ask("FLUSHALL");
-    await withInstances(2, { ...base(), API_KEYS: keysOf(3, ":50"), RPM: "100" }, async (instances) => {
-      provider.next = () =>
-        Response.json(
-          { error: { message: `Incorrect key provided: sk-bench-many-key-0-of-the-pool` } },
-          { status: 401 },
-        );
-      await load(instances, 4, (sent) => sent >= 40);
-      await Bun.sleep(300);
+    const random = () => Buffer.from(crypto.getRandomValues(new Uint8Array(30))).toString("base64url");
+    const keys = [0, 1, 2].map(() => `sk-${random()}`);
+    const clientKey = random();
+    const traffic = await redis.monitor();
+    const settings = {
+      ...base(),
+      API_KEYS: keys.map((key) => `${key}:50`).join(","),
+      RPM: "100",
+      PROXY_API_KEY: `laptop=${clientKey}`,
+      CLIENT_LIMITS: "laptop = 1000/min",
+    };
+    await withInstances(2, settings, async (instances) => {
+      const headers = { authorization: `Bearer ${clientKey}` };
+      const refusals: [status: number, message: string][] = [
+        [401, `Incorrect key provided: ${keys[0]}`],
+        [429, `Rate limit reached for ${keys[1]} in this organization`],
+        [402, `${keys[2]} has run out of credits`],
+      ];
+      for (const [status, message] of refusals) {
+        provider.next = () => Response.json({ error: { message, param: keys[1] } }, { status });
+        await load(instances, 1, (sent) => sent >= 4, { headers });
+      }
+      await load(instances, 4, (sent) => sent >= 40, { headers });
+      await Bun.sleep(1500); // signs of life, too
       const dump = await everythingIn(redis);
-      const forms = [0, 1, 2].flatMap((index) => {
-        const key = `sk-bench-many-key-${index}-of-the-pool`;
-        return [
-          key,
-          key.slice(-12),
-          btoa(key).slice(0, 24),
-          Buffer.from(key).toString("hex").slice(0, 24),
-          encodeURIComponent(key),
-          key.toUpperCase(),
-        ];
-      });
-      const found = forms.filter((form) => dump.texts.some((text) => text.includes(form)));
+      const texts = [...dump.texts, traffic.text()];
+      const found = [...keys, clientKey, PASSWORD]
+        .flatMap(formsOf)
+        .filter((form) => texts.some((text) => text.includes(form)));
       report(
-        "keys found in the server, encoded forms too",
-        JSON.stringify(found),
-        found.length === 0 && dump.texts.length > 10,
+        "parts of 8 letters of a key in the server or on the way there, encoded forms too",
+        `${JSON.stringify(found.slice(0, 5))} of ${dump.texts.length} texts and ${traffic.text().length} bytes`,
+        found.length === 0 && dump.texts.length > 10 && traffic.text().length > 10_000,
       );
       report("names without an expiry", JSON.stringify(dump.eternal), dump.eternal.length === 0);
     });
+    traffic.stop();
   },
 
   async instances() {
@@ -870,6 +893,29 @@ const parts: Record<Part, () => Promise<void>> = {
     });
   },
 };
+
+/** Parts of a secret as they might stand somewhere: as they are, turned round, in hex, percent signs or base64. */
+function formsOf(secret: string): string[] {
+  const parts = Array.from({ length: secret.length - 7 }, (_, at) => secret.slice(at, at + 8));
+  const hexOf = (part: string) => Buffer.from(part).toString("hex");
+  const inBase64 = [0, 1, 2].flatMap((shift) => {
+    const text = Buffer.from(secret.slice(shift)).toString("base64url").slice(0, -2);
+    return Array.from({ length: Math.max(0, text.length - 10) }, (_, at) => text.slice(at, at + 11));
+  });
+  return [
+    ...parts.flatMap((part) => [
+      part,
+      part.toUpperCase(),
+      part.toLowerCase(),
+      [...part].reverse().join(""),
+      hexOf(part),
+      hexOf(part).toUpperCase(),
+      hexOf(part).replace(/../g, "%$&"),
+      hexOf(part).replace(/../g, "\\x$&"),
+    ]),
+    ...inBase64.flatMap((part) => [part, part.replaceAll("-", "+").replaceAll("_", "/")]),
+  ];
+}
 
 /** All names and values of the server, and the names that never expire. */
 async function everythingIn(server: RedisServer): Promise<{ texts: string[]; eternal: string[] }> {
