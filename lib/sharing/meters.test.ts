@@ -18,6 +18,7 @@ class Host implements MeterHost {
   time = 1_000_000;
   instanceCount = 3;
   aloneEpoch = 0;
+  isSettling = false;
   answer: ((number: number) => Partial<LeaseAnswer> | null) | null = null;
   asked = 0;
   #number = 0;
@@ -105,6 +106,30 @@ describe("P48 an exact limit over several instances", () => {
       expect(used + letOut.reduce((sum, each) => sum + each, 0)).toBeLessThanOrEqual(10);
     }
   });
+
+  test.each([
+    ["the server has room, and the share is used up", 3, 100, 3],
+    ["the share has room, and the server is full", 30, 2, 2],
+    ["both have room", 30, 100, 5],
+  ])(
+    "holds by both the server and the share while others may still be alone: %s",
+    async (_, perMinute, left, most) => {
+      const host = new Host();
+      host.aloneEpoch = 1;
+      host.isSettling = true;
+      let inServer = 0;
+      host.answer = () => {
+        if (inServer >= left) return { isGranted: false, waitMs: 1000 };
+        inServer += 1;
+        return {};
+      };
+      const meter = new SharedMeter("key", host);
+      const answers = await askTimes(meter, { ...MINUTE, perMinute: 3 * perMinute }, 5);
+      expect(granted(answers)).toBe(Math.min(most, 5));
+      // What the share refuses is taken out of the server again.
+      expect(inServer - meter.removed.length).toBe(granted(answers));
+    },
+  );
 
   test("is shared by the day, too", async () => {
     const host = new Host();

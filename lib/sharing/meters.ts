@@ -34,6 +34,8 @@ export interface MeterHost {
   readonly instanceCount: number;
   /** Raised each time that this instance begins to be alone; 0: it is not. */
   readonly aloneEpoch: number;
+  /** It is alone no more, and others may still be: the server is asked, and the share holds as well. */
+  readonly isSettling: boolean;
   nextNumber(): number;
   askServer(
     meter: SharedMeter,
@@ -133,19 +135,22 @@ export class SharedMeter implements Meter {
     this.#pending += 1;
     if (limits.perMinute !== null) this.#keep(own);
     const siblings = others.filter((other) => other instanceof SharedMeter);
-    const answer =
-      host.aloneEpoch === 0 ? await host.askServer(this, own.number, limits, siblings, patience) : null;
+    const isAsked = host.aloneEpoch === 0 || host.isSettling;
+    const answer = isAsked ? await host.askServer(this, own.number, limits, siblings, patience) : null;
     if (answer !== null) this.#hear(answer, siblings, limits.windowMs);
-    const full = answer === null ? this.#fullAlone(limits, siblings) : fullOf(answer, host.now());
+    const isAlone = answer === null || host.aloneEpoch !== 0;
+    let full = answer === null ? null : fullOf(answer, host.now());
+    const isInServer = full === null; // or may be, where it did not answer
+    if (isAlone) full ??= this.#fullAlone(limits, siblings);
     this.#pending -= 1;
     if (full === null) {
-      own.decidedIn = answer === null ? host.aloneEpoch : 0;
-      if (answer === null) this.#takenAlone += 1;
+      own.decidedIn = isAlone ? host.aloneEpoch : 0;
+      if (isAlone) this.#takenAlone += 1;
       host.changed(this);
       return { kind: "place", uncountMinute: () => this.#takeOut(own) };
     }
     if (dayEndsOn === this.dayEndsOn) this.requests = Math.max(0, this.requests - 1);
-    this.#takeOut(own, answer === null);
+    this.#takeOut(own, isInServer);
     host.changed(this);
     return full;
   }

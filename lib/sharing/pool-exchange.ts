@@ -339,8 +339,6 @@ export class PoolExchange implements PoolLink {
 
   /** Another instance has told something. `isRead`: its counts are known from the server. */
   hear(from: string, news: PoolNews, isRead: boolean): void {
-    for (const [name, fields] of Object.entries(news.fields))
-      this.#with(name, (key, told) => this.#apply(key, told, fields));
     const counts = isRead ? {} : news.counts;
     for (const [name, [requests = 0, rateLimited = 0, errors = 0, lastUsed = 0]] of Object.entries(counts)) {
       this.#with(name, (key, told) => {
@@ -362,6 +360,9 @@ export class PoolExchange implements PoolLink {
         this.#meterOf(key).sentElsewhere(counted);
       });
     }
+    // What an answer announced is of after it was sent.
+    for (const [name, fields] of Object.entries(news.fields))
+      this.#with(name, (key, told) => this.#apply(key, told, fields));
     if (news.state !== null) this.#hearProvider(news.state);
     for (const [name, count] of Object.entries(news.inFlight))
       this.#with(name, (key) => this.#noteInFlight(from, key, count));

@@ -45,8 +45,6 @@ const SLOW_MS = 50;
 const BEHIND_MS = 2000;
 /** How long an instance that is back waits for the others to come back too, before it trusts the server's counts. */
 const SETTLE_MS = 4000;
-/** Letters of an instance's name. */
-const ID_LENGTH = 10;
 /** What the last words of an instance that ends may take. */
 const LAST_WORDS_MS = 300;
 /** Clocks that drift apart by less go on as they are. */
@@ -88,7 +86,9 @@ type Mode = "alone" | "settling" | "joined";
 
 export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly id: string;
-  readonly #server: StateServer;
+  readonly #prefix: string;
+  /** Channels are the same for all databases of a server. */
+  readonly #channel: string;
   readonly #own: Clock;
   readonly #log: Log;
   readonly #outage: Outage;
@@ -111,6 +111,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** What has to be added to `now()` to get the server's date; null: not known. */
   #serverOffset: number | null = null;
   #number = 0;
+  #isBeating = false;
   #cancelBeat: CancelTimer = () => {};
   /** Who was there when the server came back, and has not been heard of since; and until when that is waited for. */
   #awaited = new Set<string>();
@@ -127,8 +128,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#usage = usage;
     if (usage !== null) usage.onChange = () => this.sendSoon();
     this.#newToken = newToken;
-    this.id = newToken().slice(0, ID_LENGTH);
-    this.#server = server;
+    this.id = newToken().slice(0, 10);
+    this.#prefix = server.prefix;
+    this.#channel = `${server.prefix}:news:${server.database}`;
     this.#own = clock;
     this.#log = log;
     this.#outage = new Outage(log, server.shown);
@@ -145,15 +147,6 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       deliver: (batch) => this.#deliver(batch),
       onFailed: () => this.#becomeAlone("it does not answer"),
     });
-  }
-
-  /** Channels are the same for all databases of a server. */
-  get #channel(): string {
-    return `${this.#server.prefix}:news:${this.#server.database}`;
-  }
-
-  get #prefix(): string {
-    return this.#server.prefix;
   }
 
   /** Measures by this machine; its date is the server's, as far as that is known. */
@@ -189,6 +182,10 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
 
   get aloneEpoch(): number {
     return this.#mode === "joined" ? 0 : this.#timesAlone;
+  }
+
+  get isSettling(): boolean {
+    return this.#mode === "settling";
   }
 
   get instances(): readonly Instance[] {
@@ -240,12 +237,15 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   async #live(): Promise<void> {
+    if (this.#isBeating) return; // it goes on by itself
+    this.#isBeating = true;
     try {
       if (this.#connection.isOpen && this.now() <= this.#heardAt + DEAF_AFTER_MS) await this.#beat();
       else await this.#connect(false);
     } catch (error) {
       this.#log.line("warn", "state_server_fault", { fault: String(error) });
     }
+    this.#isBeating = false;
     this.#beatAfter(this.#mode === "joined" ? BEAT_EVERY_MS : BEAT_ALONE_MS);
   }
 
@@ -351,7 +351,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#mode = "alone";
     this.#isSynced = false;
     if (!this.#isClosed) this.#outage.tellLost(why, this.instanceCount);
-    if (!wasAlone) this.#beatAfter(BEAT_ALONE_MS);
+    if (!wasAlone) this.#beatAfter(0);
   }
 
   /** Tells the others that this instance ends, writes what is left, and lets go. */
