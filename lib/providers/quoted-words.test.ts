@@ -40,6 +40,27 @@ describe("P37 what an error quotes from the request", () => {
     ["Cyrillic letters", "Bad: раз два три", '{"content":"раз два три"}', "Bad:"],
     ["signs without blanks between them", "坏：一二三四", '{"content":"零一二三四五"}', "坏："],
     ["signs in escapes", "坏：一二三", '{"content":"\\u4e00\\u4e8c\\u4e09"}', "坏："],
+    ["ASCII letters in escapes", "Bad: one two three", '{"a":"\\u006fne \\u0054wo three"}', "Bad:"],
+    ["two words of a form", "Bad: 'one two' here", "a=1&prompt=One%20Two&b=2", "Bad: ' ' here"],
+    ["two words of a form with a plus", "Bad: 'one two' here", "prompt=one+two", "Bad: ' ' here"],
+    ["accents and signs of a form", "Bad: 'déjà 一二'", "p=d%C3%A9j%c3%a0%20%E4%B8%80%e4%ba%8c", "Bad: ' '"],
+    ["words of an address in JSON", "Bad: 'one two'", '{"url":"https://a.example/?q=one%20two"}', "Bad: ' '"],
+    ["a form whose escapes are broken", "Bad: 'one two'", "a=%zz%2&p=one%20two%", "Bad: ' '"],
+    ["per cent that is no escape", "Bad: 'one 100 off'", "one 100% off", "Bad: ' '"],
+    ["an escape that stays one", "Bad: 'one%20two'", "one%20two", "Bad: ' % '"],
+    ["Cyrillic letters in other case", "Bad: 'РАЗ ДВА'", '{"content":"раз Два"}', "Bad: ' '"],
+    [
+      "Cyrillic letters in other case in escapes",
+      "Bad: 'раз ДВА'",
+      '{"content":"\\u0420\\u0430\\u0437 два"}',
+      "Bad: ' '",
+    ],
+    ["Greek and accents in other case", "Bad: 'ΈΝΑ ÉTÉ'", "ένα été", "Bad: ' '"],
+    ["Hindi, whose vowels are marks", "Bad: 'शेष राशि'", '{"content":"शेष राशि। ठीक"}', "Bad: ' '"],
+    ["Arabic, behind a comma of its own", "Bad: 'رصيد غير'", '{"content":"لا، رصيد غير، كاف"}', "Bad: ' '"],
+    ["Thai", "Bad: 'ยอดเงินไม่เพียงพอ'", '{"content":"ยอดเงินไม่เพียงพอ"}', "Bad: ' '"],
+    ["full-width letters", "Bad: 'one two'", "ｏｎｅ ＴＷＯ！", "Bad: ' '"],
+    ["words beside an emoji", "Bad: 'one two'", "🙂one two🙂", "Bad: ' '"],
     ["nothing of it", "Bad: one two three", "", "Bad: one two three"],
     ["words around an escape of HTML", "Bad: it&#39;s two three", "it's two three", "Bad: &#39;"],
     [
@@ -142,10 +163,13 @@ describe("P37 what an error quotes from the request", () => {
     expect(withoutQuotes(text, { model: "one", body: bytes("one two three") })).toHaveLength(text.length);
   });
 
-  test("P42 looks at a body of 32 MB for no longer than at one of 8", () => {
+  test.each([
+    ["words", "some words of a prompt, "],
+    ["escapes of a form", "%61%20%d0%b0%ff+b%20c%zz"],
+  ])("P42 looks at a body of 32 MB for no longer than at one of 8: %s", (_, unit) => {
     const text = 'flagged: "never said before" '.repeat(280);
     const timeOf = (megabytes: number) => {
-      const body = bytes("some words of a prompt, ".repeat((megabytes * 1024 * 1024) / 24));
+      const body = bytes(unit.repeat((megabytes * 1024 * 1024) / 24));
       const before = performance.now();
       withoutQuotes(text, { model: "m", body });
       return performance.now() - before;

@@ -79,7 +79,7 @@ const THIS_MODEL =
   /\b(?:specific to|for|on|of) (?:this|the|your|requested|that) model\b|(?:该|此|当前|本)模型/i;
 /** What stands before a model where a sentence is about it: "for gpt-x", "model `gpt-x`", "limit_rpm/gpt-x". */
 const ABOUT =
-  /(?:^|\n|\b(?:for|of|on|to|by|with|using)\b|\bmodel(?: name| id)?\b|\w\/)[^\p{L}\p{N}\n]{0,3}$/iu;
+  /(?:^|\n|\b(?:for|of|on|to|by|with|using)\b|\bmodel(?: name| id)?\b|模型|\w\/)[^\p{L}\p{N}\n]{0,3}$/iu;
 const LONGEST_BEFORE = 16;
 
 /** Whether an error says that it is about the model that was asked for. */
@@ -158,7 +158,7 @@ const OPENS = /[:："'`“„«「([{<>|=*_~-]/;
 
 /** Letters and digits; a sign of the scripts without blanks between words is a word of its own. */
 const WORD =
-  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]|(?:(?![\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}])[\p{L}\p{N}])+/gu;
+  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]|(?:(?![\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}])[\p{L}\p{M}\p{N}])+/gu;
 const QUOTATION = /"([^"\n]{1,400})"|'([^'\n]{1,400})'|`([^`\n]{1,400})`|[“„«「]([^”“»」\n]{1,400})[”“»」]/g;
 
 /** The words that stand within quotation marks, by their index, each with all of its quotation. */
@@ -182,14 +182,14 @@ function quotationsIn(text: string, words: readonly Word[]): Map<number, readonl
 
 const HASH_START = 0x811c9dc5;
 
-/** FNV-1a over the bytes of a word, ASCII letters in lower case. */
-function hashStep(hash: number, byte: number): number {
-  return Math.imul(hash ^ (byte >= 0x41 && byte <= 0x5a ? byte | 0x20 : byte), 0x01000193);
+/** FNV-1a over the signs of a word. */
+function hashStep(hash: number, sign: number): number {
+  return Math.imul(hash ^ sign, 0x01000193);
 }
 
 function wordHash(word: string): number {
   let hash = HASH_START;
-  for (const byte of encoder.encode(word)) hash = hashStep(hash, byte);
+  for (const char of word) hash = hashStep(hash, signOf(char.codePointAt(0) ?? 0));
   return hash;
 }
 
@@ -206,22 +206,34 @@ function runHash(words: readonly Word[], index: number): number {
   return mixedRun(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
 }
 
-/** Adds those of the wanted hashes that the body holds. One walk; escapes of JSON are undone. */
+/** Adds those of the wanted hashes that the body holds. Escapes of JSON are undone, and those of forms and addresses. */
 function findIn(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>): void {
-  if (body.length <= 2 * LOOKED_AT_BYTES) walk(body, 0, body.length, wanted, found);
-  else {
-    walk(body, 0, LOOKED_AT_BYTES, wanted, found);
-    walk(body, body.length - LOOKED_AT_BYTES, body.length, wanted, found);
+  const isLong = body.length > 2 * LOOKED_AT_BYTES;
+  const parts = isLong ? [body.subarray(0, LOOKED_AT_BYTES), body.subarray(-LOOKED_AT_BYTES)] : [body];
+  for (const part of parts) {
+    walk(part, wanted, found);
+    const plain = withoutPercents(part);
+    if (plain !== part) walk(plain, wanted, found);
   }
 }
 
-function walk(
-  body: Uint8Array,
-  from: number,
-  to: number,
-  wanted: ReadonlySet<number>,
-  found: Set<number>,
-): void {
+/** The bytes with `%20` and its like undone; the very same where there are none. */
+function withoutPercents(bytes: Uint8Array): Uint8Array {
+  const first = bytes.indexOf(0x25 /* % */);
+  if (first < 0) return bytes;
+  const plain = bytes.slice();
+  let length = first;
+  for (let at = first; at < bytes.length; at += 1) {
+    const code = bytes[at] === 0x25 ? hexAt(bytes, at + 1, 2) : -1;
+    plain[length] = code < 0 ? (bytes[at] ?? 0) : code;
+    if (code >= 0) at += 2;
+    length += 1;
+  }
+  return length === bytes.length ? bytes : plain.subarray(0, length);
+}
+
+/** One walk over bytes of UTF-8. */
+function walk(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>): void {
   let hash = HASH_START;
   let isWithin = false;
   let previous = 0;
@@ -236,45 +248,51 @@ function walk(
     hash = HASH_START;
     isWithin = false;
   };
-  for (let at = from; at < to; at += 1) {
+  for (let at = 0; at < body.length; at += 1) {
     const byte = body[at] ?? 0;
-    if (byte < 0x80) {
-      if (byte === 0x5c /* \ */) {
-        const code = body[at + 1] === 0x75 /* u */ ? escapeAt(body, at + 2) : -1;
-        at += code < 0 ? 1 : 5;
-        if (code < 0x80) {
-          end();
-          continue;
-        }
-        // A sign that stands as \u4f60, as some serializers write all but ASCII.
-        if (isOwnWord(code)) end();
-        for (const part of encoder.encode(String.fromCharCode(code))) hash = hashStep(hash, part);
-        isWithin = true;
-        if (isOwnWord(code)) end();
-        continue;
-      }
-      if ((byte >= 0x30 && byte <= 0x39) || ((byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a)) {
-        hash = hashStep(hash, byte);
-        isWithin = true;
-      } else end();
-      continue;
+    let code = byte;
+    if (byte >= 0x80) {
+      const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+      code = byte & (0x7f >> length);
+      for (let part = 1; part < length; part += 1) code = (code << 6) | ((body[at + part] ?? 0) & 0x3f);
+      at += length - 1;
+    } else if (byte === 0x5c /* \ */) {
+      // A sign may stand as \u4f60: some serializers write all but ASCII so.
+      code = body[at + 1] === 0x75 /* u */ ? hexAt(body, at + 2, 4) : -1;
+      at += code < 0 ? 1 : 5;
     }
-    // UTF-8: signs of three bytes from U+3040 on are words of their own, punctuation is none, the rest are letters.
-    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
-    const code =
-      length === 3
-        ? ((byte & 0x0f) << 12) | (((body[at + 1] ?? 0) & 0x3f) << 6) | ((body[at + 2] ?? 0) & 0x3f)
-        : 0;
-    const isPunctuation = length === 3 ? isMark(code) : length === 2 && byte === 0xc2;
-    if (isPunctuation || isOwnWord(code)) end();
-    if (!isPunctuation) {
-      for (let part = 0; part < length; part += 1) hash = hashStep(hash, body[at + part] ?? 0);
-      isWithin = true;
-      if (isOwnWord(code)) end();
-    }
-    at += length - 1;
+    const sign = code < 0 ? 0 : signOf(code);
+    const isWhole = sign > 0x2fff && isOwnWord(sign);
+    if (sign === 0 || isWhole) end();
+    if (sign === 0) continue;
+    hash = hashStep(hash, sign);
+    isWithin = true;
+    if (isWhole) end();
   }
   end();
+}
+
+/**
+ * What a sign counts as in a word: a letter in lower case, whatever its script, a full-width one as the usual one; 0: it
+ * stands between words.
+ */
+function signOf(code: number): number {
+  const usual = code > 0xff00 && code < 0xff5f ? code - 0xfee0 : code;
+  if (usual < TABLED) return (signs ??= newSigns())[usual] ?? 0;
+  return isMark(usual) ? 0 : usual;
+}
+
+/** Up to here go the letters that have two cases, but for a few. */
+const TABLED = 0x800;
+let signs: Uint16Array | null = null;
+
+function newSigns(): Uint16Array {
+  return Uint16Array.from({ length: TABLED }, (_, code) => {
+    const char = String.fromCharCode(code);
+    if (!/[\p{L}\p{M}\p{N}]/u.test(char)) return 0;
+    const lower = char.toLowerCase();
+    return lower.length === 1 ? lower.charCodeAt(0) : code;
+  });
 }
 
 /** Hiragana, Katakana, Han and Hangul. */
@@ -282,19 +300,26 @@ function isOwnWord(code: number): boolean {
   return (
     (code >= 0x3041 && code <= 0x30ff && code !== 0x30fb) ||
     (code >= 0x3400 && code <= 0x9fff) ||
-    (code >= 0xac00 && code <= 0xd7a3)
+    (code >= 0xac00 && code <= 0xd7a3) ||
+    code >= 0x20000
   );
 }
 
-/** Quotation marks, dashes, brackets and full-width signs. */
+/** Quotation marks, dashes, brackets, emoji; the full stop of Hindi. */
 function isMark(code: number): boolean {
-  return (code >= 0x2000 && code <= 0x2bff) || (code >= 0x3000 && code <= 0x303f) || code >= 0xff00;
+  return (
+    (code >= 0x2000 && code <= 0x2bff) ||
+    (code >= 0x3000 && code <= 0x303f) ||
+    (code >= 0xff00 && code <= 0xffff) ||
+    (code >= 0x1f000 && code <= 0x1ffff) ||
+    code === 0x964
+  );
 }
 
-/** Four hexadecimal digits as a number; -1 where there are none. */
-function escapeAt(bytes: Uint8Array, at: number): number {
+/** So many hexadecimal digits as a number; -1 where they are not there. */
+function hexAt(bytes: Uint8Array, at: number, digits: number): number {
   let value = 0;
-  for (let index = at; index < at + 4; index += 1) {
+  for (let index = at; index < at + digits; index += 1) {
     const byte = bytes[index] ?? 0;
     const lower = byte | 0x20;
     const digit =

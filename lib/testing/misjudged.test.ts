@@ -199,6 +199,16 @@ describe("words of the client that stand elsewhere than in a plain body", () => 
     ["in the path", `/v1/${escaped}`, { body: "{}" }],
     ["in the query", `/v1/chat/completions?user=${escaped.replaceAll("%20", "+")}`, { body: "{}" }],
     ["in a query beside an escape that is none", `/v1/x?a=%zz&user=${escaped}`, { body: "{}" }],
+    ["in a form", "/v1/x", { body: `prompt=${escaped.toUpperCase().replaceAll("%2C", "%2c")}` }],
+    ["in a form with a plus", "/v1/x", { body: new URLSearchParams({ prompt: words }) }],
+    ["in other case", "/v1/x", { body: json({ prompt: words.toUpperCase() }) }],
+    [
+      "in escapes",
+      "/v1/x",
+      {
+        body: `{"prompt":"${[...words].map((char) => `\\u00${char.charCodeAt(0).toString(16)}`).join("")}"}`,
+      },
+    ],
     ["in a field", "/v1/chat/completions", { body: "{}", headers: { "x-project": words } }],
     [
       "in a packed body",
