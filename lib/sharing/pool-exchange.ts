@@ -17,7 +17,7 @@ import { poolSideOf } from "./pool-side.ts";
 import { KEPT_MS } from "./scripts.ts";
 import type { HashChange } from "./usage-side.ts";
 import type { PoolNews, SentNews } from "./wire.ts";
-import { numberOf, parsed, readProvider } from "./wire.ts";
+import { numberOf, parsed, readDay, readProvider } from "./wire.ts";
 
 /** What an exchange needs of the one who sends. */
 export interface ExchangeHost {
@@ -30,7 +30,14 @@ export interface ExchangeHost {
   /** Reads what the server has of these keys. */
   load(exchange: PoolExchange, keys: readonly Key[]): void;
   busy(): void;
+  /** This instance. */
+  readonly id: string;
+  /** Where the running day of a meter is. */
+  dayName(meter: SharedMeter): string;
 }
+
+/** Who takes what is in a hash, by its name. */
+export type Loads = Map<string, (stored: ReadonlyMap<string, string>) => void>;
 
 /** What was last told or heard of a key. */
 interface Told {
@@ -293,8 +300,19 @@ export class PoolExchange implements PoolLink {
 
   // ---- from the server and the others
 
+  /** What is to be read of keys and their provider, and who takes it. */
+  loads(prefix: string, keys: readonly Key[]): Loads {
+    const loads: Loads = new Map([[this.#providerHash(prefix), (stored) => this.#loadedProvider(stored)]]);
+    for (const key of keys) {
+      const meter = this.#meterOf(key);
+      loads.set(this.hashName(prefix, key), (stored) => this.#loaded(key, stored));
+      loads.set(this.#host.dayName(meter), (day) => meter.hearAll(readDay(day, this.#host.id)));
+    }
+    return loads;
+  }
+
   /** What the server has of a key. */
-  loaded(key: Key, stored: ReadonlyMap<string, string>): void {
+  #loaded(key: Key, stored: ReadonlyMap<string, string>): void {
     const fields: Record<string, string> = {};
     for (const [field, value] of stored) if (!COUNTS.includes(field)) fields[field] = value;
     // What is not there any more has ended while this instance did not hear.
@@ -320,7 +338,7 @@ export class PoolExchange implements PoolLink {
       }
   }
 
-  loadedProvider(stored: ReadonlyMap<string, string>): void {
+  #loadedProvider(stored: ReadonlyMap<string, string>): void {
     const state = readProvider(parsed(stored.get("state") ?? ""));
     if (state !== null) this.#hearProvider(state);
   }
@@ -331,10 +349,6 @@ export class PoolExchange implements PoolLink {
 
   hashName(prefix: string, key: Key): string {
     return this.#hashOf(prefix, this.#host.nameOf(key.secret));
-  }
-
-  providerHashName(prefix: string): string {
-    return this.#providerHash(prefix);
   }
 
   /** Another instance has told something. `isRead`: its counts are known from the server. */

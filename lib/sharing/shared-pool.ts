@@ -23,13 +23,13 @@ import { Outage } from "./outage.ts";
 import { Outbox } from "./outbox.ts";
 import type { Batch, BatchOptions } from "./outbox.ts";
 import { PoolExchange } from "./pool-exchange.ts";
-import type { ExchangeHost } from "./pool-exchange.ts";
+import type { ExchangeHost, Loads } from "./pool-exchange.ts";
 import { SharedOwners } from "./owners.ts";
 import { BATCH, BEAT, LEASE, READ } from "./scripts.ts";
 import type { Script } from "./scripts.ts";
 import type { UsageSide } from "./usage-side.ts";
 import { idsWithTurns, turnBeginsAt } from "./turns.ts";
-import { hashed, numberOf, readDay, readHash, readInstances, readKey, readLease, readNews } from "./wire.ts";
+import { hashed, numberOf, readHash, readInstances, readKey, readLease, readNews } from "./wire.ts";
 import type { StoredInstance } from "./wire.ts";
 
 export { ServerRefusal } from "./connection.ts";
@@ -78,9 +78,6 @@ export async function openSharedPool(
   return pool;
 }
 
-/** Who takes what is in a hash, by its name. */
-type Loads = Map<string, (stored: ReadonlyMap<string, string>) => void>;
-
 /** Where this instance stands. `settling`: the server is back, and others may not have said yet what they used. */
 type Mode = "alone" | "settling" | "joined";
 
@@ -96,7 +93,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   readonly #usage: UsageSide | null;
   readonly #connection: RedisConnection;
   readonly #outbox: Outbox;
-  readonly #since: number;
+  readonly #startedAt: number;
   readonly #names = new WeakMap<Secret, string>();
   readonly #meters = new Map<string, SharedMeter>();
   readonly #changedMeters = new Set<SharedMeter>();
@@ -134,7 +131,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#own = clock;
     this.#log = log;
     this.#outage = new Outage(log, server.shown);
-    this.#since = clock.wall();
+    this.#startedAt = clock.now();
     this.#connection = new RedisConnection(server, {
       channel: this.#channel,
       onNews: (message) => this.#hear(message),
@@ -163,6 +160,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     return this.#own.now();
   }
 
+  /** The server's date of a local instant. */
+  readonly #dateOf = (at: number): number => at + this.clock.wall() - this.now();
+
   nextNumber(): number {
     this.#number += 1;
     return this.#number;
@@ -189,7 +189,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   get instances(): readonly Instance[] {
-    const me = { id: this.id, since: this.#since, seenAt: this.clock.wall() };
+    const me = { id: this.id, since: this.#dateOf(this.#startedAt), seenAt: this.clock.wall() };
     return [me, ...this.#stored.filter(({ id }) => id !== this.id)];
   }
 
@@ -210,8 +210,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   /** Throws `ServerRefusal` where the server will not have us. */
   async open(providers: readonly PreparedProvider[]): Promise<void> {
     await this.#connect(true);
-    // What is done for the first time takes longer than it ever will.
-    for (let more = 2; more > 0 && this.#mode === "alone" && !this.#outage.isTold; more--) await this.#beat();
+    // The second tells our dates by the server's clock. What is done for the first time takes longer than it ever will.
+    for (let nth = 2; nth <= 3 && !this.#outage.isTold; nth++)
+      if (nth === 2 || this.#mode === "alone") await this.#beat();
     await this.#prepare(providers).catch(() => {});
     if (this.#mode === "alone")
       this.#becomeAlone(this.#connection.isOpen ? "it is too slow" : "it is not reached");
@@ -255,8 +256,14 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     const sentAt = this.now();
     const inFlight = Object.fromEntries(this.#exchanges.map((each) => [each.providerName, each.inFlight()]));
     if (this.#exchanges.some(({ side }) => side.hasWaiting())) this.#busyAt = sentAt;
-    const busyAt = this.#busyAt === 0 ? 0 : this.#busyAt + this.clock.wall() - sentAt;
-    const data = { since: this.#since, epoch: this.#epoch, isSynced: this.#isSynced, busyAt, inFlight };
+    const busyAt = this.#busyAt === 0 ? 0 : this.#dateOf(this.#busyAt);
+    const data = {
+      since: this.#dateOf(this.#startedAt),
+      epoch: this.#epoch,
+      isSynced: this.#isSynced,
+      busyAt,
+      inFlight,
+    };
     const news = JSON.stringify({ instance: this.id, inFlight });
     const answer = await this.#run(
       BEAT,
@@ -397,7 +404,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     const { name, requests, tokens, dayEndsOn } = meter;
     const keys = [
       `${this.#prefix}:epoch`,
-      this.#dayName(meter),
+      this.dayName(meter),
       ...[name, ...others.map((other) => other.name)].map((each) => `${this.#prefix}:minute:${each}`),
     ];
     const limits = [perMinute ?? 0, windowMs, perDay ?? 0, requests, tokensPerDay ?? 0, tokens, dayEndsOn];
@@ -412,7 +419,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     return lease;
   }
 
-  #dayName({ name, dayEndsOn }: SharedMeter): string {
+  dayName({ name, dayEndsOn }: SharedMeter): string {
     return `${this.#prefix}:day:${name}:${dayEndsOn / MINUTE_MS}`;
   }
 
@@ -459,8 +466,8 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
       records: used?.records ?? [],
       isAll,
       isFilling,
-      dayName: (meter) => this.#dayName(meter),
-      dateOf: (at) => at + this.clock.wall() - this.now(),
+      dayName: (meter) => this.dayName(meter),
+      dateOf: this.#dateOf,
       nextNumber: () => this.nextNumber(),
     });
     this.#changedMeters.clear();
@@ -516,7 +523,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
 
   /** Reads all that is shared. Returns whether the server answered. */
   async #loadAll(): Promise<boolean> {
-    const loads = this.#exchanges.map((exchange) => this.#loadsOf(exchange, exchange.side.keys));
+    const loads = this.#exchanges.map((exchange) => exchange.loads(this.#prefix, exchange.side.keys));
     const usage = this.#usageLoads(USAGE_DAYS);
     const isRead = await this.#read(new Map([...loads, usage].flatMap((each) => [...each])), true);
     for (const exchange of this.#exchanges) {
@@ -527,23 +534,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   }
 
   async #load(exchange: PoolExchange, keys: readonly Key[]): Promise<void> {
-    await this.#read(this.#loadsOf(exchange, keys), false);
+    await this.#read(exchange.loads(this.#prefix, keys), false);
     exchange.showDay();
     exchange.side.wake();
-  }
-
-  /** What is to be read of keys and their provider, and who takes it. */
-  #loadsOf(exchange: PoolExchange, keys: readonly Key[]): Loads {
-    const loads: Loads = new Map([
-      [exchange.providerHashName(this.#prefix), (stored) => exchange.loadedProvider(stored)],
-    ]);
-    for (const key of keys) {
-      const meter = this.meterOfKey(exchange.providerName, this.nameOf(key.secret));
-      meter.turnDay(exchange.side.dayEndsOn());
-      loads.set(exchange.hashName(this.#prefix, key), (stored) => exchange.loaded(key, stored));
-      loads.set(this.#dayName(meter), (day) => meter.hearAll(readDay(day, this.id)));
-    }
-    return loads;
   }
 
   #usageLoads(days: number): Loads {

@@ -499,6 +499,10 @@ describe("P48 several proxies with one server", () => {
     expect(await askAll(instances, 20)).toBe(6);
     const dates = instances.map(({ sharing }) => Math.round((sharing.clock.wall() - Date.now()) / 1000));
     expect(dates).toEqual([0, 0]);
+    const shown = instances.map(({ sharing }) => sharing);
+    await until("all show since when each is there by the same clock", () =>
+      shown.flatMap((each) => each.instances).every(({ since }) => Math.abs(since - Date.now()) < 60_000),
+    );
   });
 
   test("with other prefixes or databases do not meet", async () => {
