@@ -318,6 +318,7 @@ export class Pool implements KeyPool {
       case "served":
         this.#penalties.forgive(lease);
         this.#credentials.proveInvalid(lease, now);
+        this.#credentials.proveUnsuited(lease, now);
         this.#onServed(lease, now);
         break;
       case "rate_limited": {
@@ -342,7 +343,7 @@ export class Pool implements KeyPool {
         if (key.account.answeredAt === lease.startedAt) key.account.answeredAt = lease.answeredBefore;
         break;
       case "unsuited":
-        this.#penalties.deny(outcome, lease, now);
+        this.#credentials.onUnsuited(outcome, lease, now);
         break;
       case "rejected":
       case "abandoned":

@@ -8,7 +8,7 @@
 import { MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import type { Verdict } from "../providers/verdict.ts";
 import type { Account, Key, Lease, Need } from "./key.ts";
-import type { Penalties } from "./penalties.ts";
+import type { Penalties, Unsuited } from "./penalties.ts";
 
 type Revoked = Extract<Verdict, { kind: "revoked" }>;
 
@@ -33,6 +33,15 @@ export interface CredentialRefusal {
   readonly undo: () => void;
 }
 
+/** An account that may not use what was asked for, as its refusal says. */
+interface Denial {
+  readonly refusal: Unsuited;
+  readonly lease: Lease;
+  /** Epoch ms. */
+  readonly at: number;
+  readonly undo: () => void;
+}
+
 /** No keys were refused alike. */
 export const NONE_REFUSED: readonly Key[] = [];
 
@@ -40,6 +49,7 @@ export class CredentialRefusals {
   readonly #penalties: Penalties;
   readonly #disable: (key: Key, said: string, now: number) => void;
   #remembered: CredentialRefusal[] = [];
+  #denials: Denial[] = [];
 
   constructor(penalties: Penalties, disable: (key: Key, said: string, now: number) => void) {
     this.#penalties = penalties;
@@ -47,7 +57,8 @@ export class CredentialRefusals {
   }
 
   /** A key was refused. Returns the keys of which a check has to say whether they are to blame; none: it is decided. */
-  onRefused({ certain, said }: Revoked, { key, need }: Lease, now: number): readonly Key[] {
+  onRefused({ certain, said }: Revoked, lease: Lease, now: number): readonly Key[] {
+    const { key, need } = lease;
     if (certain && key.isOnTrial) {
       this.#disable(key, said, now);
       return NONE_REFUSED;
@@ -59,7 +70,32 @@ export class CredentialRefusals {
     const alike = this.#note(refusal);
     if (isConfirmed) this.#disable(key, said, now);
     else if (alike.length > 0) return alike;
-    return certain && !hasOther && !isConfirmed ? [key] : NONE_REFUSED;
+    // What the last key was refused for without a reason may be the request's own fault, too.
+    const isLast = certain ? !hasOther && !isConfirmed : !this.#penalties.hasOther(lease);
+    return isLast ? [key] : NONE_REFUSED;
+  }
+
+  /**
+   * An account may not use the model. Where a second one was refused alike, that is taken back: it may be what was asked
+   * for. It holds again for those of them that were refused what another account is served.
+   */
+  onUnsuited(refusal: Unsuited, lease: Lease, now: number): void {
+    const denial = { refusal, lease, at: now, undo: this.#penalties.deny(refusal, lease, now) };
+    const { account } = lease.key;
+    const kept = this.#denials.filter(({ at }) => at > now - REMEMBERED_MS).slice(-MOST_REMEMBERED);
+    const alike = kept.filter((other) => isAlike(factsOf(other), factsOf(denial)));
+    this.#denials = [...kept, denial];
+    if (alike.some((other) => other.lease.key.account !== account))
+      for (const { undo } of [...alike, denial].toReversed()) undo();
+  }
+
+  /** A request was served with this key: to accounts that were refused it something is denied. Each is told of once. */
+  proveUnsuited({ key, need }: Lease, now: number): void {
+    if (this.#denials.length === 0) return;
+    const isProven = ({ lease }: Denial) => lease.need === need;
+    for (const { refusal, lease } of this.#denials.filter(isProven))
+      if (lease.key.account !== key.account) this.#penalties.deny(refusal, lease, now);
+    this.#denials = this.#denials.filter((denial) => !isProven(denial));
   }
 
   /** A request was let in with this key: keys of other accounts that were refused as invalid for it are to blame. */
@@ -107,8 +143,14 @@ export class CredentialRefusals {
   }
 }
 
+type Facts = Pick<CredentialRefusal, "need" | "said" | "at">;
+
+function factsOf({ lease: { need }, refusal: { said }, at }: Denial): Facts {
+  return { need, said, at };
+}
+
 /** The same request, or one that was refused in the same words at the same time. */
-function isAlike(one: CredentialRefusal, other: CredentialRefusal): boolean {
+function isAlike(one: Facts, other: Facts): boolean {
   if (one.need === other.need) return true;
   return one.said !== "" && one.said === other.said && Math.abs(one.at - other.at) < ALIKE_WITHIN_MS;
 }

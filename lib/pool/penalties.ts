@@ -14,7 +14,7 @@ import type { Budget, Budgets } from "../providers/rate-limit-headers.ts";
 import type { Outcome, Scope, Verdict } from "../providers/verdict.ts";
 import { DISTINCT_KEYS } from "./circuit-breaker.ts";
 import type { CircuitBreaker, SharedLimit } from "./circuit-breaker.ts";
-import { isInUse } from "./key.ts";
+import { accountName, isInUse } from "./key.ts";
 import type { Account, Cooldown, Key, Lease, ModelLimits } from "./key.ts";
 import { RateLimiter } from "./rate-limiter.ts";
 import type { KeySelector } from "./selection.ts";
@@ -46,6 +46,7 @@ interface PenaltyContext {
 }
 
 type PenaltyEvent = Pick<KeyEvent, "kind" | "model" | "reason" | "until" | "said">;
+export type Unsuited = Extract<Verdict, { kind: "unsuited" }>;
 type RateLimited = Extract<Verdict, { kind: "rate_limited" }>;
 
 /** The penalties of one pool. */
@@ -150,10 +151,19 @@ export class Penalties {
     this.#context.tell({ kind: "cooled", model, reason: "quota_day", until, said: "" }, key, now);
   }
 
-  /** This account may not use the model: for some hours others are asked first. */
-  deny({ scope }: Extract<Verdict, { kind: "unsuited" }>, lease: Lease, now: number): void {
+  /** This account may not use the model: for some hours others are asked first. Returns what takes that back. */
+  deny({ scope }: Unsuited, lease: Lease, now: number): () => void {
+    const { key } = lease;
     const limits = this.#limitsOf(scope, lease, now);
-    if (limits !== null) limits.deniedUntil = now + DENIED_FOR_MS;
+    if (limits === null) return () => {};
+    const previous = limits.deniedUntil;
+    const until = now + DENIED_FOR_MS;
+    limits.deniedUntil = until;
+    return () => {
+      if (limits.deniedUntil !== until) return;
+      limits.deniedUntil = previous;
+      this.#context.save(key);
+    };
   }
 
   /**
@@ -182,6 +192,13 @@ export class Penalties {
   hasOtherReady({ account }: Key, now: number): boolean {
     const isReady = (other: Key) => isInUse(other) && (other.account.cooldown?.until ?? 0) <= now;
     return this.#context.selector.keys.some((other) => other.account !== account && isReady(other));
+  }
+
+  /** Whether a key is in use that this request has not been refused with, though it may not be ready. */
+  hasOther({ key, need: { unsuited, boundTo } }: Lease): boolean {
+    const isOther = (other: Key) => other !== key && isInUse(other) && !unsuited.has(other);
+    const mayServe = (other: Key) => boundTo === null || accountName(other) === boundTo;
+    return this.#context.selector.keys.some((other) => isOther(other) && mayServe(other));
   }
 
   /** A lease was never used: all that it took is given back, also its place in the minute. */

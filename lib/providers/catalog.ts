@@ -34,6 +34,7 @@ import {
   UNSUITED_MODEL,
   UNSUITED_KEY,
   GATED_MODEL,
+  NO_THING,
 } from "./refusal-rules.ts";
 import type { RefusalRule, Wait } from "./refusal-rules.ts";
 import type { ClockOffset } from "./wait-text.ts";
@@ -107,6 +108,7 @@ const googleRules = (): readonly RefusalRule[] => [
   // that is our own address, the same for every key.
   { status: 400, text: /^Gemini API free tier is not available in your country\b/m, then: UNSUITED_KEY },
   { status: 403, text: /^Requests from (?:referer|this|the) .{0,200}\bare blocked\b/im, then: REJECTED }, // Nov 2026
+  NO_THING,
   { status: 403, code: /^(?:permission_denied|iam_permission_denied)$/, then: UNSUITED_MODEL },
   // No free quota for this model at all: a permission, and no wait helps.
   { status: 429, text: /\blimit: 0\b(?![.,]\d)/, then: UNSUITED_MODEL },

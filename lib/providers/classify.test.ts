@@ -818,6 +818,15 @@ const OWN_FIELDS: Case[] = [
   ["P38 an app's signature", "gemini", 403, google(403, "PERMISSION_DENIED", "Requests from this Android client application x are blocked.", [reason("API_KEY_ANDROID_APP_BLOCKED")]), rejected],
   ["another key may be open to our address", "gemini", 403, google(403, "PERMISSION_DENIED", "Blocked", [reason("API_KEY_IP_ADDRESS_BLOCKED")]), unsuited("key")],
   ["another account may have no list of addresses", "openai", 401, openai("Your IP is not on the organization's IP allowlist.", "invalid_request_error"), unsuited("key")],
+  ...["Error while downloading https://a.example/y.png: 403 Forbidden", "Failed to fetch image", "Unable to access the URL: 401 Unauthorized", "Could not load the video: invalid api key", "Cannot retrieve https://a.example/"]
+    .map((sentence): Case => [`P38 what a request refers to: ${sentence}`, "generic", 403, { message: sentence }, rejected]),
+  ...["CachedContent not found (or permission denied)", "You do not have permission to access the File abc or it may not exist.", "The vector store does not exist", "This thread belongs to another project", "No access to batch b-1", "Permission denied for dataset x"]
+    .flatMap((sentence): Case[] => [
+      [`P36 a thing of another account costs no model: ${sentence}`, "openai", 403, { message: sentence }, unsuited("key")],
+      [`P36 the same at Google: ${sentence}`, "vertex", 403, google(403, "PERMISSION_DENIED", sentence), unsuited("key")],
+    ]),
+  ["P36 a feature for verified accounts costs no model", "openai", 403, { error: { message: "Your organization must be verified to stream this model" } }, unsuited("key")],
+  ["a model for verified accounts is a model", "openai", 403, { error: { message: "Your organization must be verified to use the model m" } }, unsuited("key+model")],
   ["a key is still a key", "generic", 403, { message: "Invalid API key" }, dead],
   ["a key in Chinese", "generic", 401, openai("无效的令牌", "new_api_error"), dead],
   ["P37 moderation goes before a key's death", "generic", 403, { message: 'Your input was flagged: "the api key was revoked"' }, rejected],

@@ -146,6 +146,18 @@ export const DOUBTED: Ruling = { kind: "revoked", certain: false };
 export const UNSUITED_MODEL: Ruling = { kind: "unsuited", scope: "key+model" };
 export const UNSUITED_KEY: Ruling = { kind: "unsuited", scope: "key" };
 
+/** A file or another thing of an account that was asked for: another account may have it, and all models go on. */
+const THING =
+  "(?:files?|cached ?contents?|corp(?:us|ora)|vector ?stores?|assistants?|threads?|batch(?:es)?|containers?|uploads?|datasets?|conversations?)";
+export const NO_THING: RefusalRule = {
+  status: 403,
+  text: new RegExp(
+    String.raw`\b${THING}\b[^.\n]{0,60}\b(?:not found|not exist|permission|access|belong)|\b(?:permission|access)\b[^.\n]{0,30}\b${THING}\b`,
+    "i",
+  ),
+  then: UNSUITED_KEY,
+};
+
 /** "…does not exist or you do not have access to it": absent or gated, another account may have it. */
 export const GATED_MODEL: RefusalRule = {
   status: 404,
@@ -264,6 +276,7 @@ const REQUEST_PHRASES = [
   "\\bheaders?\\b[^.\\n]{0,30}\\b(?:required|missing|must be)\\b|\\b(?:missing|required|requires?|must (?:set|include|provide|send|contain)|lacks?|without)\\b[^.\\n]{0,60}\\bheaders?\\b",
   "\\b(?:admin(?:istrator)?|management|provisioning|organization|session) (?:api[ -]?)?keys?\\b[^.\\n]{0,40}\\b(?:required|only|needed|must)\\b|\\b(?:requires?|must use|needs?|only|use) (?:an? |the )?(?:admin(?:istrator)?|management|provisioning|session) (?:api[ -]?)?keys?\\b",
   "\\bonly (?:for |by |to |available (?:for|to) )?(?:\\w{1,20} ){0,3}(?:admins?|administrators?|owners?)\\b|\\b(?:admin|administrator|owner) (?:role|permissions?|access|privileges?|rights)\\b",
+  "\\b(?:error|fail\\w*|unable|can(?:not|'t)|could(?: not|n't))\\b[^\\n]{0,20}\\b(?:download|fetch|retriev|access|load|open|read)\\w{0,4}\\b[^\\n]{0,40}(?:https?://|\\b(?:image|url|link|video|audio)\\b)", // what it refers to
   "\\bbrowser (?:requests?|access|environments?|clients?)\\b",
 ];
 const REQUEST_CODES = /^(?:cors_|origin_not_allowed|api_?key_(?:http_referrer|android_app|ios_app)_blocked)/;
@@ -410,6 +423,9 @@ export const sharedRules = once((): readonly RefusalRule[] => {
       ]),
       then: LONG_WINDOW,
     },
+    NO_THING,
+    // A feature for which an account has to show who it is: the model goes on without it.
+    { status: 403, text: /\bmust be verified to (?!use|access)/i, then: UNSUITED_KEY },
     // A 403 for the day, and a 403 for something that another account may have.
     {
       status: 403,

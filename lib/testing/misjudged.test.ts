@@ -169,6 +169,146 @@ describe("a refusal that is about one model", () => {
   });
 });
 
+describe("a refusal that all accounts get alike", () => {
+  const CHAT = "/v1/chat/completions";
+  const GEMINI = "/v1beta/models/m:generateContent";
+  const cached = "CachedContent not found (or permission denied)";
+  // Each account was kept from the model for six hours, by one request.
+  test.each<[sentence: string, provider: string, path: string, status: number, message: string]>([
+    ["a cache of nobody's", "gemini", GEMINI, 403, cached],
+    ["a file of nobody's", "gemini", GEMINI, 403, "You may not access the File x or it may not exist."],
+    ["a permission at Google", "gemini", GEMINI, 403, "Permission 'x' denied on resource 'y'."],
+    [
+      "a feature for verified accounts",
+      "openai",
+      CHAT,
+      403,
+      "Your organization must be verified to stream this model.",
+    ],
+    ["a batch of nobody's", "mistral", CHAT, 403, "You have no access to batch b-1"],
+    ["a model for nobody", "generic", CHAT, 403, "You do not have access to this model"],
+    ["a model for subscribers", "ollama", CHAT, 403, "this model requires a subscription"],
+    [
+      "a model that may not be there",
+      "groq",
+      CHAT,
+      404,
+      "The model does not exist or you do not have access to it",
+    ],
+  ])(
+    "P36 costs none of them the model, and goes to the client: %s",
+    async (_, provider, path, status, message) => {
+      const code = path === GEMINI ? { status: "PERMISSION_DENIED" } : {};
+      const refusal = json({ error: { message, ...code } });
+      const isBad = ({ body }: RawRequest) => body.toString().includes("poison");
+      await withProvider(
+        (request) => (isBad(request) ? httpAnswer(status, refusal) : SERVED),
+        { PROVIDER: provider },
+        async ({ url, states, health, requests }) => {
+          const ask = (content: string) =>
+            fetch(`${url}${path}`, { method: "POST", body: json({ model: "m", contents: [{ content }] }) });
+          const answer = await ask("poison");
+          expect([answer.status, await answer.text()]).toEqual([status, refusal]);
+          expect(new Set(requests.map(({ key }) => key)).size).toBe(3);
+          const keys = (await health()).providers[0]?.keys ?? [];
+          expect([await states(), keys.map(({ models }) => models)]).toEqual([
+            "ready ready ready",
+            [{}, {}, {}],
+          ]);
+          for (let nth = 0; nth < 3; nth++) expect((await ask("good")).status).toBe(200);
+          expect(new Set(requests.slice(-3).map(({ key }) => key)).size).toBe(3);
+        },
+      );
+    },
+  );
+
+  test("P16 save where another account is served the same: then they are asked last", async () => {
+    const refusal = httpAnswer(403, json({ error: { message: "You do not have access to this model" } }));
+    await withProvider(
+      ({ key }) => (key === "key-2-canary" ? SERVED : refusal),
+      { PROVIDER: "generic" },
+      async ({ url, requests, health }) => {
+        for (let nth = 0; nth < 4; nth++) expect((await chat(url)).status).toBe(200);
+        expect(requests.map(({ key }) => key?.at(4)).join("")).toBe("012222");
+        const keys = (await health()).providers[0]?.keys ?? [];
+        expect(keys.map(({ models }) => json(models).includes("no_access"))).toEqual([true, true, false]);
+      },
+    );
+  });
+
+  test("P36 costs none of them the model either where two requests are refused alike", async () => {
+    const refusal = httpAnswer(403, json({ error: { message: "No permission for this" } }));
+    let nth = 0;
+    await withProvider(
+      () => (nth++ < 2 ? refusal : httpAnswer(400, "{}")),
+      { PROVIDER: "generic", MAX_ATTEMPTS: "1" },
+      async ({ url, health }) => {
+        await chat(url, { model: "m" });
+        await chat(url, { model: "m" });
+        const keys = (await health()).providers[0]?.keys ?? [];
+        expect(keys.map(({ models }) => models)).toEqual([{}, {}, {}]);
+      },
+    );
+  });
+});
+
+describe("a refusal of the only key", () => {
+  // The client got our 503, which its program asks again for; the key was well all the time.
+  test.each<[sentence: string, provider: string, status: number, message: string]>([
+    [
+      "a picture that is not there",
+      "openai",
+      403,
+      "Error while downloading https://a.example/y.png: 403 Forbidden",
+    ],
+    ["a link that cannot be read", "together", 403, "Failed to fetch the image"],
+    ["no reason", "openai", 403, "Forbidden"],
+    ["no reason, where no key can be checked", "nvidia", 403, "Authorization failed"],
+    ["no reason, as a 401", "groq", 401, "Unauthorized"],
+    ["an odd request, as a 401", "moonshot", 401, "Bad request signature"],
+    ["a permission", "generic", 403, "You have no permission for this"],
+    ["a feature of other accounts", "openai", 403, "Your organization must be verified to stream"],
+  ])("P8 P38 goes to the client as it came where the key works: %s", async (_, provider, status, message) => {
+    const refusal = json({ error: { message } });
+    const isBad = ({ body }: RawRequest) => body.toString().includes("poison");
+    const answer = (request: RawRequest) => {
+      if (request.method === "GET" && request.key === undefined) return httpAnswer(401, "{}");
+      return isBad(request) ? httpAnswer(status, refusal) : SERVED;
+    };
+    await withProvider(answer, { PROVIDER: provider, API_KEYS: KEYS(1) }, async ({ url, states }) => {
+      for (let nth = 0; nth < 3; nth++) {
+        const response = await chat(url, { model: "poison" });
+        expect([response.status, await response.text()]).toEqual([status, refusal]);
+        expect(await states()).toBe("ready");
+      }
+      expect((await chat(url)).status).toBe(200);
+    });
+  });
+
+  test("P12 is still our 503 where a check says that the key is dead", async () => {
+    await withProvider(
+      () => httpAnswer(401, json({ error: { message: "Unauthorized", code: "invalid_api_key" } })),
+      { API_KEYS: KEYS(1) },
+      async ({ url, states }) => {
+        expect((await chat(url)).status).toBe(503);
+        expect(await states()).toBe("disabled");
+      },
+    );
+  });
+
+  test("P5 two keys of one account are both asked before", async () => {
+    const refusal = httpAnswer(403, json({ error: { message: "Forbidden" } }));
+    await withProvider(
+      ({ key }) => (key === "key-1-canary" ? SERVED : refusal),
+      { PROVIDER: "nvidia", API_KEYS: "a@key-0-canary,a@key-1-canary" },
+      async ({ url, requests }) => {
+        expect((await chat(url)).status).toBe(200);
+        expect(requests.length).toBe(2);
+      },
+    );
+  });
+});
+
 describe("words of the client", () => {
   // A gateway quoted the prompt in its refusal: all keys were disabled as revoked.
   test.each<[sentence: string, prompt: string, model: string]>([
