@@ -579,10 +579,10 @@ async function tryKeys(
       isFault = outcome.kind === "overloaded" || outcome.kind === "unreachable";
       const refusedAlike = pool.settle(lease, outcome, clock.now(), limits);
       context.noteFailure(result, upstream, lease);
-      if (refusedAlike.length > 0 && result.answer !== null) {
+      if (refusedAlike.length > 0 && outcome.kind === "revoked" && result.answer !== null) {
         context.hold();
         // Not about the keys, as far as a check can tell: the client gets what upstream said (P36).
-        if (!(await engine.keyChecker.provesDead(upstream.config.name, refusedAlike)))
+        if (!(await engine.keyChecker.blames(upstream.config.name, refusedAlike, outcome)))
           return relayWhole(result.answer, context, engine);
       }
     }

@@ -20,7 +20,7 @@ import type { ClientApi } from "../http/request.ts";
 import { authHeader, checkFor, PROVIDERS } from "../providers/catalog.ts";
 import type { CheckRequest } from "../providers/catalog.ts";
 import { classify, readAnswer } from "../providers/classify.ts";
-import type { Dialect, Evidence } from "../providers/verdict.ts";
+import type { Dialect, Evidence, Verdict } from "../providers/verdict.ts";
 import type { Key, KeyPool } from "./key.ts";
 
 /** What was found of a key. */
@@ -306,6 +306,11 @@ const BILLING_EVERY_MS = 15 * MINUTE_MS;
 /** A doubted key is not checked more often than this. */
 const DOUBT_EVERY_MS = MINUTE_MS;
 
+/** Whether a refusal stated that the key is invalid. */
+type Doubt = Pick<Extract<Verdict, { kind: "revoked" }>, "certain">;
+/** null: there is no check. */
+const FOUND_WELL: ReadonlySet<CheckResult | null> = new Set(["alive", "limited", null]);
+
 /** A provider whose keys are checked. */
 export interface CheckedProvider {
   readonly config: ProviderConfig;
@@ -379,10 +384,14 @@ export class KeyChecker implements Observer {
     }
   }
 
-  /** Whether checks say of all these keys that they are dead; those of which they say so go out of use. */
-  async provesDead(provider: string, keys: readonly Key[]): Promise<boolean> {
+  /**
+   * Whether these keys are to blame for a refusal: checks say of all that they are dead, and then they are out of use. The
+   * last key alone that was refused without a stated reason is to blame unless a check finds it well, or there is none.
+   */
+  async blames(provider: string, keys: readonly Key[], { certain }: Doubt): Promise<boolean> {
     const results = await Promise.all(keys.map(({ secret }) => this.#checkAtOnce(provider, secret.id)));
-    return results.every((result) => result === "dead");
+    const isDoubtful = keys.length === 1 && !certain;
+    return results.every((result) => (isDoubtful ? !FOUND_WELL.has(result) : result === "dead"));
   }
 
   /** Checks a key now; one that was checked a moment ago is not asked about again. null: it has no check. */
