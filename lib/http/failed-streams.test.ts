@@ -300,6 +300,7 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     }
   });
 
+  const BROKEN = "no gzip";
   const packers = {
     gzip: createGzip,
     deflate: createDeflate,
@@ -313,6 +314,7 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     packer.on("data", (bytes: Buffer) => void chunks.push(bytes));
     const pieces: Buffer[] = [];
     for (const part of parts) {
+      if (part === BROKEN) return [...pieces, Buffer.from(part)];
       packer.write(part);
       await new Promise<void>((resolve) => packer.flush(resolve));
       pieces.push(Buffer.concat(chunks.splice(0)));
@@ -321,6 +323,13 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     return [...pieces, Buffer.concat(chunks)];
   }
   const bad = unnamed({ error: { message: `bad key ${other} here` } });
+  /** Letters that cannot be packed into much less. */
+  const noise = (length: number) => {
+    const parts = Array.from({ length: Math.ceil(length / 80_000) }, () =>
+      Buffer.from(crypto.getRandomValues(new Uint8Array(60_000))).toString("base64"),
+    );
+    return parts.join("").slice(0, length);
+  };
   const fine = delta("no error at all") + delta("fine", "stop") + "data: [DONE]\n\n";
 
   test.each<
@@ -333,6 +342,27 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     ["an event in two pieces", "gzip", [delta("a"), bad.slice(0, 40), bad.slice(40)], 1, "cut"],
     ["an event that breaks off", "gzip", [delta("a"), bad.slice(0, -9)], 1, "cut"],
     ["an event with others behind it", "gzip", [delta("a"), bad, delta("b"), fine], 1, "cut"],
+    [
+      "a packing that breaks off within it",
+      "gzip",
+      [delta("a"), `data: {"error":"${"x".repeat(99)}`, BROKEN],
+      1,
+      "cut",
+    ],
+    [
+      "a long one, at its end",
+      "gzip",
+      [delta("a"), `data: {"error":"${noise(900_000)}`, noise(99), `${other}"}\n\n`],
+      3,
+      "cut",
+    ],
+    [
+      "none in a long one, which goes out whole",
+      "gzip",
+      [delta("a"), `data: {"error":"${noise(900_000)}`, `"}\n\n${fine}`],
+      9,
+      "clean",
+    ],
     ["none in it, and goes out whole", "gzip", [delta("a"), fine.slice(0, 60), fine.slice(60)], 9, "clean"],
   ])(
     "in an error of a packed stream, which cannot be cleaned: %s",

@@ -2,11 +2,14 @@
  * Follows a compressed answer by unpacking a copy of it. Hardly a provider compresses its streams. A key cannot be cut
  * out of what is packed: where an error holds one, that piece and all behind it do not go out.
  */
-import { joined, Unpacker } from "./body.ts";
+import { joined, lengthOf, Unpacker } from "./body.ts";
 import type { Bytes } from "./body.ts";
 import type { TokenUsage } from "../core/events.ts";
 import type { StreamEnd, StreamFollower } from "./stream-follower.ts";
 import type { StreamDialect } from "./stream-dialect.ts";
+
+/** Of a longer error the beginning goes out before its end is here. */
+const HELD_PACKED_BYTES = 256 * 1024;
 
 export class PackedFollower implements StreamFollower {
   readonly isPlain = false;
@@ -23,6 +26,7 @@ export class PackedFollower implements StreamFollower {
   readonly #holdsBack: boolean;
   /** Pieces that may hold a part of an error. */
   #held: Bytes[] = [];
+  #heldBytes = 0;
   #hasKey = false;
 
   /**
@@ -71,18 +75,22 @@ export class PackedFollower implements StreamFollower {
     this.#pushed = this.#pushed.then(() => this.#follow(chunk));
     if (!this.#holdsBack) return chunk;
     this.#held.push(chunk);
-    return this.#pushed.then(() => (this.#plain.isHolding === true ? null : this.#release()));
+    this.#heldBytes += chunk.length;
+    return this.#pushed.then(() => this.#release(this.#plain.isHolding === true));
   }
 
   rest(): Bytes | null {
     this.#plain.rest();
-    return this.#release();
+    return this.#release(false);
   }
 
-  #release(): Bytes | null {
-    const held = this.#held;
-    this.#held = [];
-    return this.#hasKey || held.length === 0 ? null : joined(held);
+  /** Lets go what was held. While an error is not at its end: nothing, or of a long one all but the newest piece. */
+  #release(isHolding: boolean): Bytes | null {
+    const kept = !isHolding ? 0 : this.#heldBytes > HELD_PACKED_BYTES ? 1 : this.#held.length;
+    if (kept > 0 && kept === this.#held.length) return null;
+    const released = this.#held.splice(0, this.#held.length - kept);
+    this.#heldBytes = lengthOf(this.#held);
+    return this.#hasKey || released.length === 0 ? null : joined(released);
   }
 
   async #follow(chunk: Bytes | null): Promise<void> {
@@ -90,7 +98,9 @@ export class PackedFollower implements StreamFollower {
     const take = (part: Bytes) => void this.#plain.push(part);
     const state = chunk === null ? await this.#unpacker.finish(take) : await this.#unpacker.feed(chunk, take);
     this.#state = state;
-    if (state !== "fine") this.#unpacker.close();
+    if (state === "fine") return;
+    this.#unpacker.close();
+    this.#hasKey ||= this.#holdsBack && this.#plain.isHolding === true; // for all that anybody can tell
   }
 
   async end(): Promise<StreamEnd> {
