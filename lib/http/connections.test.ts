@@ -140,7 +140,7 @@ describe("requests at once over idle connections that are dead", () => {
 });
 
 describe("P7 which broken attempts are the fault of a connection that was idle", () => {
-  /** What becomes of attempts: `>` one goes out, `<` one is answered, `!` one breaks, `d` the idle ones are dropped. */
+  /** What becomes of attempts: `>` one goes out, `<` one is answered, `!` one breaks, `d` the idle ones are dropped, `_` 15 s go by. */
   const play = (steps: string, everyMs: number) => {
     const idle = new IdleConnections();
     const sent: number[] = [];
@@ -151,6 +151,7 @@ describe("P7 which broken attempts are the fault of a connection that was idle",
       if (step === ">") sent.push(idle.onSent(now));
       else if (step === "<") idle.onEnded(sent.shift() !== undefined, now);
       else if (step === "d") idle.drop();
+      else if (step === "_") now += 15_000;
       else {
         told += idle.forgive(sent.shift() ?? -1, now) ? "y" : "n";
         idle.drop();
@@ -169,6 +170,7 @@ describe("P7 which broken attempts are the fault of a connection that was idle",
     ["not the next time within ten seconds", "><>!><>!", "yn", 1],
     ["the next time after that", "><>!><>!", "yy", 4000],
     ["none that have been idle for longer than they are kept", "><>!", "n", 13_000],
+    ["no more than there are once those of before were closed", ">>>>>><<<<<<_><>>>!!!", "ynn", 3000],
     ["none once they were dropped", "><d>!", "n", 1],
   ])("%s", (_, steps, forgiven, everyMs) => {
     expect(play(steps, everyMs)).toBe(forgiven);

@@ -62,7 +62,10 @@ export class IdleConnections {
 
   /** An attempt goes out. Returns the number of the next drop; -1: its connection has surely not rested. */
   onSent(now: number): number {
-    if (this.#underWay === 0) this.#rested = now > this.#endedAt + IDLE_SEC * 1000 ? 0 : this.#idle;
+    if (this.#underWay === 0) {
+      if (now > this.#endedAt + IDLE_SEC * 1000) this.#idle = 0; // the runtime has closed them
+      this.#rested = this.#idle;
+    }
     this.#underWay += 1;
     this.#idle = Math.max(0, this.#idle - 1);
     if (this.#rested === 0) return -1;
