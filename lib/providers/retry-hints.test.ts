@@ -227,6 +227,8 @@ describe("which of several hints counts", () => {
     ],
     ["a part of a second alone", {}, [{ retryDelay: { nanos: 250_000_000 } }], "", 250],
     ["parts in another field", {}, [{ retry_after: { seconds: 5, nanos: 500_000_000 } }], "", 5500],
+    ["a value and its unit", {}, [{ retry_after: { value: 30, unit: "seconds" } }], "", 30_000],
+    ["a value and a unit that is none", {}, [{ retry_after: { value: 30, unit: "requests" } }], "", null],
     ["a delay of nothing", {}, [{ retryDelay: { seconds: 0, nanos: 0 } }], "", null],
     ["ISO 8601 in a field", {}, [{ retryDelay: "PT10M" }], "", 600_000],
     ["ISO 8601 in a header", { "retry-after": "PT1M30S" }, [], "", 90_000],

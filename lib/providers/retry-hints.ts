@@ -116,8 +116,13 @@ function waitFromField(name: string, value: unknown, now: number): number | null
     : null;
 }
 
-/** A duration of protobuf that was not written as one word: `{seconds: 10, nanos: 500000000}`, or `"10"` for 10. */
+/**
+ * A duration of protobuf that was not written as one word: `{seconds: 10, nanos: 500000000}`, or `"10"` for 10; or
+ * `{value: 10, unit: "seconds"}`.
+ */
 function partsMs(parts: JsonObject): number | null {
+  const unit = fieldText(parts, "unit").slice(0, LONGEST_FIELD_NAME);
+  if (unit !== "") return amountsOf(`${fieldText(parts, "value").slice(0, LONGEST_FIELD_NAME)} ${unit}`);
   const secondsMs = decimalIn(fieldText(parts, "seconds") || "0");
   const nanos = decimalIn(fieldText(parts, "nanos") || "0");
   const ms = (secondsMs ?? NaN) * SECOND_MS + (nanos ?? NaN) / 1e6;

@@ -46,7 +46,7 @@ const NUMBERS: Readonly<Record<string, number>> = { "half an": 0.5, an: 1, a: 1,
 const ALL_UNITS = UNITS.map(([, words]) => words).join("|");
 const AMOUNT = String.raw`(?:(\d{1,15}(?:,\d{3}){0,3}(?:\.\d{1,15})?)[ -]?|(half an|an?|one|two|three|four|five|six|ten)[ -])(${ALL_UNITS})(?![a-z])`;
 /** One amount of several: `1h 30m`, `3 days, 4 hours and 12 minutes`. */
-const NEXT_AMOUNT = new RegExp(String.raw`(?:,? (?:and )?|, ?|(?<=[a-z\d]))${AMOUNT}`, "iy");
+const NEXT_AMOUNT = new RegExp(String.raw`(?:,? (?:(?:and|et|und|ve|[eyи]) )?|, ?|(?<=\S))${AMOUNT}`, "iy");
 const FIRST_AMOUNT = new RegExp(AMOUNT, "iy");
 /** `00:10:00` for ten minutes. */
 const CLOCK_DURATION = /(\d{1,3}):([0-5]\d)(?::([0-5]\d))?(?![\d:]| ?[ap]\.?m)/iy;
@@ -103,11 +103,11 @@ export function amountsOf(value: string): number | null {
 
 /** Words after which a time is told, in the languages seen. */
 const ANCHORS =
-  /\b(?:try(?:ing)? (?:it )?again|try later|retr(?:y|ying|ies)|wait(?:ing)?|resets?|resetting|available|renews?|refills?|resumes?|replenish(?:es|ed)?|come back|cool ?down|regain access|until|unlock(?:s|ed)?|lifted|restored|expires?|reintent\w{0,4}|int[eé]nt\w{0,6}|r[ée]essaye[rz]?|erneut|versuchen|novamente|tente|riprova\w{0,2})(?![a-z])|повторите|попробуйте|inténtalo|等待|稍等|重试时间|剩余时间|将在|將在|将于|將於|请在|請在|请于|重置时间|恢复时间|重置于|恢复于|解除时间|直到/giu;
+  /\b(?:try(?:ing)? (?:it )?again|try later|retr(?:y|ying|ies)|wait(?:ing)?|resets?|resetting|available|returns|blocked|renews?|refills?|resumes?|replenish(?:es|ed)?|come back|cool ?down|regain access|until|unlock(?:s|ed)?|lifted|restored|expires?|reintent\w{0,4}|int[eé]nt\w{0,6}|r[ée]essaye[rz]?|erneut|versuchen|novamente|tente|riprova\w{0,2})(?![a-z])|повторите|попробуйте|inténtalo|等待|稍等|重试时间|剩余时间|将在|將在|将于|將於|请在|請在|请于|重置时间|恢复时间|重置于|恢复于|解除时间|直到/giu;
 /** What may stand between such a word and a wait. */
 const FILLER =
-  /[\s:,~≈=("'-]{0,4}(?:again|de nuevo|sie es|in|after|for|at least|about|approximately|around|approx\.?|roughly|another|within|is|are|will be|your request|request|the limit|en|em|de|dans|dentro|tra|fra|через|снова|约|大约|还需)(?![a-z])/iy;
-const BEFORE_AMOUNT = /[\s:,~≈=("'-]{0,4}/y;
+  /[\s:：,~≈=("'-]{0,4}(?:again|time|the next|de nuevo|sie es|in|after|for|at least|about|approximately|around|approx\.?|roughly|another|within|is|are|will be|your request|request|the limit|en|em|de|dans|dentro|tra|fra|через|снова|约|大约|还需)(?![a-z])/iy;
+const BEFORE_AMOUNT = /[\s:：,~≈=("'-]{0,4}/y;
 const MOST_FILLERS = 6;
 /** "Retry after 30": without a unit it is seconds, as in the header. */
 const BARE_SECONDS =
@@ -160,7 +160,7 @@ function clockDuration(text: string, at: number): Read | null {
 
 /** `90 秒后重试`, `30秒後に再試行`, `30초 후`: the word for "later" stands behind the amount. */
 const LATER =
-  /\d {0,1}(?:毫秒|ミリ秒|秒|分|个?小时|個?小時|時間|天|日|周|週|초|분|시간|일)[钟鐘]? {0,1}(?:之|以)?(?:后|後|후)|\d (?:sekunden?|minuten?|stunden?|saniye|dakika|saat) (?:erneut|wieder|sonra)/giu;
+  /\d {0,1}(?:毫秒|ミリ秒|秒|分|个?小时|個?小時|時間|天|日|周|週|초|분|시간|일)[钟鐘]? {0,1}(?:之|以)?(?:后|後|후)|\d (?:(?:sekunden?|minuten?|stunden?|saniye|dakika|saat) (?:erneut|wieder|sonra)|(?:seconds?|secs?|minutes?|mins?|hours?) (?:remaining|left))/giu;
 const AMOUNTS_BEFORE = 48;
 
 function waitBeforeLater(text: string): number | null {
