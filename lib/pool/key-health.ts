@@ -40,6 +40,8 @@ export type CheckResult =
 export interface Finding {
   result: CheckResult;
   detail: string;
+  /** It is what anybody gets, with whatever key: it says nothing against this one. */
+  isOpen?: true;
 }
 
 export interface CheckedKey extends Finding {
@@ -276,7 +278,11 @@ function readProof(dialect: Dialect, { body }: Evidence, withoutKey: Evidence | 
   const isDead = proof?.deadWhere?.some(([path, value]) => value.test(String(valueAt(answer, path))));
   if (isDead) return { result: "dead", detail: "the provider says that it is blocked" };
   if (proof === null || (proof.mayBePublic && !isRefused(withoutKey)))
-    return { result: "unknown", detail: "its list of models is open to everybody, so it proves no key" };
+    return {
+      result: "unknown",
+      detail: "its list of models is open to everybody, so it proves no key",
+      isOpen: true,
+    };
   const canPay = proof.proves !== "balance" || (proof.left && isSome(valueAt(answer, proof.left)));
   return canPay
     ? { result: "alive", detail: "" }
@@ -308,8 +314,7 @@ const DOUBT_EVERY_MS = MINUTE_MS;
 
 /** Whether a refusal stated that the key is invalid. */
 type Doubt = Pick<Extract<Verdict, { kind: "revoked" }>, "certain">;
-/** null: there is no check. */
-const FOUND_WELL: ReadonlySet<CheckResult | null> = new Set(["alive", "limited", null]);
+const FOUND_WELL: ReadonlySet<CheckResult> = new Set(["alive", "limited"]);
 
 /** A provider whose keys are checked. */
 export interface CheckedProvider {
@@ -336,10 +341,7 @@ export class KeyChecker implements Observer {
   /** By provider and key, where there is no check: after how many ms a real request tries it the next time. */
   readonly #trialDelays = new Map<string, number>();
   /** By provider and key: when it was checked last, and what came of it. */
-  readonly #checked = new Map<
-    string,
-    { readonly at: number; readonly result: Promise<CheckResult | null> }
-  >();
+  readonly #checked = new Map<string, { readonly at: number; readonly result: Promise<Finding | null> }>();
 
   constructor(options: CheckerOptions) {
     this.#options = options;
@@ -386,16 +388,20 @@ export class KeyChecker implements Observer {
 
   /**
    * Whether these keys are to blame for a refusal: checks say of all that they are dead, and then they are out of use. The
-   * last key alone that was refused without a stated reason is to blame unless a check finds it well, or there is none.
+   * last key alone that was refused without a stated reason is to blame unless a check finds it well, or none can tell.
    */
   async blames(provider: string, keys: readonly Key[], { certain }: Doubt): Promise<boolean> {
     const results = await Promise.all(keys.map(({ secret }) => this.#checkAtOnce(provider, secret.id)));
     const isDoubtful = keys.length === 1 && !certain;
-    return results.every((result) => (isDoubtful ? !FOUND_WELL.has(result) : result === "dead"));
+    const speaksAgainst = (found: Finding | null) =>
+      isDoubtful
+        ? found !== null && found.isOpen !== true && !FOUND_WELL.has(found.result)
+        : found?.result === "dead";
+    return results.every(speaksAgainst);
   }
 
   /** Checks a key now; one that was checked a moment ago is not asked about again. null: it has no check. */
-  #checkAtOnce(provider: string, keyId: string): Promise<CheckResult | null> {
+  #checkAtOnce(provider: string, keyId: string): Promise<Finding | null> {
     const name = nameOf(provider, keyId);
     const now = this.#options.clock.now();
     const last = this.#checked.get(name);
@@ -403,7 +409,7 @@ export class KeyChecker implements Observer {
     const result = isFresh ? last.result : nextTurn().then(() => this.#check(provider, keyId)); // the request that was refused goes on first
     if (!isFresh) this.#checked.set(name, { at: now, result });
     return result.then((found) => {
-      if (found === "alive") this.#vouchFor(provider, keyId);
+      if (found?.result === "alive") this.#vouchFor(provider, keyId);
       return found;
     });
   }
@@ -453,8 +459,8 @@ export class KeyChecker implements Observer {
     this.#pending.get(name)?.();
     const check = async () => {
       this.#pending.delete(name);
-      const result = await this.#check(provider, keyId);
-      if (result !== null && result !== "alive") again();
+      const found = await this.#check(provider, keyId);
+      if (found !== null && found.result !== "alive") again();
     };
     this.#pending.set(
       name,
@@ -463,19 +469,20 @@ export class KeyChecker implements Observer {
   }
 
   /** Checks a key, outside of any request, and does what follows. null: it is there no more, or has no check. */
-  async #check(provider: string, keyId: string): Promise<CheckResult | null> {
+  async #check(provider: string, keyId: string): Promise<Finding | null> {
     const { fetch, clock } = this.#options;
     const config = this.#providerOf(provider)?.config;
     const configured = config?.keys.find(({ secret }) => secret.id === keyId);
     if (config === undefined || configured === undefined) return null;
     if (checkFor(config.dialect, config.baseUrl) === null) return null;
-    const { result, detail } = await checkKey(config, configured, { fetch, clock }, new Map());
+    const found = await checkKey(config, configured, { fetch, clock }, new Map());
+    const { result, detail } = found;
     const pool = this.#providerOf(provider)?.pool; // a reload may have come
     const key = pool?.keys.find(({ secret }: Key) => secret.id === keyId);
     if (pool === undefined || key === undefined) return null;
     if (result === "alive" && isOutOrInDoubt(key)) pool.revive(key, clock.now());
     if (result === "dead") pool.disable(key, detail, clock.now());
-    return result;
+    return found;
   }
 
   #providerOf(name: string): CheckedProvider | undefined {

@@ -41,6 +41,12 @@ describe("P37 what an error quotes from the request", () => {
     ["signs without blanks between them", "坏：一二三四", '{"content":"零一二三四五"}', "坏："],
     ["signs in escapes", "坏：一二三", '{"content":"\\u4e00\\u4e8c\\u4e09"}', "坏："],
     ["ASCII letters in escapes", "Bad: one two three", '{"a":"\\u006fne \\u0054wo three"}', "Bad:"],
+    [
+      "words of JSON in JSON",
+      "Bad: 'one two'",
+      '{"arguments":"{\\"a\\":\\"x\\\\none \\\\u0074wo\\"}"}',
+      "Bad: ' '",
+    ],
     ["two words of a form", "Bad: 'one two' here", "a=1&prompt=One%20Two&b=2", "Bad: ' ' here"],
     ["two words of a form with a plus", "Bad: 'one two' here", "prompt=one+two", "Bad: ' ' here"],
     ["accents and signs of a form", "Bad: 'déjà 一二'", "p=d%C3%A9j%c3%a0%20%E4%B8%80%e4%ba%8c", "Bad: ' '"],

@@ -257,6 +257,7 @@ function walk(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>)
       for (let part = 1; part < length; part += 1) code = (code << 6) | ((body[at + part] ?? 0) & 0x3f);
       at += length - 1;
     } else if (byte === 0x5c /* \ */) {
+      while (body[at + 1] === 0x5c) at += 1; // JSON in JSON, such as the arguments of a tool
       // A sign may stand as \u4f60: some serializers write all but ASCII so.
       code = body[at + 1] === 0x75 /* u */ ? hexAt(body, at + 2, 4) : -1;
       at += code < 0 ? 1 : 5;

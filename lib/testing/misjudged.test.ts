@@ -264,6 +264,7 @@ describe("a refusal of the only key", () => {
     ["a link that cannot be read", "together", 403, "Failed to fetch the image"],
     ["no reason", "openai", 403, "Forbidden"],
     ["no reason, where no key can be checked", "nvidia", 403, "Authorization failed"],
+    ["no reason, where a check tells nothing", "generic", 403, "Forbidden"],
     ["no reason, as a 401", "groq", 401, "Unauthorized"],
     ["an odd request, as a 401", "moonshot", 401, "Bad request signature"],
     ["a permission", "generic", 403, "You have no permission for this"],
