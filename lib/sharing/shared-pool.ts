@@ -109,6 +109,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
   #serverOffset: number | null = null;
   #number = 0;
   #isBeating = false;
+  #isToReload = false;
   #cancelBeat: CancelTimer = () => {};
   /** Who was there when the server came back, and has not been heard of since; and until when that is waited for. */
   #awaited = new Set<string>();
@@ -286,7 +287,7 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     if (epoch !== this.#epoch) await this.#comeBack(epoch, before, date);
     else if (this.#mode === "alone") await this.#comeBack(epoch, before, date);
     else if (this.#mode === "settling") this.#settle();
-    else this.#outage.tellBack(); // a second after it was joined: until then a request may have been refused
+    else await this.#confirmJoined();
   }
 
   /** Dates go by the answer that came fastest; one that was slow says little. */
@@ -338,13 +339,19 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     this.#settle();
   }
 
+  /** A second after it joined: others have added what they used, and no request has been refused until now. */
+  async #confirmJoined(): Promise<void> {
+    this.#outage.tellBack();
+    if (this.#isToReload) this.#isToReload = !(await this.#outbox.whileIdle(() => this.#loadAll()));
+  }
+
   /** Whether all others have said, too, what they used meanwhile. */
   #settle(): void {
     for (const { id, seenAt, isSynced, epoch } of this.#stored)
       if (seenAt >= this.#backAt && isSynced && epoch === this.#epoch) this.#awaited.delete(id);
     if (this.#awaited.size > 0 && this.now() < this.#awaitedUntil) return;
     this.#mode = "joined";
-    if (this.#timesAlone > 1) void this.#outbox.whileIdle(() => this.#loadAll()); // with what the others have added
+    this.#isToReload = this.#timesAlone > 1;
     for (const exchange of this.#exchanges) {
       for (const key of exchange.side.keys) key.fullUntil = 0;
       exchange.showDay();
