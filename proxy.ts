@@ -474,11 +474,11 @@ const RESOURCE_MISSING: Verdict = { kind: "rejected", said: "" };
 /** Always gives the client an answer, also after a bug of ours, and then nothing stays counted as in flight. */
 async function relay(context: RequestContext, route: Route, engine: Engine): Promise<Response> {
   context.expectBody();
-  const received = await context.clientEnd.receive(context.request, context.share, engine.config);
-  keepForwarded(context.headers, USER_AGENT, engine.config.access);
-  if (received.kind === "refused") return refuse(received, context, engine);
-  context.setBody(received);
   try {
+    const received = await context.clientEnd.receive(context.request, context.share, engine.config);
+    keepForwarded(context.headers, USER_AGENT, engine.config.access);
+    if (received.kind === "refused") return refuse(received, context, engine);
+    context.setBody(received);
     const listsAll = engine.config.models === "all" && route.mayLeadElsewhere;
     const listed = listsAll
       ? await modelsAnswer(context, engine, engine.clientLimiter.mayUse(context))

@@ -121,7 +121,7 @@ describe("the next midnight", () => {
     "is always ahead, and at most 25 hours, in %s",
     (zone) => {
       const begin = Date.UTC(2026, 2, 6);
-      for (let now = begin; now < begin + 50 * DAY; now += HOUR) {
+      for (let now = begin; now < begin + 50 * DAY; now += 3 * HOUR) {
         const waitMs = nextMidnight(zone, now) - now;
         if (waitMs <= 0 || waitMs > 25 * HOUR)
           throw new Error(`${new Date(now).toISOString()}: ${waitMs} ms`);

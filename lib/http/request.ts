@@ -418,28 +418,42 @@ export async function receive(
 
 /**
  * The same for a request that comes over no connection: its fields do not say how its body comes, and what comes is
- * the caller's own, so a copy is kept.
+ * the caller's own, so a copy is kept. `onFault`: told what the body broke off with.
  */
 export async function receiveCall(
-  { body: pieces, headers }: Request,
+  { body: pieces, headers, signal }: Request,
   share: ClientShare,
   limits: LoadLimits,
+  onFault: (fault: unknown) => void,
 ): Promise<Received | ProxyError> {
   if (!share.enter(limits)) return NO_ROOM;
   if (pieces === null) return WITHOUT_BODY;
   const gathered = new Gathering();
   let refusal: ProxyError | null = null;
+  const reader = pieces.getReader();
+  // A body that stalls ends with its call: the read that is under way ends, too.
+  const leave = () => void reader.cancel(signal.reason).catch(() => {});
+  signal.addEventListener("abort", leave);
   try {
-    for await (const piece of pieces) {
+    while (refusal === null) {
+      signal.throwIfAborted();
+      const { done, value } = await reader.read();
+      if (done) break;
+      const piece = pieceOf(value); // whatever the caller put there
       const room = share.room(limits);
       gathered.push(gathered.length === 0 ? piece.slice() : piece);
       share.hold(piece.length);
       if (gathered.length > limits.maxBodyBytes) refusal = bodyTooLarge(limits.maxBodyBytes);
       else if (piece.length > room) refusal = NO_ROOM;
-      if (refusal !== null) break;
     }
-  } catch {
+    signal.throwIfAborted();
+    if (refusal !== null) leave();
+  } catch (fault) {
     refusal = BODY_BROKE_OFF;
+    onFault(fault);
+    leave();
+  } finally {
+    signal.removeEventListener("abort", leave);
   }
   const body = gathered.bytes;
   const isCopied = refusal === null && needsCopy(body, headers);
@@ -447,6 +461,14 @@ export async function receiveCall(
   if (refusal === null && readable !== "no_room") return { kind: "received", body, readable };
   share.release(body.length);
   return refusal ?? NO_ROOM;
+}
+
+/** A piece of a caller's body, as the runtimes take it. */
+function pieceOf(value: unknown): Bytes {
+  if (value instanceof Uint8Array) return value as Bytes;
+  if (typeof value === "string") return new TextEncoder().encode(value);
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  throw new TypeError("a piece of the request's body is neither bytes nor text");
 }
 
 /** `expected`: bytes that are to be taken off what is expected when all is there. */

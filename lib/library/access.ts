@@ -13,9 +13,19 @@ import type { Fetch } from "./public.ts";
 /** What a call says beside what the engine knows (`dispatcher` of Node, `tls` of Bun), by the fields of its request. */
 export type CallExtras = WeakMap<Headers, Readonly<Record<string, unknown>>>;
 
+/** Every `fetch` that this library has made. */
+export const pooledFetches = new WeakSet<Fetch>();
+const firstFetch = globalThis.fetch;
+
+/** The global `fetch` as it is now. Where somebody has put one of ours there: the one that was there before. */
+export function globalFetch(): Fetch {
+  const { fetch } = globalThis;
+  return pooledFetches.has(fetch) ? firstFetch : fetch;
+}
+
 /** `below`: null: the global `fetch`, as it is at each call. */
 export function accessByFetch(below: Fetch | null, extras: CallExtras): UpstreamAccess {
-  const fetchBelow: Fetch = below ?? ((input, init) => globalThis.fetch(input, init));
+  const fetchBelow: Fetch = below ?? ((input, init) => globalFetch()(input, init));
   const send = (url: string, request: UpstreamRequest) =>
     sendBy(fetchBelow, url, request, extras.get(request.headers));
   return {
@@ -47,8 +57,10 @@ async function sendBy(
   }
 }
 
-/** What every `fetch` undoes by itself. */
-const UNDONE = /^\s*(?:(?:x-)?gzip|deflate|br)\s*(?:,\s*(?:(?:x-)?gzip|deflate|br)\s*)*$/i;
+/** What every `fetch` undoes by itself; Deno's leaves `deflate` as it is (2.9). */
+const UNDONE =
+  typeof Deno === "undefined" ? /^(?:(?:x-)?gzip|deflate|br|[\s,])*$/i : /^(?:(?:x-)?gzip|br|[\s,])*$/i;
+declare const Deno: unknown;
 
 function readable(response: Response): UpstreamResponse {
   const headers = new Headers(response.headers); // those of an answer cannot be changed

@@ -26,6 +26,8 @@ export class Call implements ClientEnd {
   /** What the engine knows of it; null: it has not begun. */
   context: RequestUnderWay | null = null;
   #isStreaming = false;
+  /** What the body of the request broke off with; null: it did not. */
+  #fault: { readonly thrown: unknown } | null = null;
   /** Ends what is there for the caller: the promise, or the body of the answer. */
   #onAbort: (reason: unknown) => void = () => {};
 
@@ -46,13 +48,17 @@ export class Call implements ClientEnd {
     return this.#controller.signal;
   }
 
-  /** The answer, unless the caller's signal comes first: then its reason is thrown, as by every `fetch`. */
+  /**
+   * The answer, unless the caller's signal comes first: then its reason is thrown, as by every `fetch`. So is what the
+   * caller's own body throws.
+   */
   answer(run: () => Promise<Response>): Promise<Response> {
     return new Promise((resolve, reject) => {
       this.#onAbort = reject;
       run().then((response) => {
         if (this.#given?.aborted === true) return reject(this.#given.reason);
         if (!this.#isStreaming) this.#end();
+        if (this.#fault !== null) return reject(this.#fault.thrown);
         resolve(response);
       }, reject);
     });
@@ -75,7 +81,7 @@ export class Call implements ClientEnd {
   timeout(): void {}
 
   receive(request: Request, share: ClientShare, limits: LoadLimits): Promise<Received | ProxyError> {
-    return receiveCall(request, share, limits);
+    return receiveCall(request, share, limits, (thrown) => (this.#fault = { thrown }));
   }
 
   startsToWait(): void {
@@ -110,8 +116,13 @@ function bodyOf(
     end();
     wake();
   };
+  let aborted: { readonly reason: unknown } | null = null;
   // Until somebody reads, nothing here may hold the stream: one that is dropped unread is given up.
-  onAbort(leave);
+  onAbort((reason) => {
+    aborted = { reason };
+    finish();
+    leave();
+  });
   const start = (controller: ReadableStreamDefaultController<Bytes>) => {
     onAbort((reason) => {
       if (isOver) return;
@@ -143,6 +154,7 @@ function bodyOf(
   return new ReadableStream<Bytes>(
     {
       pull(controller) {
+        if (aborted !== null) return controller.error(aborted.reason);
         isWanted = true;
         wake();
         if (isStarted) return;

@@ -104,6 +104,90 @@ describe("a call", () => {
     );
   });
 
+  test("has the words of its status, and takes null for no settings", async () => {
+    await withPool(
+      () => httpAnswer(404, ""),
+      {},
+      async ({ fetch }) => {
+        const response = await fetch(`${URL_OF_SDK}/x`, null as never);
+        expect([response.status, response.statusText]).toEqual([404, "Not Found"]);
+      },
+    );
+  });
+
+  const PIECES: [says: string, piece: unknown, sent: string | null][] = [
+    ["text", "text", "text"],
+    ["an ArrayBuffer", new TextEncoder().encode("buffer").buffer, "buffer"],
+    ["nothing", null, null],
+    ["a number", 7, null],
+  ];
+  test.each(PIECES)(
+    "P22 whose body is a stream of %s is sent or rejected, and leaves nothing behind",
+    async (_, piece, sent) => {
+      await withPool(
+        () => OK,
+        {},
+        async ({ fetch, engine, provider }) => {
+          const body = new ReadableStream({ start: (it) => (it.enqueue(piece), it.close()) });
+          const outcome = await fetch(URL_OF_SDK, { method: "POST", body }).then(
+            ({ status }) => status,
+            (error: unknown) => (error instanceof TypeError ? "TypeError" : "another error"),
+          );
+          expect([outcome, provider.requests[0]?.body.toString() ?? null]).toEqual(
+            sent === null ? ["TypeError", null] : [200, sent],
+          );
+          expect([engine.inFlight, engine.bufferedBytes]).toEqual([0, 0]);
+        },
+      );
+    },
+  );
+
+  test("P6 whose body throws rejects with that, and nothing is sent", async () => {
+    await withPool(
+      () => OK,
+      {},
+      async ({ fetch, engine, provider }) => {
+        const own = new Error("the disk is gone");
+        const body = new ReadableStream({ pull: (it) => it.error(own) });
+        expect(await fetch(URL_OF_SDK, { method: "POST", body }).catch((error: unknown) => error)).toBe(own);
+        expect([engine.inFlight, provider.requests.length]).toEqual([0, 0]);
+      },
+    );
+  });
+
+  test.each(["GET", "HEAD"])(
+    "P36 with %s and a body rejects at once, and no provider is blamed",
+    async (method) => {
+      await withPool(
+        () => OK,
+        {},
+        async ({ fetch, provider }) => {
+          for (let nth = 0; nth < 4; nth++)
+            expect(fetch(URL_OF_SDK, { method, body: "x" })).rejects.toBeInstanceOf(TypeError);
+          expect((await fetch(URL_OF_SDK, CHAT)).status).toBe(200);
+          expect([provider.requests.length, fetch.health().providers[0]?.state]).toEqual([1, "up"]);
+        },
+      );
+    },
+  );
+
+  test("of a pool that stands as the global fetch goes out by the one before it", async () => {
+    await withPool(
+      () => OK,
+      {},
+      async ({ fetch, provider }) => {
+        const before = globalThis.fetch;
+        globalThis.fetch = Object.assign(fetch, { preconnect() {} });
+        try {
+          expect((await globalThis.fetch(URL_OF_SDK, CHAT)).status).toBe(200);
+        } finally {
+          globalThis.fetch = before;
+        }
+        expect(provider.requests).toHaveLength(1);
+      },
+    );
+  });
+
   test("for a URL that is no http goes to the fetch below as it is, and costs no key", async () => {
     const below: unknown[][] = [];
     const fetch = async (...given: unknown[]) => (below.push(given), new Response("below"));
@@ -201,6 +285,59 @@ describe("an aborted signal", () => {
         const call = fetch(URL_OF_SDK, { ...CHAT, signal: AbortSignal.abort() });
         expect(await call.catch((error: Error) => error.name)).toBe("AbortError");
         expect(provider.requests.length).toBe(0);
+      },
+    );
+  });
+
+  test("P22 ends a request body that stalls, and gives back what it took", async () => {
+    await withPool(
+      () => OK,
+      {},
+      async ({ fetch, engine }) => {
+        let cancelledWith: unknown = null;
+        const body = new ReadableStream({
+          start: (it) => it.enqueue(new Uint8Array(1000)),
+          cancel: (reason) => void (cancelledWith = reason),
+        });
+        const controller = new AbortController();
+        const call = fetch(URL_OF_SDK, { method: "POST", body, signal: controller.signal });
+        await until("a part is here", () => engine.bufferedBytes === 1000);
+        const reason = new Error("mine");
+        controller.abort(reason);
+        expect(await call.catch((error: unknown) => error)).toBe(reason);
+        await until("all is given back", () => engine.inFlight === 0 && engine.bufferedBytes === 0);
+        expect(cancelledWith).toBe(reason);
+      },
+    );
+  });
+
+  test.each(["text", "getReader"] as const)(
+    "P22 before the body is read ends it for who reads it then: %s",
+    async (way) => {
+      await withPool(
+        (_, connection) => void connection.write(EVENT_STREAM_HEAD + chunk("data: {}\n\n")),
+        {},
+        async ({ fetch, engine }) => {
+          const controller = new AbortController();
+          const response = await fetch(URL_OF_SDK, { ...CHAT, signal: controller.signal });
+          const reason = new Error("mine");
+          controller.abort(reason);
+          const read = way === "text" ? response.text() : response.body?.getReader().read();
+          expect(await Promise.resolve(read).catch((error: unknown) => error)).toBe(reason);
+          await until("all is given back", () => engine.inFlight === 0);
+        },
+      );
+    },
+  );
+
+  test("that is null takes the place of that of the Request", async () => {
+    await withPool(
+      () => OK,
+      {},
+      async ({ fetch }) => {
+        const request = new Request(URL_OF_SDK, { ...CHAT, signal: AbortSignal.abort() });
+        expect((await fetch(request, { signal: null })).status).toBe(200);
+        expect(fetch(URL_OF_SDK, { signal: {} as never })).rejects.toBeInstanceOf(TypeError);
       },
     );
   });

@@ -2,6 +2,7 @@
  * `createPooledFetch`: the pool in the process of whoever uses it. The engine, the pool, the retry loop and the stream
  * passthrough are the proxy's own; here stands what is around them instead of a server.
  */
+import { STATUS_CODES } from "node:http";
 import { backgroundClock, keepProcessAlive } from "../core/clock.ts";
 import type { Clock } from "../core/clock.ts";
 import type { Log, Observer } from "../core/events.ts";
@@ -14,7 +15,7 @@ import type { Engine, PoolMaker, ServerParts } from "../routing/engine.ts";
 import { RequestContext } from "../routing/request-context.ts";
 import { planRoute } from "../routing/route.ts";
 import type { Route } from "../routing/route.ts";
-import { accessByFetch } from "./access.ts";
+import { accessByFetch, globalFetch, pooledFetches } from "./access.ts";
 import type { CallExtras } from "./access.ts";
 import { Call } from "./call.ts";
 import { readOptions } from "./options.ts";
@@ -57,7 +58,8 @@ export function openPooledFetch(
     tell({ kind, at: clock.wall(), message });
   const log = world.log ?? logOfBugs(notice("bug"));
   const { state } = options;
-  const storage = state === "off" ? null : "file" in state ? fileStorage(state.file) : state;
+  const storage =
+    state === "off" ? null : "file" in state ? fileStorage(state.file, notice("state_failed")) : state;
   const kept = storage === null ? null : new KeptState(storage, clock, notice("state_failed"));
   const loading = kept?.load() ?? null;
   const extras: CallExtras = new WeakMap();
@@ -83,10 +85,12 @@ export function openPooledFetch(
       ready = null;
     }) ?? null;
 
-  const below: Fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init));
-  const pooled = async (input: string | URL | Request, init: RequestInit = {}): Promise<Response> => {
+  const below: Fetch = options.fetch ?? ((input, init) => globalFetch()(input, init));
+  const pooled = async (input: string | URL | Request, given?: RequestInit | null): Promise<Response> => {
+    const init = given ?? {};
     if (!isWebAddress(input)) return below(input, init);
-    const signal = init.signal ?? (input instanceof Request ? input.signal : null);
+    const { signal = input instanceof Request ? input.signal : null } = init;
+    if (signal !== null && !(signal instanceof AbortSignal)) throw new TypeError("signal is no AbortSignal");
     signal?.throwIfAborted();
     const call = new Call(signal, engine);
     const request = requestOf(input, { ...init, signal: call.signal });
@@ -105,7 +109,10 @@ export function openPooledFetch(
         return relay(context, route, engine);
       });
       // The answer to a request says where it is from; SDKs put it into their logs.
-      Object.defineProperty(response, "url", { value: request.url, configurable: true });
+      const { url } = request;
+      const statusText = STATUS_CODES[response.status] ?? "";
+      for (const [name, value] of Object.entries({ url, statusText }))
+        Object.defineProperty(response, name, { value, configurable: true });
       return response;
     } finally {
       letSleep();
@@ -113,6 +120,7 @@ export function openPooledFetch(
     }
   };
 
+  pooledFetches.add(pooled);
   const fetch: PooledFetch = Object.assign(pooled, {
     health: () => healthOf(engine),
     async close() {
@@ -164,7 +172,11 @@ function targetIn(request: Request, { upstreams }: Engine): RequestTarget | null
 /** A body that is a stream needs `duplex`. */
 function requestOf(input: string | URL | Request, init: RequestInit): Request {
   const whole = { duplex: "half" as const, ...init };
-  return input instanceof Request ? new Request(input, whole) : new Request(String(input), whole);
+  const request = input instanceof Request ? new Request(input, whole) : new Request(String(input), whole);
+  // Bun makes such a request, and refuses to send it.
+  if (request.body !== null && (request.method === "GET" || request.method === "HEAD"))
+    throw new TypeError(`a request with the method ${request.method} cannot have a body`);
+  return request;
 }
 
 const OF_STANDARD = new Set([

@@ -45,7 +45,7 @@ export interface ProviderSettings {
    */
   provider?: string | undefined;
   /**
-   * Requests a key may make in any 60 s, `"off"` for no limit of our own, or `"auto"`: learnt from what the provider
+   * Requests a key may make in any 60 s (GET and HEAD do not count), `"off"` for no limit of our own, or `"auto"`: learnt from what the provider
    * announces and refuses. Default: `"auto"`.
    */
   rpm?: number | string | undefined;
@@ -132,8 +132,8 @@ export interface PooledFetchOptions extends ProviderSettings {
   /** Megabytes of all bodies under way together; with more a call gets 503 `overloaded`. Default: 256. */
   maxBufferedMb?: number | string | undefined;
   /**
-   * What outlives the program: `"off"`, the path of a file (JSON, made for you, readable by you alone), or a storage of
-   * your own. Default: `"off"`, and nothing is written.
+   * What outlives the program: `"off"`, the path of a file (JSON, made for you, readable by you alone, for one pool at a
+   * time), or a storage of your own. Default: `"off"`, and nothing is written.
    */
   state?: string | StateStorage | undefined;
   /**
@@ -141,7 +141,10 @@ export interface PooledFetchOptions extends ProviderSettings {
    * ignored.
    */
   onEvent?: ((event: PoolEvent) => unknown) | undefined;
-  /** The `fetch` that requests go out by. Default: the global one, as it is at each call. */
+  /**
+   * The `fetch` that requests go out by. Default: the global one, as it is at each call; where a pool's own stands there,
+   * the one that was there when this module was loaded.
+   */
   fetch?: Fetch | undefined;
 }
 

@@ -40,6 +40,16 @@ describe("a state", () => {
     expect(told).toEqual([]);
   });
 
+  test("that cannot be saved in time holds up nobody who closes it", async () => {
+    const { clock, state, told } = keep({ load: () => null, save: () => new Promise(() => {}) });
+    state.load();
+    state.saveKey("default", "k1", () => ({}));
+    const closing = state.close();
+    await clock.advance(5000);
+    await closing;
+    expect(told).toEqual(["The state was not saved within 5 s."]);
+  });
+
   test("comes back as it was saved, what has not changed since included", async () => {
     let text = "";
     const storage = { load: () => text, save: (json: string) => void (text = json) };
@@ -134,7 +144,7 @@ describe("a state in a file", () => {
 
   test("is made for its owner alone, whole or not at all", async () => {
     await inFolder(async (path, folder) => {
-      const { state, told } = keep(fileStorage(path));
+      const { state, told } = keep(fileStorage(path, () => {}));
       state.load();
       state.saveKey("default", "k1", () => ({}));
       await state.close();
@@ -147,7 +157,7 @@ describe("a state in a file", () => {
   test("P33 that is broken is set aside, and one is begun anew", async () => {
     await inFolder(async (path, folder) => {
       writeFileSync(path, '{"keywheel":1,"ke');
-      const { state, told } = keep(fileStorage(path));
+      const { state, told } = keep(fileStorage(path, () => {}));
       state.load();
       state.saveKey("default", "k1", () => ({}));
       await state.close();
@@ -156,10 +166,27 @@ describe("a state in a file", () => {
     });
   });
 
+  test("that another pool writes, too, is told of once", async () => {
+    await inFolder(async (path) => {
+      const told: string[] = [];
+      const one = fileStorage(path, (message) => told.push(message));
+      one.load();
+      await one.save("1");
+      await one.save("2");
+      expect(told).toEqual([]);
+      await fileStorage(path, () => {}).save("3");
+      await one.save("4");
+      await fileStorage(path, () => {}).save("5");
+      await one.save("6");
+      expect(told).toEqual([expect.stringContaining("another pool")]);
+      expect(readFileSync(path, "utf8")).toBe("6");
+    });
+  });
+
   test("that is a database of the proxy's stays as it is", async () => {
     await inFolder(async (path, folder) => {
       writeFileSync(path, "SQLite format 3\0…");
-      const { state, told } = keep(fileStorage(path));
+      const { state, told } = keep(fileStorage(path, () => {}));
       state.load();
       state.saveKey("default", "k1", () => ({}));
       await state.close();

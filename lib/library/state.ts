@@ -17,6 +17,8 @@ import type { StateStorage } from "./public.ts";
 const SAVE_EVERY_MS = 1000;
 /** How long calls wait for what was stored. */
 const LOAD_WITHIN_MS = 5000;
+/** How long `close` waits for the last saving. */
+const SAVE_WITHIN_MS = 5000;
 /** The layout of the text: one of a later layout is not understood. */
 const LAYOUT = 1;
 
@@ -26,20 +28,35 @@ export interface KeepingStorage extends StateStorage {
   setAside?(now: string): string;
 }
 
-/** A file as a storage: there is never half of one, and nobody else may read it. */
-export function fileStorage(path: string): KeepingStorage {
+/**
+ * A file as a storage: there is never half of one, and nobody else may read it. `tell`: told once where another pool
+ * writes it, too.
+ */
+export function fileStorage(path: string, tell: (message: string) => void): KeepingStorage {
+  /** As it was read or written last; null: it is not there. */
+  let known: string | null = null;
+  let isTold = false;
+  const read = () => {
+    try {
+      return readFileSync(path, "utf8");
+    } catch (error) {
+      if (codeOf(error) === "ENOENT") return null;
+      throw error;
+    }
+  };
   return {
-    load() {
-      try {
-        return readFileSync(path, "utf8");
-      } catch (error) {
-        if (codeOf(error) === "ENOENT") return null;
-        throw error;
-      }
-    },
+    load: () => (known = read()),
     async save(json) {
+      const found = read();
+      if (found !== known && found !== null && !isTold) {
+        isTold = true;
+        tell(
+          `The file ${path} is written by another pool, too, and each undoes what the other has kept. Give each a file of its own.`,
+        );
+      }
       await writeFile(`${path}.new`, json, { mode: 0o600 });
       await rename(`${path}.new`, path);
+      known = json;
     },
     setAside(now) {
       // A proxy may be at work with it.
@@ -206,11 +223,15 @@ export class KeptState implements Keeper, OwnerKeeper {
     }
   }
 
-  /** Saves what is left. What changes later (answers that go on) is saved at once. */
+  /** Saves what is left, if that can be done in time. What changes later (answers that go on) is saved at once. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#cancel?.();
-    await this.flush();
+    const { promise: isLate, resolve } = deferred<"late">();
+    const cancel = this.#clock.after(SAVE_WITHIN_MS, () => resolve("late"));
+    const ending = await Promise.race([this.flush(), isLate]);
+    cancel();
+    if (ending === "late") this.#tell(`The state was not saved within ${SAVE_WITHIN_MS / 1000} s.`);
   }
 }
 
