@@ -84,7 +84,7 @@ import type { PoolLink, PoolParts, SharedPoolDependencies } from "./lib/pool/sha
 import { authHeader } from "./lib/providers/catalog.ts";
 import type { Budgets } from "./lib/providers/rate-limit-headers.ts";
 import type { Abandoned, NoKey, Outcome, Setback, Unreachable, Verdict } from "./lib/providers/verdict.ts";
-import { modelsAnswer } from "./lib/routing/all-models.ts";
+import { ModelLists } from "./lib/routing/all-models.ts";
 import { clientsOf, createEngine, reconfigure } from "./lib/routing/engine.ts";
 import type { BodySink, ClientEnd, Dependencies, Engine, PoolMaker, Upstream } from "./lib/routing/engine.ts";
 import { asksForModels, listingRoutes } from "./lib/routing/model-list.ts";
@@ -479,27 +479,31 @@ async function relay(context: RequestContext, route: Route, engine: Engine): Pro
     keepForwarded(context.headers, USER_AGENT, engine.config.access);
     if (received.kind === "refused") return refuse(received, context, engine);
     context.setBody(received);
-    const listsAll = engine.config.models === "all" && route.mayLeadElsewhere;
-    const listed = listsAll
-      ? await modelsAnswer(context, engine, engine.clientLimiter.mayUse(context))
-      : null;
+    const { clientLimiter, config, sharing, upstreams } = engine;
+    const lists = config.models === "all" && route.mayLeadElsewhere ? engine.modelLists : null;
+    const listed =
+      lists && (await lists.answer(context, config.routes, upstreams, clientLimiter.mayUse(context)));
     if (listed !== null) {
-      addCors(listed.headers, context.origin, engine.config.corsOrigins);
+      addCors(listed.headers, context.origin, config.corsOrigins);
       return context.finish(200, "served", listed);
     }
-    const { clientLimiter, sharing } = engine;
     const reserved =
       sharing === null ? clientLimiter.admit(context) : await clientLimiter.admitShared(context, sharing);
     if ("kind" in reserved) return refuse(reserved, context, engine);
     context.reservation = reserved;
-    const namedTarget = (model: string) => engine.modelLists.targetOf(model, engine.upstreams);
-    const hops = hopsOf(context, route, engine.config, engine.upstreams, listsAll ? namedTarget : null);
+    const hops = hopsOf(
+      context,
+      route,
+      config,
+      upstreams,
+      lists && ((model) => lists.targetOf(model, upstreams)),
+    );
     if (sharing !== null && hops.length > 1)
       for (const { upstream } of hops) await context.lookUpOwners(upstream, sharing);
     const hopsLeft = context.hopsToOwner(hops);
     context.listsModels =
       route.mayLeadElsewhere &&
-      engine.config.routes.length > 0 &&
+      config.routes.length > 0 &&
       asksForModels(context.method, context.target.path);
     for (const [index, { upstream, model }] of hopsLeft.entries()) {
       context.setTargetModel(model);
@@ -1112,6 +1116,7 @@ export function startProxy(config: Config, dependencies: Dependencies): Listenin
     metrics: new Metrics(),
     clientLimiter: new ClientLimiter(clock, sharing === null ? keeper : null, sharing),
     namedModelsOf,
+    modelLists: new ModelLists(clock),
   };
   const engine = createEngine(config, VERSION, newPool, accessByBun(), {
     ...dependencies,

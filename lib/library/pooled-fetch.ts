@@ -228,6 +228,7 @@ const NO_CLIENTS: ServerParts = {
     reportOf: () => null,
   },
   namedModelsOf: () => null,
+  modelLists: null,
 };
 
 /** Who uses the library has `onEvent`: of what the proxy logs only bugs are told. */

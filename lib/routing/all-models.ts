@@ -110,6 +110,33 @@ export class ModelLists {
     return isOthers ? null : { upstream, model: own };
   }
 
+  /**
+   * The answer to a request for the list of models, in the words of the client's API: names of `ROUTES` first, then what
+   * `mayUse` leaves of all others. Also to a request for one model, where the default provider does not know it. Null: it
+   * asks for something else.
+   */
+  async answer(
+    { method, target, api }: ListRequest,
+    named: Config["routes"],
+    upstreams: readonly ListingUpstream[],
+    mayUse: (model: string) => boolean,
+  ): Promise<Response | null> {
+    const [, isCompatible, wanted] = ASKS.exec(target.path) ?? [];
+    if (method !== "GET" || !ASKS.test(target.path)) return null;
+    const isGoogle = api === "google" || /^\/v1(?:alpha|beta)\//.test(target.path);
+    const words = isCompatible === undefined && isGoogle ? "google" : api === "google" ? "openai" : api;
+    const routes = named.flatMap(({ name, isPattern }) => (isPattern ? [] : [name])).filter(mayUse);
+    const one = wanted === undefined ? null : unescaped(wanted);
+    if (one !== null && !routes.includes(one) && this.targetOf(one, upstreams) === null) return null;
+    const listed = (await this.all(upstreams.filter((upstream) => speaks(words, upstream)))).filter(
+      ({ name }) => mayUse(name) && !routes.includes(name),
+    );
+    const all = [...routes.map((name) => ({ name, entry: null })), ...listed];
+    if (one === null) return Response.json(modelList(all, words), { headers: NOT_KEPT });
+    const found = all.find(({ name }) => name === one);
+    return found === undefined ? null : Response.json(modelEntry(found, words), { headers: NOT_KEPT });
+  }
+
   #knows(upstream: ListingUpstream, name: string): boolean {
     return this.#lists.get(idOf(upstream))?.models.has(name) ?? false;
   }
@@ -212,39 +239,6 @@ export interface ListRequest {
   readonly method: string;
   readonly target: { readonly path: string };
   readonly api: ClientApi;
-}
-
-/** What it is made of. */
-export interface ListSources {
-  readonly config: Pick<Config, "routes">;
-  readonly upstreams: readonly ListingUpstream[];
-  readonly modelLists: ModelLists;
-}
-
-/**
- * The answer to a request for the list of models, in the words of the client's API: names of `ROUTES` first, then what
- * `mayUse` leaves of all others. Also to a request for one model, where the default provider does not know it. Null: it
- * asks for something else.
- */
-export async function modelsAnswer(
-  { method, target, api }: ListRequest,
-  { config, upstreams, modelLists }: ListSources,
-  mayUse: (model: string) => boolean,
-): Promise<Response | null> {
-  const [, isCompatible, wanted] = ASKS.exec(target.path) ?? [];
-  if (method !== "GET" || !ASKS.test(target.path)) return null;
-  const isGoogle = api === "google" || /^\/v1(?:alpha|beta)\//.test(target.path);
-  const words = isCompatible === undefined && isGoogle ? "google" : api === "google" ? "openai" : api;
-  const routes = config.routes.flatMap(({ name, isPattern }) => (isPattern ? [] : [name])).filter(mayUse);
-  const one = wanted === undefined ? null : unescaped(wanted);
-  if (one !== null && !routes.includes(one) && modelLists.targetOf(one, upstreams) === null) return null;
-  const listed = (await modelLists.all(upstreams.filter((upstream) => speaks(words, upstream)))).filter(
-    ({ name }) => mayUse(name) && !routes.includes(name),
-  );
-  const all = [...routes.map((name) => ({ name, entry: null })), ...listed];
-  if (one === null) return Response.json(modelList(all, words), { headers: NOT_KEPT });
-  const found = all.find(({ name }) => name === one);
-  return found === undefined ? null : Response.json(modelEntry(found, words), { headers: NOT_KEPT });
 }
 
 const NOT_KEPT = { "cache-control": "no-store" };

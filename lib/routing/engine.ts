@@ -26,7 +26,7 @@ import { accountName } from "../pool/key.ts";
 import type { Keeper, KeyPool } from "../pool/key.ts";
 import type { OwnerShelf, SharedPoolDependencies, Sharing } from "../pool/sharing.ts";
 import { HeaderSampler } from "../providers/rate-limit-headers.ts";
-import { ModelLists } from "./all-models.ts";
+import type { ModelLists } from "./all-models.ts";
 import { ResourceOwners, isOfTurn } from "./resource-owners.ts";
 import type { OwnedId, OwnerKeeper } from "./resource-owners.ts";
 
@@ -122,6 +122,7 @@ export type EngineLimiter = Pick<
 export interface ServerParts {
   readonly metrics: EngineMetrics;
   readonly clientLimiter: EngineLimiter;
+  readonly modelLists: ModelLists | null;
   readonly namedModelsOf: ModelReader;
 }
 
@@ -147,8 +148,8 @@ export interface Engine {
   /** Tells everybody who wants to know of finished requests and changes of keys. */
   readonly observer: Required<Observer>;
   readonly metrics: EngineMetrics;
-  /** The models of all providers. */
-  readonly modelLists: ModelLists;
+  /** The models of all providers; null: nobody asks for them. */
+  readonly modelLists: ModelLists | null;
   /** Which account owns which files, threads and stored answers (P35). */
   readonly owners: ResourceOwners;
   readonly keyChecker: KeyChecker;
@@ -205,6 +206,7 @@ export function createEngine(
     metrics,
     clientLimiter,
     namedModelsOf,
+    modelLists,
     observers = [],
     keeper = null,
     sharing = null,
@@ -234,7 +236,7 @@ export function createEngine(
     keyChecker,
     clientLimiter,
     namedModelsOf,
-    modelLists: new ModelLists(clock),
+    modelLists,
     openAdmin: null,
     underWay: new Set(),
     observe: (another) => all.push(another),
@@ -259,7 +261,7 @@ export function createEngine(
 /** Goes by another configuration from now on. Requests under way end as they began; keys that stay keep their state. */
 export function reconfigure(engine: Engine, config: Config): void {
   engine.upstreams = upstreamsOf(config, engine.upstreams, engine);
-  engine.modelLists.follow(engine.upstreams);
+  engine.modelLists?.follow(engine.upstreams);
   engine.clocks.follow(config);
   engine.clientLimiter.follow(config.clientLimits, config.clientZone);
   engine.log.setLevel(config.logLevel);
