@@ -176,9 +176,12 @@ describe("P37 what an error quotes from the request", () => {
     const text = 'flagged: "never said before" '.repeat(280);
     const timeOf = (megabytes: number) => {
       const body = bytes(unit.repeat((megabytes * 1024 * 1024) / 24));
-      const before = performance.now();
-      withoutQuotes(text, { model: "m", body });
-      return performance.now() - before;
+      const times = [1, 2, 3].map(() => {
+        const before = performance.now();
+        withoutQuotes(text, { model: "m", body });
+        return performance.now() - before;
+      });
+      return Math.min(...times); // a busy machine makes one of them slow, not all
     };
     timeOf(1);
     expect(timeOf(32)).toBeLessThan(150);
