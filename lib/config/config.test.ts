@@ -79,6 +79,7 @@ describe("without any setting but a key, the configuration", () => {
         timezone: null,
         strategy: "round-robin",
         recognisedBy: null,
+        isAssumed: true,
         upstreamProxy: null,
         disabled: false,
       },

@@ -47,6 +47,8 @@ export interface ProviderConfig {
   baseUrl: URL;
   /** How the keys begin, where that told whose they are (and nothing else was set); null: it did not have to. */
   recognisedBy: string | null;
+  /** Nothing tells whose the keys are: the default address was taken. */
+  isAssumed: boolean;
   /** Through which requests, checks and connect tests go; null: none. */
   upstreamProxy: UpstreamProxy | null;
   keys: ConfiguredKey[];
@@ -162,7 +164,7 @@ function readKeys(reader: SettingsReader, prefix: string | null, fileOf: FileOf)
 }
 
 /** Where a provider is and how it speaks. */
-type WhereItIs = Pick<ProviderConfig, "dialect" | "baseUrl" | "recognisedBy">;
+type WhereItIs = Pick<ProviderConfig, "dialect" | "baseUrl" | "recognisedBy" | "isAssumed">;
 
 /** Null where it cannot be told, which is then a problem. */
 function readUpstream(
@@ -194,7 +196,8 @@ function readUpstream(
   if (baseUrl === null || isMisread) return null;
   const byHost = dialectFromUrl(baseUrl);
   const dialect = chosen ?? (byHost === "generic" ? (named ?? byHost) : byHost);
-  return { dialect, baseUrl, recognisedBy: null };
+  const isAssumed = fallback !== null && !reader.has(urlName);
+  return { dialect, baseUrl, recognisedBy: null, isAssumed };
 }
 
 /** Whose the keys are by how they begin, where nothing else says it. Null: of several providers, which is a problem. */
@@ -227,7 +230,7 @@ function recognise(reader: SettingsReader, keys: readonly ConfiguredKey[]): Wher
       `API_KEYS: ${strangers} of ${keys.length} keys ${strangers === 1 ? "does" : "do"} not begin with ${prefix}, and all are sent to ${dialect}. If that is right, set PROVIDER=${dialect}; else put the others into a list of their own (NAME_API_KEYS).`,
     );
   }
-  return { dialect, baseUrl: new URL(address), recognisedBy: prefix };
+  return { dialect, baseUrl: new URL(address), recognisedBy: prefix, isAssumed: false };
 }
 
 /** A key goes to no company that it is not from (P39). What is behind an unknown host (a gateway) cannot be told. */

@@ -23,6 +23,7 @@ interface ReloadSetup {
   readonly reloader: Reloader;
   /** Connections whose request has come and is not answered: those of key-slow. */
   readonly held: RawConnection[];
+  readonly path: string;
   write(lines: string): void;
   /** Writes beside, and renames over it, as editors do. */
   replace(lines: string): void;
@@ -61,6 +62,7 @@ async function withReloader(
       proxy,
       reloader,
       held,
+      path,
       write,
       replace(lines) {
         writeFileSync(`${path}.new`, `${common}${lines}\n`);
@@ -109,6 +111,27 @@ describe("settings that change while the proxy runs (P32)", () => {
       expect([reloader.problems, await pool()]).toEqual([[], "[0]:ready"]);
     });
   });
+
+  test.each([
+    ["of no known shape", "key-cold,key-good", "mistral", "api.mistral.ai"],
+    ["that begin like somebody's", "gsk_0123456789abcdefghij0123456789,key-good", "groq", "api.groq.com"],
+  ])(
+    "P32 P39 of which only half is there do not send keys to a host that no setting names: keys %s",
+    async (_, keys, provider, host) => {
+      await withReloader(async ({ reloader, proxy, path, write, said }) => {
+        const before = proxy.engine.upstreams[0].config.baseUrl.href;
+        writeFileSync(path, `HOST=127.0.0.1\nAPI_KEYS=${keys}\n`);
+        expect(await reloader.reload()).toMatchObject({ ok: false });
+        expect(proxy.engine.upstreams[0].config.baseUrl.href).toBe(before);
+        expect(said()).toContain("No setting says any more where the keys in API_KEYS belong");
+        write(`API_KEYS=${keys}`);
+        expect(await reloader.reload()).toMatchObject({ ok: true });
+        writeFileSync(path, `HOST=127.0.0.1\nAPI_KEYS=${keys}\nPROVIDER=${provider}\n`);
+        expect(await reloader.reload()).toMatchObject({ ok: true });
+        expect(proxy.engine.upstreams[0].config.baseUrl.host).toBe(host);
+      }, keys);
+    },
+  );
 
   test("P32 cancel nothing: a request whose key was removed is answered", async () => {
     await withReloader(async ({ proxy, reloader, write, pool, held }) => {

@@ -67,10 +67,11 @@ export class Reloader {
     const { places, log, apply } = this.#options;
     const loaded = await loadConfig(places);
     await this.#watch.watch(loaded.watched);
-    if (!loaded.ok) {
-      this.#problems = loaded.problems;
-      for (const problem of loaded.problems) log.line("error", "reload_refused", { problem });
-      return { ok: false, problems: loaded.problems };
+    const problems = loaded.ok ? movedKeys(this.#config, loaded.config) : loaded.problems;
+    if (!loaded.ok || problems.length > 0) {
+      this.#problems = problems;
+      for (const problem of problems) log.line("error", "reload_refused", { problem });
+      return { ok: false, problems };
     }
     const { lines, needRestart } = changesOf(this.#config, loaded.config);
     const isNews = (warning: string) => !this.#warnings.includes(warning);
@@ -88,6 +89,24 @@ export class Reloader {
   close(): void {
     this.#watch.close();
   }
+}
+
+/**
+ * Keys that would go to another host than before, which no setting names: half of a file may have been read, and its
+ * address be still to come. A problem for each provider.
+ */
+function movedKeys(before: Config, after: Config): string[] {
+  return after.providers.flatMap(({ name, baseUrl, keys, recognisedBy, isAssumed }) => {
+    const old = before.providers.find((provider) => provider.name === name);
+    const isNamed = recognisedBy === null && !isAssumed;
+    const wasNamed = old !== undefined && old.recognisedBy === null && !old.isAssumed;
+    if (isNamed || !wasNamed || old.baseUrl.host === baseUrl.host) return [];
+    const ids = new Set(old.keys.map(({ secret }) => secret.id));
+    if (!keys.some(({ secret }) => ids.has(secret.id))) return [];
+    return [
+      `No setting says any more where the keys in API_KEYS belong: they would go from ${old.baseUrl.host} to ${baseUrl.host}. Set TARGET_BASE_URL or PROVIDER, or restart the proxy.`,
+    ];
+  });
 }
 
 // ------------------------------------------------------------------- what is other than before
@@ -163,7 +182,8 @@ function linesOf(before: ProviderConfig, after: ProviderConfig): string[] {
   if (stayed(old, now) !== stayed(now, old)) lines.push(`${name}: keys reordered`);
   const settings = Object.keys(after).filter(
     // How an address came about is no change of its own.
-    (field): field is keyof ProviderConfig => field !== "keys" && field !== "recognisedBy",
+    (field): field is keyof ProviderConfig =>
+      field !== "keys" && field !== "recognisedBy" && field !== "isAssumed",
   );
   const others = settings.filter((field) => !isSame(before[field], after[field]));
   if (others.length > 0) lines.push(`${name}: ${others.map(variableOf).join(", ")} changed`);

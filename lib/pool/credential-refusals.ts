@@ -63,8 +63,8 @@ export class CredentialRefusals {
       this.#disable(key, said, now);
       return NONE_REFUSED;
     }
-    const hasOther = this.#penalties.hasOtherReady(key, now);
-    const undo = this.#penalties.doubt(key, said, !certain, now);
+    const hasOther = this.#penalties.hasOtherReady(lease, now);
+    const undo = this.#penalties.doubt(lease, said, !certain, now);
     const refusal = { key, account: key.account, need, said, certain, at: now, undo };
     const isConfirmed = this.#isConfirmed(refusal);
     const alike = this.#note(refusal);

@@ -170,9 +170,10 @@ export class Penalties {
    * A key that may be invalid cools until it is known, unless no other is ready. `isTold`: others are told, so that it is
    * checked. Returns what takes that back.
    */
-  doubt(key: Key, said: string, isTold: boolean, now: number): () => void {
+  doubt(lease: Lease, said: string, isTold: boolean, now: number): () => void {
+    const { key } = lease;
     const { selector, tell } = this.#context;
-    if (!this.hasOtherReady(key, now)) return () => {};
+    if (!this.hasOtherReady(lease, now)) return () => {};
     const { account } = key;
     const { cooldown } = account;
     const { cooldownMs, maxCooldownMs } = this.rules;
@@ -188,10 +189,19 @@ export class Penalties {
     };
   }
 
-  /** Whether a key of another account could be asked. */
-  hasOtherReady({ account }: Key, now: number): boolean {
-    const isReady = (other: Key) => isInUse(other) && (other.account.cooldown?.until ?? 0) <= now;
-    return this.#context.selector.keys.some((other) => other.account !== account && isReady(other));
+  /** Whether a key of another account could be asked for the same. */
+  hasOtherReady({ key: { account }, need }: Lease, now: number): boolean {
+    const { selector } = this.#context;
+    const isReady = (other: Key) => {
+      const limits = selector.limitsFor(need, other.account);
+      const readyAt = Math.max(
+        other.account.cooldown?.until ?? 0,
+        limits?.cooldown?.until ?? 0,
+        limits?.deniedUntil ?? 0,
+      );
+      return isInUse(other) && readyAt <= now;
+    };
+    return selector.keys.some((other) => other.account !== account && isReady(other));
   }
 
   /** Whether a key is in use that this request has not been refused with, though it may not be ready. */

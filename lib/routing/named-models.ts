@@ -31,7 +31,10 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
   const model = modelOfPath(path);
   const plainPath = unescaped(path.replaceAll(/%2f/gi, "%252F")); // a slash within a name stays one
   const inPath = model ?? modelOfPath(plainPath) ?? otherModelOfPath(plainPath);
-  if (inPath !== null) return { all: [unescaped(inPath)], model: bounded(model) };
+  if (inPath !== null) {
+    const ofBatch = path.includes(":batch") && body !== null ? modelsOfRequests(body) : [];
+    return ofBatch && { all: [unescaped(inPath), ...ofBatch], model: bounded(model) };
+  }
   if (body === null) return { all: [], model: null };
   const boundary = boundaryOf(contentType);
   if (boundary !== null) {
@@ -63,6 +66,11 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
       if (listed > MOST_MODELS_NAMED) return null;
       others.add(list.text() ?? "");
     }
+    if (lower !== undefined && HOLDERS_OF_MODEL.has(lower)) {
+      const inner = JsonCursor.ofObject(body, fields.valueStart);
+      while (inner?.next()) if (inner.isNamed("model")) others.add(inner.text() ?? "");
+      if (inner?.hasGivenUp) return null;
+    }
     if (lower === "requests") {
       const ofBatch = modelsOfBatch(body, fields.valueStart);
       if (ofBatch === null) return null;
@@ -77,8 +85,25 @@ function modelsNamedIn({ path, contentType, body }: Naming): NamedModels | null 
   return { all: last === null ? [...others] : [last, ...others], model: bounded(last) };
 }
 
+/** Parts of a body in which a model may stand: OpenAI's realtime sessions and evals. */
+const HOLDERS_OF_MODEL: ReadonlySet<string> = new Set(["session", "data_source"]);
+
 /** Where a request of a batch says what it asks for: Anthropic's, Mistral's, Gemini's. */
 const PARTS_OF_BATCH: ReadonlySet<string> = new Set(["params", "body", "request"]);
+
+const NO_MODELS: ReadonlySet<string> = new Set();
+
+/** Those that the requests of Gemini's `:batchEmbedContents` name, beside the path: `models/pro`. */
+function modelsOfRequests(body: Bytes): readonly string[] | null {
+  const named = new Set<string>();
+  const fields = JsonCursor.ofObject(body, 0);
+  while (fields?.next()) {
+    const ofBatch = fields.isNamed("requests") ? modelsOfBatch(body, fields.valueStart) : NO_MODELS;
+    if (ofBatch === null) return null;
+    for (const name of ofBatch) named.add(name.replace(/^models\//, ""));
+  }
+  return fields?.hasGivenUp ? null : [...named];
+}
 
 /** The models of a list of requests (`/v1/messages/batches`); null: they are more than anybody looks at. */
 function modelsOfBatch(body: Bytes, start: number): ReadonlySet<string> | null {

@@ -134,6 +134,27 @@ describe("the models that a client's limits look at", () => {
       '{"requests":[{"Model":"a"},1,null,{"request":{"model":"b"}}]}',
       ["a", "b"],
     ],
+    [
+      "are those of Gemini's batch, and the one of its path",
+      "/v1beta/models/pro:batchEmbedContents",
+      JSON_TYPE,
+      '{"requests":[{"model":"models/pro"},{"model":"models/other"}]}',
+      ["pro", "pro", "other"],
+    ],
+    [
+      "are that of a session",
+      "/v1/realtime/client_secrets",
+      JSON_TYPE,
+      '{"session":{"type":"realtime","model":"m"}}',
+      ["m"],
+    ],
+    [
+      "are that of an eval's run",
+      "/v1/evals/e/runs",
+      JSON_TYPE,
+      '{"name":"a","data_source":{"type":"completions","model":"m"}}',
+      ["m"],
+    ],
     ["are none of a batch that is none", "/v1/x", JSON_TYPE, '{"requests":{"model":"a"},"model":"m"}', ["m"]],
     ["are none in a list that is none", "/v1/chat/completions", JSON_TYPE, '{"models":"a"}', []],
     [

@@ -15,6 +15,9 @@ const error = (status: number, message: string, code: string | null = null) =>
   httpAnswer(status, JSON.stringify({ error: { message, type: "error", code } }));
 const BUSY = error(503, "The engine is warming up.");
 const INVALID = error(401, "Incorrect API key provided.", "invalid_api_key");
+const LIMITED = httpAnswer(429, '{"error":{"message":"Rate limit reached for model full"}}', {
+  "retry-after": "60",
+});
 const MINUTE_MS = 60_000;
 
 interface Scene extends Stage {
@@ -141,6 +144,28 @@ describe("a model that fails", () => {
       async (stand) => {
         for (let nth = 0; nth < 8; nth++) await stand.ask("one");
         expect(pausedMs(stand)).toBeGreaterThan(0);
+      },
+    );
+  });
+});
+
+describe("the last key that can serve a model", () => {
+  test("P36 P12 stays in use when one request is refused as if it were invalid, and the client gets that", async () => {
+    let isPoison = false;
+    await scene(
+      ({ method, key }, model) => {
+        if (method === "GET") return httpAnswer(200, '{"data":[]}'); // what a check gets
+        if (model === "full" && key !== "key-0-canary") return LIMITED;
+        return isPoison ? INVALID : SERVED;
+      },
+      { STRATEGY: "lru" },
+      async (stand) => {
+        for (let nth = 0; nth < 4; nth++) expect(await stand.ask("full")).toBe(200);
+        isPoison = true;
+        expect(await stand.ask("full")).toBe(401);
+        isPoison = false;
+        expect(await stand.ask("full")).toBe(200);
+        expect(await stand.states()).toBe("ready ready ready");
       },
     );
   });
