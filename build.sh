@@ -119,8 +119,9 @@ if [ -n "$host_file" ]; then
   exit
 fi
 
-# The npm package: one file of JavaScript without comments, white space and long names, its types, which are lib/library/public.ts as it is, and its README. Whatever only the program needs is not in it: nothing
-# of that is reached from createPooledFetch.
+# The npm package: one file of JavaScript without comments, white space and long names; its types, which are
+# lib/library/public.ts as it is; and its README. Whatever only the program needs is not in it: nothing of that is reached
+# from createPooledFetch.
 build_library() {
   local entry
   rm -rf "$library_dir"

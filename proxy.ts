@@ -3,8 +3,8 @@
  * keywheel: stands between LLM agents and their provider, holds a pool of API keys, and hides rate limits.
  *
  * The path of a request: `handle` (section 4) lets it in, `relay` (section 2) reads its body and finds its targets,
- * `tryKeys` leases keys and tries until there is an answer, `attempt` (section 3) asks upstream once, `passThrough` hands
- * the answer on. Facts (verdicts), decisions (`decide`) and effects are kept apart. lib/README.md has the map.
+ * `tryKeys` leases keys and tries until there is an answer, `attempt` (section 3) asks upstream once, `passThrough`
+ * hands the answer on. Facts (verdicts), decisions (`decide`) and effects are kept apart. lib/README.md has the map.
  */
 import { free } from "#runtime";
 import { EXIT_FINE, EXIT_USAGE, USAGE, parseCommand } from "./lib/cli/args.ts";
@@ -833,7 +833,9 @@ function addOurFields(headers: Headers, context: RequestContext, engine: Engine)
   addCors(headers, context.origin, engine.config.corsOrigins);
 }
 
-/** One answer on its way to the client: every chunk as it came; a stream that was cut never ends as if it were whole. */
+/**
+ * One answer on its way to the client: every chunk as it came; a stream that was cut never ends as if it were whole.
+ */
 class StreamPassthrough {
   readonly #answer: StreamedResponse;
   readonly #timeouts: AttemptTimeouts;
@@ -951,8 +953,8 @@ class StreamPassthrough {
   }
 
   /**
-   * Frees a large chunk at once. It is copied by now (`copiesPieces`), and nothing else refers to it. Left to the collector, the
-   * chunks of many slow readers would add up.
+   * Frees a large chunk at once. It is copied by now (`copiesPieces`), and nothing else refers to it. Left to the
+   * collector, the chunks of many slow readers would add up.
    */
   #free(chunk: Bytes): void {
     const isOurs =

@@ -522,8 +522,8 @@ function heldUpMs(id: string): number {
 }
 
 /**
- * Reads one endless stream, and says by how much its longest gap was longer than the events are apart, the time left out
- * in which other processes held up the proxy.
+ * Reads one endless stream, and says by how much its longest gap was longer than the events are apart, the time left
+ * out in which other processes held up the proxy.
  */
 function beWitness(): void {
   let last = { at: 0, heldUpMs: 0 };

@@ -6,8 +6,8 @@
  *   bun bench/many.ts --server PATH        with this server
  *   bun bench/many.ts exact faults         only these parts
  *
- * `bench/install-redis.sh` installs a server. Without one this says so, and is no failure. Exit code 1 where a promise is
- * not kept.
+ * `bench/install-redis.sh` installs a server. Without one this says so, and is no failure. Exit code 1 where a promise
+ * is not kept.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -127,7 +127,9 @@ class RedisServer {
   }
 }
 
-/** Between the proxies and the server, as a name that leads to it: holds back what comes from there, or leads elsewhere. */
+/**
+ * Between the proxies and the server, as a name that leads to it: holds back what comes from there, or leads elsewhere.
+ */
 function startDelay(target: number): {
   port: number;
   delayMs: number;

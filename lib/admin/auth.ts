@@ -3,8 +3,8 @@
  *
  * A session has two halves of 32 random bytes: a cookie that scripts cannot read and other sites cannot send, and a key
  * that the page keeps and sends along. A cookie also goes to other ports of the same host, so whoever listens there
- * gets one half only. Hashes of both are kept, in memory, so a restart ends a session. No header is trusted to say where
- * a request came from.
+ * gets one half only. Hashes of both are kept, in memory, so a restart ends a session. No header is trusted to say
+ * where a request came from.
  */
 import { keepNewest } from "../core/bounded.ts";
 import { HOUR_MS } from "../core/clock.ts";
@@ -71,7 +71,9 @@ const MOST_BROWSERS = 64;
 const KNOWN_BROWSER = "_browser";
 const KNOWN_BROWSER_SEC = 365 * 86_400;
 
-/** What reverse proxies add. They are not believed: they only keep apart who came through one from who came directly. */
+/**
+ * What reverse proxies add. They are not believed: they only keep apart who came through one from who came directly.
+ */
 const FORWARDED_FIELDS = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
 
 export class AdminAuth {

@@ -2,8 +2,8 @@
  * Changes one setting in an env file and nothing else, so that the file stays the one truth.
  *
  * Text in, text out: comments, order, spelling, line ends and every other line stay as somebody wrote them. Each
- * edit is read again by the parser of `lib/config/env-file.ts` before it counts; one that would not read back as meant is
- * refused. The file is replaced whole or not at all. No reason shows a value.
+ * edit is read again by the parser of `lib/config/env-file.ts` before it counts; one that would not read back as meant
+ * is refused. The file is replaced whole or not at all. No reason shows a value.
  */
 import { codeOf } from "../core/json.ts";
 import { type Assignment, LINE_END, parseEnvFile, type Quote, statementsOf } from "../config/env-file.ts";

@@ -41,7 +41,10 @@ interface ServiceStage {
   keys<T>(show: (key: KeyView) => T): T[];
 }
 
-/** A proxy with its settings in a file, and its admin service. `key-dead` is refused, `key-cold` is limited, others are served. */
+/**
+ * A proxy with its settings in a file, and its admin service. `key-dead` is refused, `key-cold` is limited, others are
+ * served.
+ */
 async function withService(
   lines: string,
   body: (withService: ServiceStage) => Promise<void>,

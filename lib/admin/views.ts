@@ -113,7 +113,9 @@ export interface AdminOverview {
   warnings: readonly string[];
   /** Why the files as they are now are not in use; empty: they are. */
   problems: readonly string[];
-  /** What clients are limited to and have left: those that have a line, then of the others those that used something. */
+  /**
+   * What clients are limited to and have left: those that have a line, then of the others those that used something.
+   */
   clients: readonly ClientReport[];
   /** The default one first. */
   providers: readonly [ProviderView, ...ProviderView[]];

@@ -68,7 +68,9 @@ export interface Overview {
   status: string;
   version: string;
   uptimeSec: number;
-  /** How many proxies share the keys, this one included, and whether it hears from their server; null: it is by itself. */
+  /**
+   * How many proxies share the keys, this one included, and whether it hears from their server; null: it is by itself.
+   */
   sharing: { instances: number; isAlone: boolean } | null;
   /** Null: it does not show them to this peer. */
   providers: ShownProvider[] | null;

@@ -2,10 +2,11 @@
  * Keeps file descriptors free (P44). Whoever opens connections and says nothing costs a descriptor each, for as long as
  * the runtime's own idle time; where they run out, its loop that accepts connections spins, and nothing goes out.
  *
- * So it is looked twice a second whether some can still be had, and more often as long as there are none. If not, the newest connections of clients without a
- * request are closed, and then those whose request has not come to its end. The runtime has no call for that: they are
- * found by their numbers, and shut down by the C library. Where that cannot be called (a system without writable and
- * executable memory), they end by the idle time, and requests meanwhile get our 503.
+ * So it is looked twice a second whether some can still be had, and more often as long as there are none. If not, the
+ * newest connections of clients without a request are closed, and then those whose request has not come to its end. The
+ * runtime has no call for that: they are found by their numbers, and shut down by the C library. Where that cannot be
+ * called (a system without writable and executable memory), they end by the idle time, and requests meanwhile get our
+ * 503.
  */
 import type { CancelTimer, Clock } from "../core/clock.ts";
 import type { Log } from "../core/events.ts";

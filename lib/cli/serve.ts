@@ -1,6 +1,6 @@
 /**
- * Serving, as the command line asks for it: with the settings that are there, or as the demo. The proxy itself is handed
- * in, because nothing imports `proxy.ts`.
+ * Serving, as the command line asks for it: with the settings that are there, or as the demo. The proxy itself is
+ * handed in, because nothing imports `proxy.ts`.
  */
 import type { OpenAdminOptions } from "../admin/api.ts";
 import { loadConfig, parseConfig } from "../config/config.ts";

@@ -235,8 +235,8 @@ interface GivenEnvironment {
  * it cannot be done and would not be safe.
  *
  * What a server wants is in `SERVER_RUNTIME`. Certificates of the settings file are trusted. Certificates are checked,
- * whatever NODE_TLS_REJECT_UNAUTHORIZED says: keys would go to whoever answers. The environment that is passed on is the one that was given: from source, Bun has mixed the
- * working directory's `.env` into its own copy.
+ * whatever NODE_TLS_REJECT_UNAUTHORIZED says: keys would go to whoever answers. The environment that is passed on is
+ * the one that was given: from source, Bun has mixed the working directory's `.env` into its own copy.
  */
 export function renewProcess(
   { given, actual }: GivenEnvironment,
@@ -280,7 +280,9 @@ export const SERVER_RUNTIME = {
   [FETCH_LIMIT]: "65535",
   /** The address of a name is kept so long: half a minute would be long where the name has moved. */
   BUN_CONFIG_DNS_TIME_TO_LIVE_SECONDS: "5",
-  /** The last stage of the JIT compiler costs more, in time and memory, than it saves a proxy (.github/decisions.md). */
+  /**
+   * The last stage of the JIT compiler costs more, in time and memory, than it saves a proxy (.github/decisions.md).
+   */
   BUN_JSC_useFTLJIT: "0",
 };
 /** Has Bun print every request with its fields to stderr: keys among them. */

@@ -19,7 +19,10 @@ const QUIET_MS = 1500;
 const MANY_REQUESTS = 200;
 /** The first collection lets go of what the second one gives back. */
 const ROUNDS = 2;
-/** So many looks in a row at which all was quiet, before compiled code is dropped: after a short pause it is wanted again. */
+/**
+ * So many looks in a row at which all was quiet, before compiled code is dropped: after a short pause it is wanted
+ * again.
+ */
 const LOOKS_BEFORE_DROP = 4;
 
 /** What gives memory back. */
@@ -29,7 +32,10 @@ export interface Tidying {
   dropCode(): void;
 }
 
-/** Has memory given back after the start, and when many requests have come and gone and it is quiet. Returns what ends that. */
+/**
+ * Has memory given back after the start, and when many requests have come and gone and it is quiet. Returns what ends
+ * that.
+ */
 export function tidyWhenQuiet(engine: Tidied, tidying: Tidying): CancelTimer {
   let seen = 0;
   let tidiedAt = 0;

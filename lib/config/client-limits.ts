@@ -2,8 +2,8 @@
  * What `CLIENT_LIMITS` says: what each named client may use. Pure.
  *
  * `name = limit, limit, …` is a line, `;` ends it. A limit is `20/min`, `1000/day`, `2M tokens/day`, or `models` and
- * the patterns of those that may be used, with `|` between them. `*` is the line of every client that has none. Whatever
- * is wrong is said at once, one line a mistake.
+ * the patterns of those that may be used, with `|` between them. `*` is the line of every client that has none.
+ * Whatever is wrong is said at once, one line a mistake.
  */
 import { shown } from "./key-shapes.ts";
 import { alternatives } from "./parsers.ts";

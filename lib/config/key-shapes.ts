@@ -88,7 +88,9 @@ const LONGEST_KEY = 8192;
 
 const ALONE = "Write the key alone";
 
-/** What gives away that one item of a list, as it is written, is no `[account@]key[:daily]`. The first that fits counts. */
+/**
+ * What gives away that one item of a list, as it is written, is no `[account@]key[:daily]`. The first that fits counts.
+ */
 const NO_KEY: readonly (readonly [RegExp, string])[] = [
   [/^#|^\/\/(?![\w-])/, "begins a comment. Comments may stand in a file of keys (API_KEYS_FILE), not here."],
   [/^bearer$/i, `is a word of the Authorization header. ${ALONE}, without Bearer before it.`],

@@ -1,9 +1,9 @@
 /**
  * What `ROUTES` and `FALLBACK` say: model names of your own, each a chain of targets. Pure.
  *
- * `provider/model` is a target, `>` leads on to the next one, `;` ends a route. In the name of a route `*` stands for any
- * text, and a target whose model is `*` keeps the one that the client asked for. Only the first slash divides: models
- * have slashes of their own. White space around the signs means nothing; inside a name it is a sign that was
+ * `provider/model` is a target, `>` leads on to the next one, `;` ends a route. In the name of a route `*` stands for
+ * any text, and a target whose model is `*` keeps the one that the client asked for. Only the first slash divides:
+ * models have slashes of their own. White space around the signs means nothing; inside a name it is a sign that was
  * forgotten. Whatever is wrong is said at once, one line a mistake.
  */
 import { shown } from "./key-shapes.ts";

@@ -98,7 +98,9 @@ export function retryAfterSec(waitMs: number): number {
 /** The latest instant that a date can hold (ECMA-262 21.4.1.1). */
 const LATEST_INSTANT = 8.64e15;
 
-/** An instant (epoch ms) in RFC 3339, UTC: `2026-11-20T21:54:07.000Z`. What no date can hold is shown as the nearest. */
+/**
+ * An instant (epoch ms) in RFC 3339, UTC: `2026-11-20T21:54:07.000Z`. What no date can hold is shown as the nearest.
+ */
 export function instantText(at: number): string {
   return new Date(Math.min(Math.max(0, at), LATEST_INSTANT)).toISOString();
 }

@@ -82,8 +82,8 @@ export function findTopLevelString(body: Uint8Array, name: string): FoundString 
 
 /**
  * A body in which the field that was found there says `value` instead, and every other byte is as it was: in parts that
- * belong one after another, those of `body` without a copy. Where the field is repeated at the top level all of them say
- * it, whatever they held: no parser must find the old value. Null: it has more fields than anybody looks at.
+ * belong one after another, those of `body` without a copy. Where the field is repeated at the top level all of them
+ * say it, whatever they held: no parser must find the old value. Null: it has more fields than anybody looks at.
  */
 export function replaceTopLevelString(
   body: Uint8Array<ArrayBuffer>,
@@ -106,7 +106,9 @@ export function replaceTopLevelString(
   return parts;
 }
 
-/** Whether a field of this name may stand behind `at`: most bodies name their model once, and need not be walked over. */
+/**
+ * Whether a field of this name may stand behind `at`: most bodies name their model once, and need not be walked over.
+ */
 function mayHold(body: Uint8Array, at: number, name: string): boolean {
   const bytes = asBuffer(body);
   // An escape of an ASCII letter begins with these: nobody writes one for its own sake.

@@ -23,9 +23,9 @@ export interface Runtime {
    */
   free(bytes: Uint8Array<ArrayBuffer>): void;
   /**
-   * A stream of these parts, handed out in pieces when they are asked for, which `fetch` sends with the `content-length`
-   * that it is given, and without a copy. `onOver`: the last one was handed out, or no more are wanted. Null: this
-   * runtime's `fetch` sends streams in chunks only.
+   * A stream of these parts, handed out in pieces when they are asked for, which `fetch` sends with the
+   * `content-length` that it is given, and without a copy. `onOver`: the last one was handed out, or no more are
+   * wanted. Null: this runtime's `fetch` sends streams in chunks only.
    */
   readonly inPieces:
     | ((

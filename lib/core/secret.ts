@@ -187,8 +187,8 @@ const FOLDED = Uint8Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * A secret as it is, in hexadecimal digits, and as base64. Base64 depends on what stood before the value: at each of the three byte offsets
- * only the digits that are made of the value's own bytes are looked for.
+ * A secret as it is, in hexadecimal digits, and as base64. Base64 depends on what stood before the value: at each of
+ * the three byte offsets only the digits that are made of the value's own bytes are looked for.
  */
 function formsOf(value: string): Buffer[] {
   const digits = [0, 1, 2].map((offset) => {

@@ -140,7 +140,10 @@ describe("requests at once over idle connections that are dead", () => {
 });
 
 describe("P7 which broken attempts are the fault of a connection that was idle", () => {
-  /** What becomes of attempts: `>` one goes out, `<` one is answered, `!` one breaks, `d` the idle ones are dropped, `_` 15 s go by. */
+  /**
+   * What becomes of attempts: `>` one goes out, `<` one is answered, `!` one breaks, `d` the idle ones are dropped, `_`
+   * 15 s go by.
+   */
   const play = (steps: string, everyMs: number) => {
     const idle = new IdleConnections();
     const sent: number[] = [];

@@ -1,5 +1,6 @@
 /**
- * JSON on its way to the client, in pieces: whether it is whole, whether it ends with an error, and which tokens it names.
+ * JSON on its way to the client, in pieces: whether it is whole, whether it ends with an error, and which tokens it
+ * names.
  */
 import { joined, NO_BYTES } from "./body.ts";
 import type { Bytes } from "./body.ts";

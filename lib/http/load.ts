@@ -1,7 +1,7 @@
 /**
  * What all requests together take up at this moment, and how much of it each client does: one client must not keep all
- * others out (P43). Bytes count when they have come, not when they are announced. Of bodies that are read in one go they
- * count when all have come: `expectedBytes` bounds these.
+ * others out (P43). Bytes count when they have come, not when they are announced. Of bodies that are read in one go
+ * they count when all have come: `expectedBytes` bounds these.
  */
 
 export interface LoadLimits {
@@ -80,7 +80,10 @@ export class ClientShare {
     return Math.min(most - this.bufferedBytes, maxBufferedBytes - load.bufferedBytes);
   }
 
-  /** Whether a body of this length may be read in one go. If so, `arrived` has to be called when it has come, or broke off. */
+  /**
+   * Whether a body of this length may be read in one go. If so, `arrived` has to be called when it has come, or broke
+   * off.
+   */
   mayExpect(bytes: number, { maxBufferedBytes }: LoadLimits): boolean {
     const load = this.#load;
     if (load.expectedBytes + bytes > maxBufferedBytes * ROOM_TO_EXPECT) return false;

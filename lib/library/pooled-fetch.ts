@@ -157,8 +157,8 @@ function isWebAddress(input: string | URL | Request): boolean {
 }
 
 /**
- * Where a request is meant to go. One that has the host of a named provider goes to that one, as its SDK says; any other
- * to the default one.
+ * Where a request is meant to go. One that has the host of a named provider goes to that one, as its SDK says; any
+ * other to the default one.
  */
 function targetIn(request: Request, { upstreams }: Engine): RequestTarget | null {
   const target = targetOf(request.url);
@@ -197,7 +197,9 @@ const OF_STANDARD = new Set([
   "window",
 ]);
 
-/** What a call says beside the standard goes to the `fetch` below: Node's `dispatcher`, Deno's `client`, Bun's `tls`. */
+/**
+ * What a call says beside the standard goes to the `fetch` below: Node's `dispatcher`, Deno's `client`, Bun's `tls`.
+ */
 function rememberExtras(init: RequestInit, headers: Headers, extras: CallExtras): void {
   const others = Object.entries(init).filter(([name]) => !OF_STANDARD.has(name));
   if (others.length > 0) extras.set(headers, Object.fromEntries(others));

@@ -9,8 +9,8 @@
  * const client = new OpenAI({ apiKey: "unused", fetch });
  * ```
  *
- * Give it to any SDK that takes a `fetch`. Each request goes out with the key whose turn it is; one that is refused goes
- * out again with another key; where all keys have to wait, it waits with them.
+ * Give it to any SDK that takes a `fetch`. Each request goes out with the key whose turn it is; one that is refused
+ * goes out again with another key; where all keys have to wait, it waits with them.
  */
 
 /** The standard's `fetch`, as far as SDKs use it. */
@@ -39,14 +39,14 @@ export interface ProviderSettings {
   apiKeys?: string | readonly string[] | undefined;
   /**
    * Whose API it is: `openai`, `azure`, `anthropic`, `gemini`, `vertex`, `openrouter`, `nvidia`, `groq`, `together`,
-   * `mistral`, `cerebras`, `deepseek`, `fireworks`, `cohere`, `sambanova`, `github`, `huggingface`, `xai`, `perplexity`,
-   * `cloudflare`, `moonshot`, `zhipu`, `dashscope`, `siliconflow`, `modelscope`, `ollama`, or `generic`.
+   * `mistral`, `cerebras`, `deepseek`, `fireworks`, `cohere`, `sambanova`, `github`, `huggingface`, `xai`,
+   * `perplexity`, `cloudflare`, `moonshot`, `zhipu`, `dashscope`, `siliconflow`, `modelscope`, `ollama`, or `generic`.
    * Left out: by the host of the base URL, else by how the keys begin.
    */
   provider?: string | undefined;
   /**
-   * Requests a key may make in any 60 s (GET and HEAD do not count), `"off"` for no limit of our own, or `"auto"`: learnt from what the provider
-   * announces and refuses. Default: `"auto"`.
+   * Requests a key may make in any 60 s (GET and HEAD do not count), `"off"` for no limit of our own, or `"auto"`:
+   * learnt from what the provider announces and refuses. Default: `"auto"`.
    */
   rpm?: number | string | undefined;
   /** Requests a key may make in a day, where the key itself does not say it. Default: any number. */
@@ -72,8 +72,8 @@ export interface NamedProvider extends ProviderSettings {
 /** Where cooldowns, daily counts and the owners of files and threads are kept between two runs. */
 export interface StateStorage {
   /**
-   * Called once, when the pool is made. Null or undefined: there is nothing yet. Where it takes time, calls wait for it,
-   * at most 5 s. What it throws stops no call: the pool begins anew, and `onEvent` is told.
+   * Called once, when the pool is made. Null or undefined: there is nothing yet. Where it takes time, calls wait for
+   * it, at most 5 s. What it throws stops no call: the pool begins anew, and `onEvent` is told.
    */
   load(): string | null | undefined | Promise<string | null | undefined>;
   /**
@@ -94,8 +94,8 @@ export interface PooledFetchOptions extends ProviderSettings {
    */
   targetBaseUrl?: string | undefined;
   /**
-   * Other providers by their names, for `fallback` and `routes`. A request whose URL has the host of one of them goes to
-   * that one. Without `apiKeys` of its own the pool takes the first as its default.
+   * Other providers by their names, for `fallback` and `routes`. A request whose URL has the host of one of them goes
+   * to that one. Without `apiKeys` of its own the pool takes the first as its default.
    * @example { groq: { apiKeys: ["gsk_1"] }, own: { apiKeys: ["k"], baseUrl: "http://gpu.lan:8000/v1" } }
    */
   providers?: Readonly<Record<string, NamedProvider>> | undefined;
@@ -121,7 +121,9 @@ export interface PooledFetchOptions extends ProviderSettings {
   exhaustedStatus?: number | string | undefined;
   /** Seconds in which a connection must be made; 0: any time. Default: 10. */
   connectTimeoutSec?: number | string | undefined;
-  /** Seconds in which the first byte of an answer (of a stream: its first event) must come; 0: any time. Default: 300. */
+  /**
+   * Seconds in which the first byte of an answer (of a stream: its first event) must come; 0: any time. Default: 300.
+   */
   firstByteTimeoutSec?: number | string | undefined;
   /** Seconds that a stream may be silent; 0: any time. Default: 120. */
   streamIdleTimeoutSec?: number | string | undefined;
@@ -132,8 +134,8 @@ export interface PooledFetchOptions extends ProviderSettings {
   /** Megabytes of all bodies under way together; with more a call gets 503 `overloaded`. Default: 256. */
   maxBufferedMb?: number | string | undefined;
   /**
-   * What outlives the program: `"off"`, the path of a file (JSON, made for you, readable by you alone, for one pool at a
-   * time), or a storage of your own. Default: `"off"`, and nothing is written.
+   * What outlives the program: `"off"`, the path of a file (JSON, made for you, readable by you alone, for one pool at
+   * a time), or a storage of your own. Default: `"off"`, and nothing is written.
    */
   state?: string | StateStorage | undefined;
   /**
@@ -142,8 +144,8 @@ export interface PooledFetchOptions extends ProviderSettings {
    */
   onEvent?: ((event: PoolEvent) => unknown) | undefined;
   /**
-   * The `fetch` that requests go out by. Default: the global one, as it is at each call; where a pool's own stands there,
-   * the one that was there when this module was loaded.
+   * The `fetch` that requests go out by. Default: the global one, as it is at each call; where a pool's own stands
+   * there, the one that was there when this module was loaded.
    */
   fetch?: Fetch | undefined;
 }
@@ -311,8 +313,8 @@ export interface PooledFetch {
   /** How the pool is doing now. */
   health(): PoolHealth;
   /**
-   * Ends the pool: calls that wait, and all later ones, get 503 `draining`; answers that have begun go on. Resolves when
-   * the state is saved.
+   * Ends the pool: calls that wait, and all later ones, get 503 `draining`; answers that have begun go on. Resolves
+   * when the state is saved.
    */
   close(): Promise<void>;
 }

@@ -278,9 +278,9 @@ export class SharedLimit {
 
   /**
    * One key was refused. Returns whether that makes it a common cause; then what was done to the keys has been undone.
-   * `accounts`: how many there are to compare. Keys that were near their limits count only where one and the same request was refused by
-   * several, and go on cooling: it may be their own after all. Once such a limit is known, and nearly used up, one
-   * refusal is enough.
+   * `accounts`: how many there are to compare. Keys that were near their limits count only where one and the same
+   * request was refused by several, and go on cooling: it may be their own after all. Once such a limit is known, and
+   * nearly used up, one refusal is enough.
    */
   onRefusedOne(suspicion: Suspicion, accounts: number): boolean {
     const { request, isNear, at } = suspicion;

@@ -60,7 +60,9 @@ export interface LimitedEnd {
   readonly tokens: number;
 }
 
-/** Where a client's counts are kept: the store fits, whose keys of this provider, which none can be called, they are. */
+/**
+ * Where a client's counts are kept: the store fits, whose keys of this provider, which none can be called, they are.
+ */
 export interface ClientKeeper {
   keyStates(provider: string): ReadonlyMap<string, unknown>;
   saveKey(provider: string, id: string, snapshot: () => unknown): void;

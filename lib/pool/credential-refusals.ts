@@ -2,8 +2,8 @@
  * Whether a 401 or 403 is about the key or about the request (P36).
  *
  * A request that is refused with one account's key and served with another's shows that the key is to blame. One that
- * two accounts are refused for alike shows nothing of the keys: it may ask for what no key may do. Then what was done to
- * the keys is taken back, and only a check, or a request of another kind, takes a key out of use.
+ * two accounts are refused for alike shows nothing of the keys: it may ask for what no key may do. Then what was done
+ * to the keys is taken back, and only a check, or a request of another kind, takes a key out of use.
  */
 import { MINUTE_MS, SECOND_MS } from "../core/clock.ts";
 import type { Verdict } from "../providers/verdict.ts";
@@ -76,8 +76,8 @@ export class CredentialRefusals {
   }
 
   /**
-   * An account may not use the model. Where a second one was refused alike, that is taken back: it may be what was asked
-   * for. It holds again for those of them that were refused what another account is served.
+   * An account may not use the model. Where a second one was refused alike, that is taken back: it may be what was
+   * asked for. It holds again for those of them that were refused what another account is served.
    */
   onUnsuited(refusal: Unsuited, lease: Lease, now: number): void {
     const denial = { refusal, lease, at: now, undo: this.#penalties.deny(refusal, lease, now) };

@@ -41,7 +41,10 @@ export interface Meter {
   readonly othersRequests: number;
   readonly tokens: number;
   readonly othersTokens: number;
-  /** How many went out within the last minute with any instance, as far as was heard; and when the oldest of so many did. */
+  /**
+   * How many went out within the last minute with any instance, as far as was heard; and when the oldest of so many
+   * did.
+   */
   usedOfMinute(windowMs: number): number;
   oldestOfMinute(windowMs: number): number;
   /** Begins a day, unless it is the one that runs. `dayEndsOn`: a date. */

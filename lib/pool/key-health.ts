@@ -231,7 +231,10 @@ async function send(
 
 // ---- what an answer says
 
-/** What an answer to a check says of the key. `withoutKey`: what the same came to without one; null: it was not sent. Pure. */
+/**
+ * What an answer to a check says of the key. `withoutKey`: what the same came to without one; null: it was not sent.
+ * Pure.
+ */
 export function judge(
   dialect: Dialect,
   evidence: Evidence,
@@ -387,8 +390,9 @@ export class KeyChecker implements Observer {
   }
 
   /**
-   * Whether these keys are to blame for a refusal: checks say of all that they are dead, and then they are out of use. The
-   * last key alone that was refused without a stated reason is to blame unless a check finds it well, or none can tell.
+   * Whether these keys are to blame for a refusal: checks say of all that they are dead, and then they are out of use.
+   * The last key alone that was refused without a stated reason is to blame unless a check finds it well, or none can
+   * tell.
    */
   async blames(provider: string, keys: readonly Key[], { certain }: Doubt): Promise<boolean> {
     const results = await Promise.all(keys.map(({ secret }) => this.#checkAtOnce(provider, secret.id)));

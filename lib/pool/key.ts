@@ -213,8 +213,8 @@ export interface KeyPool {
   /** Why this request gets no key now, and until when: for its answer when its attempts are spent. */
   noKeyFor(need: Need, now: number): NoKey;
   /**
-   * Whether all instances that share the pool leave a place for this lease; null: nobody need be asked. Where they leave
-   * none, the lease has been given back, and the request needs another.
+   * Whether all instances that share the pool leave a place for this lease; null: nobody need be asked. Where they
+   * leave none, the lease has been given back, and the request needs another.
    */
   confirm(lease: Lease, patience: Patience): Promise<boolean> | null;
   /** `budgets`: what the response announced of limits; null: nothing. */

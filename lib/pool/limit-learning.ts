@@ -267,7 +267,9 @@ export class AdaptiveLimit {
 
 // ---- the length of a window
 
-/** A refusal that names a time costs little, so a shorter window is tried more often than a rate that is only guessed. */
+/**
+ * A refusal that names a time costs little, so a shorter window is tried more often than a rate that is only guessed.
+ */
 const WINDOW_PATIENCE_MS = [2 * MINUTE_MS, 10 * MINUTE_MS] as const;
 /** Shorter by this share: what is tried first, and the bounds of what is tried. */
 const FIRST_SHARE = 0.1;

@@ -1,6 +1,6 @@
 /**
- * What a verdict does to an account, or to a model with it: it cools for a while, learns a limit, may not have the model,
- * or is forgiven.
+ * What a verdict does to an account, or to a model with it: it cools for a while, learns a limit, may not have the
+ * model, or is forgiven.
  *
  * How long it cools: where the provider named a time, that is believed (up to `MAX_COOLDOWN_SEC`); where it did not, a
  * ladder by reason: each refusal in a row without a success in between is one rung.
@@ -167,8 +167,8 @@ export class Penalties {
   }
 
   /**
-   * A key that may be invalid cools until it is known, unless no other is ready. `isTold`: others are told, so that it is
-   * checked. Returns what takes that back.
+   * A key that may be invalid cools until it is known, unless no other is ready. `isTold`: others are told, so that it
+   * is checked. Returns what takes that back.
    */
   doubt(lease: Lease, said: string, isTold: boolean, now: number): () => void {
     const { key } = lease;

@@ -99,7 +99,9 @@ export class ProviderState {
     return !(this.modelBreakers.of(need)?.isQuiet ?? true);
   }
 
-  /** Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back. */
+  /**
+   * Whether a request that was deferred still needs room for a retry: not as a trial, nor once the upstream is back.
+   */
   #isRetry(deferredAt: number): boolean {
     return deferredAt > this.#upAgainAt && this.breaker.isQuiet && this.refusesAll.isQuiet;
   }

@@ -33,7 +33,9 @@ const LONGEST_PACE_MS = 10_000;
 const BURST_MS = 2000;
 /** What passes so much more slowly than a window would let it is no window. */
 const SLOWER_THAN_WINDOW = 1.25;
-/** Of what passed before a refusal without a named rest so much may go out at once; what was refused as a burst less. */
+/**
+ * Of what passed before a refusal without a named rest so much may go out at once; what was refused as a burst less.
+ */
 const BURST_SHARE = 0.5;
 const REFUSED_BURST_SHARE = 0.8;
 /** A refusal after fewer requests than these tells nothing of a rate by itself. */
@@ -222,8 +224,8 @@ export class RateLimiter {
   }
 
   /**
-   * Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. `isUncounted`: for what
-   * counts against no rate that was set.
+   * Epoch ms from which one more may be sent; `AFTER_AN_EVENT`: when one of those under way ends. `isUncounted`: for
+   * what counts against no rate that was set.
    */
   readyAt(now: number, isUncounted = false): number {
     if (this.inFlight + this.inFlightElsewhere >= this.concurrency.value) return AFTER_AN_EVENT;
@@ -317,8 +319,8 @@ export class RateLimiter {
   }
 
   /**
-   * Whether so little is left of a limit that is not exact that instances which share it have to take turns, because what
-   * each of them sends becomes known to the others only a moment later.
+   * Whether so little is left of a limit that is not exact that instances which share it have to take turns, because
+   * what each of them sends becomes known to the others only a moment later.
    */
   isTight(now: number, instances: number): boolean {
     if (this.#rule.kind === "fixed") return false;
@@ -448,7 +450,9 @@ export class RateLimiter {
     this.#pace.start(intervalMs, this.#burstAt(intervalMs, now), now + namedMs, now);
   }
 
-  /** Ms between two that passed since the last refusal, from when one more fitted then to when one fits now; 0: unknown. */
+  /**
+   * Ms between two that passed since the last refusal, from when one more fitted then to when one fits now; 0: unknown.
+   */
   #intervalSinceRefusal(namedMs: number, now: number): number {
     if (this.#fitsAt === 0 || this.#refusedAt < now - MINUTE_MS) return 0;
     return (now + namedMs - this.#fitsAt) / Math.max(1, this.#sent.countSince(this.#refusedAt));
@@ -486,7 +490,9 @@ export class RateLimiter {
     else this.#spreadBursts();
   }
 
-  /** What went out at once tells of bursts, whatever the rate: what is tried beyond the rate does not go out at once. */
+  /**
+   * What went out at once tells of bursts, whatever the rate: what is tried beyond the rate does not go out at once.
+   */
   #isBurst(used: number, now: number): boolean {
     const recent = this.#sent.countSince(now - BURST_MS);
     return this.#bucket.burst > 1 && recent > 0 && recent >= used / 2;

@@ -51,8 +51,8 @@ export interface PoolSide {
   /** Takes over parts of a state that another instance has told; each is checked. */
   apply(key: Key, told: Record<string, unknown>): void;
   /**
-   * Others sent so many requests with a key, and so many were refused. `model`: that was asked for. Returns whether that
-   * may have changed what is told of the key.
+   * Others sent so many requests with a key, and so many were refused. `model`: that was asked for. Returns whether
+   * that may have changed what is told of the key.
    */
   sentElsewhere(key: Key, model: string | null, counted: number, uncounted: number, refused: number): boolean;
   providerState(): SharedProvider;

@@ -44,7 +44,9 @@ import type { Dialect, Scope } from "./verdict.ts";
 /** How a key goes on a request; `authHeader` says which header that is. */
 export type KeyHeader = "bearer" | "anthropic" | "azure" | "google";
 
-/** The cheapest request that fails for a dead key and uses up no quota; `lib/pool/probing.ts` reads what it comes to. */
+/**
+ * The cheapest request that fails for a dead key and uses up no quota; `lib/pool/probing.ts` reads what it comes to.
+ */
 export interface Proof {
   readonly method: "GET";
   /** From the base URL (`/models`), or from its origin (`origin:/openai/models`): a key goes to no other host (P39). */
@@ -551,7 +553,8 @@ export const PROVIDERS: Readonly<Record<Dialect, Provider>> = {
 
   /**
    * Limits per organization. One `type` for the account's limit and for a busy service: the sentence tells, also on
-   * the Anthropic path (pi#3494). Keys of .ai and of .com/.cn are worlds apart: the wrong address looks like a dead key.
+   * the Anthropic path (pi#3494). Keys of .ai and of .com/.cn are worlds apart: the wrong address looks like a dead
+   * key.
    */
   moonshot: {
     ...CHINESE,

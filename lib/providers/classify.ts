@@ -128,7 +128,9 @@ const SAID_FIELDS = ["message", "msg", "errmsg", "description"];
 const BARE_CODES = ["code", "errcode", "errno"];
 const FAILED_STATUS: ReadonlySet<string> = new Set(["error", "fail", "failure"]);
 const GOOD_CODES: ReadonlySet<string> = new Set(["", "0", "200", "20000", "ok", "success", "succeeded"]);
-/** `{detail}` alone, or with a type, a title, a status, a code and an id: in richer objects it is a detail of theirs. */
+/**
+ * `{detail}` alone, or with a type, a title, a status, a code and an id: in richer objects it is a detail of theirs.
+ */
 const MOST_BESIDE_DETAIL = 6;
 
 /** The status an error in a stream would have had: a number it carries, else what its words stand for. */

@@ -206,7 +206,9 @@ function runHash(words: readonly Word[], index: number): number {
   return mixedRun(hashAt(words, index), hashAt(words, index + 1), hashAt(words, index + 2));
 }
 
-/** Adds those of the wanted hashes that the body holds. Escapes of JSON are undone, and those of forms and addresses. */
+/**
+ * Adds those of the wanted hashes that the body holds. Escapes of JSON are undone, and those of forms and addresses.
+ */
 function findIn(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>): void {
   const isLong = body.length > 2 * LOOKED_AT_BYTES;
   const parts = isLong ? [body.subarray(0, LOOKED_AT_BYTES), body.subarray(-LOOKED_AT_BYTES)] : [body];
@@ -274,8 +276,8 @@ function walk(body: Uint8Array, wanted: ReadonlySet<number>, found: Set<number>)
 }
 
 /**
- * What a sign counts as in a word: a letter in lower case, whatever its script, a full-width one as the usual one; 0: it
- * stands between words.
+ * What a sign counts as in a word: a letter in lower case, whatever its script, a full-width one as the usual one; 0:
+ * it stands between words.
  */
 function signOf(code: number): number {
   const usual = code > 0xff00 && code < 0xff5f ? code - 0xfee0 : code;

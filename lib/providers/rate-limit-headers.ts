@@ -220,7 +220,9 @@ function tightest(budgets: readonly Budget[], span: Budget["span"]): Budget | nu
   return tight;
 }
 
-/** A whole number that is not negative; null: anything else, also two of them, as gateways on the way may add theirs. */
+/**
+ * A whole number that is not negative; null: anything else, also two of them, as gateways on the way may add theirs.
+ */
 function wholeIn(text: string | null): number | null {
   return text !== null && /^\d{1,15}$/.test(text.trim()) ? Number(text) : null;
 }

@@ -1,9 +1,10 @@
 /**
  * How many tokens an answer names, in whatever words its dialect has for them. Pure.
  *
- * Nothing is estimated: what an answer does not name is not known. Answers name their tokens near their end (Anthropic's
- * streams the input in their first event), so only the last kilobytes are searched, backwards and once; what is found
- * there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are taken for it.
+ * Nothing is estimated: what an answer does not name is not known. Answers name their tokens near their end
+ * (Anthropic's streams the input in their first event), so only the last kilobytes are searched, backwards and once;
+ * what is found there counts only where it stands at the top of its JSON, so that no text and no tool's arguments are
+ * taken for it.
  */
 import { textBetween } from "#runtime";
 import { isObject, JsonCursor, OBJECT_END, parseJson, stringEnd } from "../core/json.ts";

@@ -241,7 +241,9 @@ interface Wall {
   timeMs: number;
 }
 
-/** Ms until the instant that is written there; null: none is; `unknown`: one that has passed or cannot be understood. */
+/**
+ * Ms until the instant that is written there; null: none is; `unknown`: one that has passed or cannot be understood.
+ */
 function readInstant(
   text: string,
   at: number,

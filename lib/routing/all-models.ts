@@ -111,9 +111,9 @@ export class ModelLists {
   }
 
   /**
-   * The answer to a request for the list of models, in the words of the client's API: names of `ROUTES` first, then what
-   * `mayUse` leaves of all others. Also to a request for one model, where the default provider does not know it. Null: it
-   * asks for something else.
+   * The answer to a request for the list of models, in the words of the client's API: names of `ROUTES` first, then
+   * what `mayUse` leaves of all others. Also to a request for one model, where the default provider does not know it.
+   * Null: it asks for something else.
    */
   async answer(
     { method, target, api }: ListRequest,

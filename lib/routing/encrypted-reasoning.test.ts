@@ -1,4 +1,6 @@
-/** Conversations of the Responses API whose reasoning is encrypted, over accounts that may or may not read each other's. */
+/**
+ * Conversations of the Responses API whose reasoning is encrypted, over accounts that may or may not read each other's.
+ */
 import { describe, expect, test } from "bun:test";
 import { ResourceOwners, bindingOf } from "./resource-owners.ts";
 import type { EncryptionScope } from "./resource-owners.ts";
@@ -45,7 +47,9 @@ interface Turn {
   readonly key: string;
 }
 
-/** So many sessions of so many turns, each turn with the reasoning of all before, as codex sends it (`store: false`). */
+/**
+ * So many sessions of so many turns, each turn with the reasoning of all before, as codex sends it (`store: false`).
+ */
 async function session(readers: "any" | "account", turns: number, sessions = 1) {
   const clock = new FalseClock();
   const answer = limitedProvider(readers, clock);

@@ -72,8 +72,8 @@ export interface ClientEnd {
   /** Whether a piece of a body is copied when it is written, so that its memory may be used again. */
   readonly copiesPieces: boolean;
   /**
-   * The body of its answer, which `pass` writes when somebody reads it. Where `pass` throws, the body breaks off: it has
-   * no end. `leave` is called where nobody wants to read it any more.
+   * The body of its answer, which `pass` writes when somebody reads it. Where `pass` throws, the body breaks off: it
+   * has no end. `leave` is called where nobody wants to read it any more.
    */
   openBody(
     request: Request,

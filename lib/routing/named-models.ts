@@ -127,8 +127,8 @@ function modelsOfBatch(body: Bytes, start: number): ReadonlySet<string> | null {
 const LONGEST_FORM_BYTES = 256 * 1024;
 
 /**
- * `/v1/models/gpt-4o`, `/hf-inference/models/org/name`, `/ai/run/@cf/meta/llama-3` of Cloudflare, and methods of Google's
- * that stand behind something else than a model: `/v1beta/tunedModels/mine:generateContent`.
+ * `/v1/models/gpt-4o`, `/hf-inference/models/org/name`, `/ai/run/@cf/meta/llama-3` of Cloudflare, and methods of
+ * Google's that stand behind something else than a model: `/v1beta/tunedModels/mine:generateContent`.
  */
 function otherModelOfPath(path: string): string | null {
   const behind = /\/(?:models|run)\/(.+)$/.exec(path)?.[1];
@@ -144,7 +144,8 @@ const MOST_PARTS_READ = 10_000;
 
 /**
  * Whether another parser may find a `model` in this form that is not found here: its parts do not end as the standard
- * says, or are more than anybody sends, or one has a head that is too long, writes its name in another way, or packs its content.
+ * says, or are more than anybody sends, or one has a head that is too long, writes its name in another way, or packs
+ * its content.
  */
 function mayBeReadOtherwise(boundary: string, body: Bytes): boolean {
   const bytes = asBuffer(body);

@@ -1,6 +1,6 @@
 /**
- * The paths that the proxy answers itself: `/`, `/favicon.ico`, `/robots.txt`, `/health`, `/metrics`, and `/admin` where
- * there is no dashboard. None of them ever goes upstream, and none needs a key of the pool.
+ * The paths that the proxy answers itself: `/`, `/favicon.ico`, `/robots.txt`, `/health`, `/metrics`, and `/admin`
+ * where there is no dashboard. None of them ever goes upstream, and none needs a key of the pool.
  *
  * How the pool is doing may be seen by who has a client key, who sits at this machine, or who knows the operator's
  * password; a summary of the default provider by everybody.

@@ -56,10 +56,10 @@ const CHANGES_STORED =
 
 const NO_TRIED_KEYS: ReadonlySet<Key> = new Set();
 
-/** One request of a client on its way through. */
 /** No request waits longer for the server of `STATE`, all in all; a little is left for the turn of the event loop. */
 const SERVER_PATIENCE_MS = 45;
 
+/** One request of a client on its way through. */
 export class RequestContext implements Need, Patience, Client, LimitedRequest, RequestUnderWay {
   /** The fields of the request: from `receive` on only those that go upstream, without any key. */
   readonly headers: Headers;
@@ -299,7 +299,9 @@ export class RequestContext implements Need, Patience, Client, LimitedRequest, R
     return { body: inPieces(parts, onOver), length };
   }
 
-  /** Waits for a key of this target as long as it may in all, or only for a while where another target stands behind. */
+  /**
+   * Waits for a key of this target as long as it may in all, or only for a while where another target stands behind.
+   */
   limitWait(hasFallback: boolean): void {
     const { clock, config } = this.engine;
     const shortly = hasFallback ? clock.now() + config.fallbackAfterMs : Infinity;

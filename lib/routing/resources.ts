@@ -122,9 +122,10 @@ const USED_TOGETHER = wordsOf(
 );
 
 /**
- * Whether a request that names no known id is better sent to the provider's home account (lib/routing/resource-owners.ts), where that
- * can be had now: it makes a thing that will be used together with others, or it asks for a list, which should be the
- * same list each time. A file for a batch is used alone: batches are spread over the accounts.
+ * Whether a request that names no known id is better sent to the provider's home account
+ * (lib/routing/resource-owners.ts), where that can be had now: it makes a thing that will be used together with others,
+ * or it asks for a list, which should be the same list each time. A file for a batch is used alone: batches are spread
+ * over the accounts.
  */
 export function prefersMainAccount(path: string, method: string, body: Uint8Array | null): boolean {
   const found = COLLECTION.exec(path);

@@ -3,8 +3,8 @@
  * or it is not.
  *
  * Two connections in truth, one for commands and one that hears the news. Both are made again by themselves. How long
- * the server is silent counts, and not how long we were busy: when a time is over, what has come meanwhile is read before
- * the server is judged.
+ * the server is silent counts, and not how long we were busy: when a time is over, what has come meanwhile is read
+ * before the server is judged.
  */
 import type { StateServer } from "../config/state-server.ts";
 import { nextTurn } from "../core/clock.ts";

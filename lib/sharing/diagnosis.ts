@@ -1,9 +1,9 @@
 /**
  * What is wrong with the server, and what to do about it, in one sentence.
  *
- * `explain` reads what it said. `diagnose` finds out why Bun's client could not connect, which closes the connection alike
- * whether the server is away or refuses the password: it asks once more over a connection of its own, in the server's own
- * language (RESP).
+ * `explain` reads what it said. `diagnose` finds out why Bun's client could not connect, which closes the connection
+ * alike whether the server is away or refuses the password: it asks once more over a connection of its own, in the
+ * server's own language (RESP).
  */
 import type { StateServer } from "../config/state-server.ts";
 import { nextTurn } from "../core/clock.ts";

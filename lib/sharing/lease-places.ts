@@ -7,8 +7,8 @@ import type { Lease } from "../pool/key.ts";
 import type { PoolLink, PoolParts } from "../pool/sharing.ts";
 
 /**
- * A minute of `RPM=n` where several instances share the keys, and 100 ms more: requests of different instances may reach
- * the provider in another order than they were sent.
+ * A minute of `RPM=n` where several instances share the keys, and 100 ms more: requests of different instances may
+ * reach the provider in another order than they were sent.
  */
 const EXACT_MINUTE_MS = 60_100;
 /** Instances that share a key whose day is used up ask again after this time: one may have given a place back. */

@@ -1,6 +1,6 @@
 /**
- * Exact limits over all instances: who took how many places, as far as this instance has heard, and how many it may take
- * while it cannot ask.
+ * Exact limits over all instances: who took how many places, as far as this instance has heard, and how many it may
+ * take while it cannot ask.
  *
  * Each instance keeps its own count of the day, and writes it to the server as a whole number, not as a change: sent
  * twice, or after hours alone, it counts nothing twice. A minute is a list of single places with names, for the same
@@ -13,7 +13,9 @@ import { SlidingLog } from "../pool/counters.ts";
 interface OwnPlace {
   readonly number: number;
   readonly at: number;
-  /** `asked`: nobody has decided yet. Else when it was decided alone, the number of that time alone; 0: by the server. */
+  /**
+   * `asked`: nobody has decided yet. Else when it was decided alone, the number of that time alone; 0: by the server.
+   */
   decidedIn: number | "asked";
 }
 

@@ -1,6 +1,6 @@
 /**
- * What is told and remembered of a server that does not answer, or says no: one line in the log when it is lost, one when
- * it is back, however often that changes in between.
+ * What is told and remembered of a server that does not answer, or says no: one line in the log when it is lost, one
+ * when it is back, however often that changes in between.
  */
 import type { Log } from "../core/events.ts";
 

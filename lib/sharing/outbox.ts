@@ -104,7 +104,10 @@ export class Outbox {
     };
   }
 
-  /** Does this while nothing is on its way, and the server has all that was taken so far. Returns false where it has not. */
+  /**
+   * Does this while nothing is on its way, and the server has all that was taken so far. Returns false where it has
+   * not.
+   */
   async whileIdle(work: () => Promise<boolean>): Promise<boolean> {
     while (this.#isSending) await this.#idle;
     const release = this.#occupy();

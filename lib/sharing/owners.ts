@@ -2,8 +2,8 @@
  * Whose a resource is, known to all instances by the next request (P35): it is with the server before the answer that
  * told of it ends, and looked up there where an instance does not know it.
  *
- * An owner is stored by the full names of its keys, because what an account is called may differ between instances. The id
- * of a resource is stored as a hash: it may be long, and holds what others chose.
+ * An owner is stored by the full names of its keys, because what an account is called may differ between instances. The
+ * id of a resource is stored as a hash: it may be long, and holds what others chose.
  */
 import { nextTurn } from "../core/clock.ts";
 import type { Secret } from "../core/secret.ts";

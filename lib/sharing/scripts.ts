@@ -30,10 +30,10 @@ function script(body: string): Script {
  * One lease: takes a place in the last minute and in the day, or says why there is none and for how long.
  *
  * KEYS: epoch, day, the minute that is written, other minutes that count too.
- * ARGV: epoch, instance, number of the lease, places a minute (0: any), ms of a minute, requests a day (0: any), requests
- * of the day of this instance with this one, tokens a day (0: any), tokens of the day of this instance, end of the day.
- * Returns: 1 granted, 0 refused, -1 this server does not know us; what was used of the minute; requests and tokens of the
- * day of the others; ms to wait; what is full (1 minute, 2 day, 3 tokens); the date.
+ * ARGV: epoch, instance, number of the lease, places a minute (0: any), ms of a minute, requests a day (0: any),
+ * requests of the day of this instance with this one, tokens a day (0: any), tokens of the day of this instance, end of
+ * the day. Returns: 1 granted, 0 refused, -1 this server does not know us; what was used of the minute; requests and
+ * tokens of the day of the others; ms to wait; what is full (1 minute, 2 day, 3 tokens); the date.
  */
 export const LEASE = script(`
 local time = redis.call('TIME')
@@ -110,8 +110,9 @@ return there
 `);
 
 /**
- * Reads hashes, all of one instant, with the batches that are in them. KEYS: last batches of instances, then hashes. ARGV:
- * how many of them are batches. Returns the numbers of the batches, then each hash as a list; what is no hash is empty.
+ * Reads hashes, all of one instant, with the batches that are in them. KEYS: last batches of instances, then hashes.
+ * ARGV: how many of them are batches. Returns the numbers of the batches, then each hash as a list; what is no hash is
+ * empty.
  */
 export const READ = script(`
 local told, batches = {{}}, tonumber(ARGV[1])

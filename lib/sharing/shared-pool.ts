@@ -2,8 +2,9 @@
  * The pool of all instances: this one's part in it.
  *
  * Nothing here is in the path of a request but the question for a place of an exact limit, and for the owner of an
- * unknown id, each of which has its patience. Everything else is gathered for some milliseconds and sent in one step, with
- * the news of it for the others. Where the server is silent, this instance goes on alone, and asks again until it answers.
+ * unknown id, each of which has its patience. Everything else is gathered for some milliseconds and sent in one step,
+ * with the news of it for the others. Where the server is silent, this instance goes on alone, and asks again until it
+ * answers.
  */
 import type { ProviderConfig } from "../config/provider-settings.ts";
 import type { StateServer } from "../config/state-server.ts";
@@ -68,7 +69,9 @@ export interface SharedPoolOptions {
 /** The keys of a provider, of which is read what is known of them. */
 type PreparedProvider = Pick<ProviderConfig, "name" | "keys">;
 
-/** Connects. Throws `ServerRefusal` where the server will not have us; where it is not reached, this instance is alone. */
+/**
+ * Connects. Throws `ServerRefusal` where the server will not have us; where it is not reached, this instance is alone.
+ */
 export async function openSharedPool(
   options: SharedPoolOptions,
   providers: readonly PreparedProvider[],
@@ -553,7 +556,9 @@ export class SharedPool implements Sharing, MeterHost, ExchangeHost, Keeper {
     return new Map(names.map((name) => [name, (stored) => usage.load(name, stored, this.clock.wall())]));
   }
 
-  /** Reads in one step, and notes which batches of others are in it. `isAll`: what these told need not be heard again. */
+  /**
+   * Reads in one step, and notes which batches of others are in it. `isAll`: what these told need not be heard again.
+   */
   async #read(loads: Loads, isAll: boolean): Promise<boolean> {
     const ids = this.#stored.map(({ id }) => id).filter((id) => id !== this.id);
     const batches = ids.map((id) => `${this.#prefix}:batch:${id}`);

@@ -1,6 +1,6 @@
 /**
- * Turns of instances near a limit that nobody knows exactly: what one of them sends becomes known to the others a moment
- * later, so two at once would be refused for what the other has sent. Pure.
+ * Turns of instances near a limit that nobody knows exactly: what one of them sends becomes known to the others a
+ * moment later, so two at once would be refused for what the other has sent. Pure.
  */
 
 /** How long a turn is, and what of it is left for the news of the one before. */
@@ -10,7 +10,9 @@ const TURN_GUARD_MS = 150;
 /** An instance that had no request for so long has no turn. */
 const IDLE_AFTER_MS = 5000;
 
-/** The instances that take turns: those that have requests, and this one. All find the same ones, as they go by dates. */
+/**
+ * The instances that take turns: those that have requests, and this one. All find the same ones, as they go by dates.
+ */
 export function idsWithTurns(
   instances: readonly { readonly id: string; readonly busyAt: number }[],
   own: string,
@@ -22,7 +24,8 @@ export function idsWithTurns(
 
 /**
  * When it is this instance's turn: a date of the clock that all have in common, which is now or past while it has its
- * turn. `ids`: of all that take turns, in any order. `seed`: of what they take turns with, so that each begins elsewhere.
+ * turn. `ids`: of all that take turns, in any order. `seed`: of what they take turns with, so that each begins
+ * elsewhere.
  */
 export function turnBeginsAt(ids: readonly string[], own: string, seed: number, date: number): number {
   const place = ids.toSorted().indexOf(own);

@@ -1,7 +1,7 @@
 /**
- * A server with a certificate that no machine trusts: made for `provider.test` and `localhost` by a CA of its own, whose
- * certificate is here too. The key of the server is worth nothing anywhere else, and that of the CA is gone. Made by
- * OpenSSL (EC P-256, valid for a hundred years).
+ * A server with a certificate that no machine trusts: made for `provider.test` and `localhost` by a CA of its own,
+ * whose certificate is here too. The key of the server is worth nothing anywhere else, and that of the CA is gone. Made
+ * by OpenSSL (EC P-256, valid for a hundred years).
  */
 
 /** The certificate of the CA. */

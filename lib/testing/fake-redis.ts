@@ -1,6 +1,6 @@
 /**
- * A Redis server for tests, in this process: as much of RESP 3 as Bun's client speaks, the few commands that are sent, and
- * the scripts of `sharing/scripts.ts` once more in TypeScript. `bench/many.ts` runs the scripts themselves.
+ * A Redis server for tests, in this process: as much of RESP 3 as Bun's client speaks, the few commands that are sent,
+ * and the scripts of `sharing/scripts.ts` once more in TypeScript. `bench/many.ts` runs the scripts themselves.
  */
 import { BATCH, BEAT, LEASE, READ } from "../sharing/scripts.ts";
 

@@ -471,7 +471,8 @@ describe("an answer on its way to the client", () => {
     ["unheard-of", binary(3000)],
   ];
   test.each(packed)("keeps its bytes where they are compressed: %s", async (encoding, bytes) => {
-    // What cannot be unpacked cannot be searched for the key: as an error it is replaced (lib/http/upstream-response.test.ts).
+    // What cannot be unpacked cannot be searched for the key: as an error it is replaced
+    // (lib/http/upstream-response.test.ts).
     for (const status of encoding === "unheard-of" ? [200] : [200, 400]) {
       const answer: Answering = (_, connection) =>
         connection.write(httpAnswer(status, bytes, { "content-encoding": encoding }));
