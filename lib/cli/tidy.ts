@@ -13,17 +13,16 @@ export interface Tidied {
   readonly clock: Clock;
 }
 
-/** Without a request for at least so long, and for less than twice as long. */
-const QUIET_MS = 1500;
+/** How often it is looked whether all is quiet. */
+const LOOK_MS = 1000;
 /** Fewer requests leave nothing behind that is worth it. */
 const MANY_REQUESTS = 200;
-/** The first collection lets go of what the second one gives back. */
-const ROUNDS = 2;
 /**
- * So many looks in a row at which all was quiet, before compiled code is dropped: after a short pause it is wanted
- * again.
+ * So many looks in a row at which all was quiet, before each collection and before compiled code is dropped. After a short
+ * pause all of it is wanted again. The first collection lets go of what the second one gives back.
  */
-const LOOKS_BEFORE_DROP = 4;
+const COLLECT_AT: readonly number[] = [5, 6];
+const DROP_AT = 7;
 
 /** What gives memory back. */
 export interface Tidying {
@@ -39,8 +38,8 @@ export interface Tidying {
 export function tidyWhenQuiet(engine: Tidied, tidying: Tidying): CancelTimer {
   let seen = 0;
   let tidiedAt = 0;
-  let roundsLeft = 0;
   let quietLooks = 0;
+  let hasGarbage = false;
   let hasCode = true;
   let cancel: CancelTimer = () => {};
   const look = () => {
@@ -48,20 +47,19 @@ export function tidyWhenQuiet(engine: Tidied, tidying: Tidying): CancelTimer {
     const isQuiet = inFlight === 0 && arrivals === seen;
     seen = arrivals;
     quietLooks = isQuiet ? quietLooks + 1 : 0;
-    if (isQuiet && arrivals - tidiedAt >= MANY_REQUESTS) {
-      roundsLeft = ROUNDS;
+    if (arrivals - tidiedAt >= MANY_REQUESTS) {
+      hasGarbage = true;
       hasCode = true;
       tidiedAt = arrivals;
     }
-    if (isQuiet && roundsLeft > 0) {
-      roundsLeft -= 1;
-      tidying.collect();
-    } else if (hasCode && quietLooks >= LOOKS_BEFORE_DROP) {
-      hasCode = false;
+    if (hasGarbage && COLLECT_AT.includes(quietLooks)) tidying.collect();
+    if (hasCode && quietLooks === DROP_AT) {
       tidying.dropCode();
+      hasGarbage = false;
+      hasCode = false;
     }
-    cancel = clock.after(QUIET_MS, look);
+    cancel = clock.after(LOOK_MS, look);
   };
-  cancel = engine.clock.after(QUIET_MS, look);
+  cancel = engine.clock.after(LOOK_MS, look);
   return () => cancel();
 }
