@@ -215,3 +215,11 @@ test.each(HOSTILE)("P42 the work on %s grows as they do", (_, text) => {
   expect({ once, twice, fourfold, isLinear: fourfold < 9 * once + 20 }).toMatchObject({ isLinear: true });
   expect(fourfold).toBeLessThan(1000);
 });
+
+test.each(["k1", "abc", "0f"])(
+  "a key that is very short is not looked for in hexadecimal digits: %s",
+  (key) => {
+    const text = `${Buffer.from(key).toString("hex")} requests`;
+    expect(redact(text, [new Secret(key)])).toBe(text);
+  },
+);

@@ -197,8 +197,8 @@ function formsOf(value: string): Buffer[] {
     const endDigit = Math.floor((shifted.length * 8) / 6);
     return Buffer.from(shifted.toString("base64").slice(firstDigit, endDigit));
   });
+  digits.push(Buffer.from(Buffer.from(value).toString("hex")));
   const forms = digits.filter((form) => form.length >= TELLING_DIGITS);
-  forms.push(Buffer.from(Buffer.from(value).toString("hex")));
   return value.length < GRAM ? forms : [Buffer.from(value, "latin1"), ...forms];
 }
 
