@@ -852,7 +852,7 @@ class StreamPassthrough {
   #beginning: EventScanner | null;
   #bytes = 0;
   /** When so much was searched for errors, the others have their turn. */
-  #turnAt = TURN_BYTES;
+  #turnAt = SEARCHED_IN_A_TURN;
   /** Length of the chunk that the client has not taken yet; 0: it has taken all. */
   #waitingBytes = 0;
   #ended = false;
@@ -913,7 +913,7 @@ class StreamPassthrough {
 
   /** To search is slow, and what is here already is read without a turn of the event loop. */
   #giveTurn(): Promise<void> {
-    this.#turnAt += TURN_BYTES;
+    this.#turnAt += SEARCHED_IN_A_TURN;
     return nextTurn();
   }
 
@@ -1058,7 +1058,8 @@ class StreamPassthrough {
   }
 }
 
-const TURN_BYTES = 256 * 1024;
+/** After so much that was searched for errors the others have their turn. */
+const SEARCHED_IN_A_TURN = 256 * 1024;
 /** Chunks from this length on are freed as soon as they are written: one may have half a megabyte. */
 const LARGE_CHUNK_BYTES = 32 * 1024;
 const CUT_SHORT = new Error("the answer was cut short");

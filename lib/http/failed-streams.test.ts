@@ -393,6 +393,25 @@ describe("P29 a pool key in a later error of a stream does not reach the client"
     },
   );
 
+  const rowOf = (nth: number) => `{"code":"a${nth}","text":"an error ${"of many ".repeat(9)}`;
+  const rows = Array.from({ length: 9000 }, (_, nth) => `${rowOf(nth)}"}`).join(",");
+  ofBytes.each<[says: string, begin: string, end: string]>([
+    ["an object", '{"data":[', "]}"],
+    ["a list", "[", "]"],
+  ])("P18 long JSON that is packed and speaks of errors goes through whole: %s", async (_, begin, end) => {
+    const pieces = await packedIn("gzip", [begin + rows.slice(0, 900_000), rows.slice(900_000) + end]);
+    const answer = (connection: RawConnection) => {
+      const fields = { "content-type": "application/json", "transfer-encoding": "chunked" };
+      connection.write(answerHead(200, { ...fields, "content-encoding": "gzip" }));
+      for (const piece of pieces) if (piece.length > 0) connection.write(chunk(piece));
+      connection.write(LAST_CHUNK);
+    };
+    await twoKeys(answer, answer, async (staged) => {
+      const { body, end: ended } = await wholeOf(staged, CHAT);
+      expect([body.equals(Buffer.concat(pieces)), ended]).toEqual([true, "clean"]);
+    });
+  });
+
   test("in an error that is too long to be held back, wherever the key was cut in two", async () => {
     const begin = `data: {"error":{"message":"${"x".repeat(300_000)} `;
     for (const cut of [3, 9, 14]) {

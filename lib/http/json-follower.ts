@@ -44,10 +44,15 @@ export class JsonFollower implements StreamFollower {
     return this.#word !== "";
   }
 
+  get #isList(): boolean {
+    return this.#first === 0x5b; // [
+  }
+
   push(chunk: Bytes): Bytes | null {
     if (this.#first === 0) this.#first = chunk.find(isInk) ?? 0;
     this.#last = chunk.findLast(isInk) ?? this.#last;
-    this.#mayFail ||= holdsError(chunk) || holdsError(seam(this.#end, chunk));
+    // Only a list is a stream; what an object says was judged before it was passed on.
+    this.#mayFail ||= this.#isList && (holdsError(chunk) || holdsError(seam(this.#end, chunk)));
     this.#end = chunk.length < 4 ? tail(this.#end, chunk) : chunk;
     this.#kept.push(chunk);
     this.#keptBytes += chunk.length;
@@ -74,9 +79,9 @@ export class JsonFollower implements StreamFollower {
   }
 
   end(): "complete" | "cut" | "failed" {
-    if (this.#first === 0x5b /* [ */ && this.#mayFail && this.#endsWithError()) return "failed";
+    if (this.#mayFail && this.#endsWithError()) return "failed";
     if (this.isFramed) return "complete";
-    if (this.#first === 0x5b) return this.#last === 0x5d /* ] */ ? "complete" : "cut";
+    if (this.#isList) return this.#last === 0x5d /* ] */ ? "complete" : "cut";
     if (this.#first === 0x7b /* { */) return this.#last === 0x7d /* } */ ? "complete" : "cut";
     return this.#first === 0 ? "cut" : "complete";
   }
