@@ -21,6 +21,7 @@ import { isServerAddress, parseStateServer, STATE_PREFIX, type StateServer } fro
 /** Who gets in. `protected`: loopback only. */
 export type Access = { mode: "protected" } | { mode: "keys"; clients: ClientKey[] } | { mode: "open" };
 
+/** What is set of the server alone: where it writes, what it keeps, who may use how much, who operates it. */
 export interface ServerSettings {
   /** As browsers write them in `Origin`, or a single `*`. */
   corsOrigins: string[];
